@@ -1,0 +1,107 @@
+"""SCEdit on diffusers' UNet2DConditionModel: `attach` edits the skips that its up blocks take."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from .editing import Edit, edit_skip
+from .errors import HintError, LayoutError, SCEditError
+from .layout import SkipLayout
+from .tuners import CSCTuner, SCTuner
+
+_HALF = (torch.bfloat16, torch.float16)
+
+
+@contextlib.contextmanager
+def attach(unet: nn.Module, tuners: Iterable[tuple[SCTuner | CSCTuner, float, Tensor | None]]) -> Iterator[list[Edit]]:
+    """Edit the skips of a diffusers U-Net while the context is open.
+
+        with attach(pipeline.unet, [(style, 1.0, None), (canny, 0.8, hint)]):
+            image = pipeline(prompt).images[0]
+
+    tuners: (tuner, strength, hint) each; hint [B,3,H,W] in 0..1 for a CSC-Tuner, H and W 8 times the latent's, B 1 or a
+    divisor of the U-Net's batch; None for an SC-Tuner.  Yields the edits, whose strengths and masks may be changed.
+
+    Hints are encoded once, in the first forward, and again only where the dtype or device of the U-Net changes.
+    Float32 weights under a half-precision U-Net are cast where they are used, so that they can be trained; in all other
+    cases a tuner of another dtype or device than the U-Net's works through a copy.
+
+    Raises LayoutError for a tuner of another U-Net, HintError for a hint that is missing or does not fit.
+    """
+    layout = SkipLayout.from_diffusers(unet.config)
+    edits, hints = [], []
+    for tuner, strength, hint in tuners:
+        reason = layout.mismatch(tuner.layout)
+        if reason:
+            raise LayoutError(f"U-Net: {reason}; choose a tuner that was trained for this base model")
+        if isinstance(tuner, CSCTuner) == (hint is None):
+            found = "none" if hint is None else "a hint for an SC-Tuner"
+            raise HintError(f"hint: expected one for each CSC-Tuner and None for others, found {found}; pass it")
+        edits.append(Edit(_beside(unet, tuner), strength))
+        hints.append(hint)
+    encoded: dict[tuple[torch.dtype, torch.device], list] = {}
+
+    def encode(dtype: torch.dtype, device: torch.device) -> list:
+        if (dtype, device) not in encoded:
+            encoded.clear()
+            features = []
+            for edit, hint in zip(edits, hints, strict=True):
+                if hint is None:
+                    features.append(None)
+                    continue
+                with torch.autocast(device.type, dtype=dtype, enabled=edit.tuner.dtype != dtype and dtype in _HALF):
+                    features.append(edit.tuner.encode_hint(hint.to(device, dtype)))
+            encoded[dtype, device] = features
+        return encoded[dtype, device]
+
+    def before_up_block(first: int, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if "res_hidden_states_tuple" not in kwargs:
+            raise SCEditError(
+                "diffusers: expected up blocks that take res_hidden_states_tuple by name, found none; "
+                "use diffusers 0.30 or newer"
+            )
+        skips: Sequence[Tensor] = kwargs["res_hidden_states_tuple"]
+        active = [edit for edit in edits if edit.strength != 0]
+        if not active:
+            return args, kwargs
+        for edit, features in zip(edits, encode(skips[-1].dtype, skips[-1].device), strict=True):
+            edit.hint_features = features
+        edited = list(skips)
+        for j in range(len(module.resnets)):
+            edited[-1 - j] = _edit_in_dtype(first + j, skips[-1 - j], active)
+        return args, {**kwargs, "res_hidden_states_tuple": tuple(edited)}
+
+    handles, first = [], 0
+    try:
+        for block in unet.up_blocks:
+            handles.append(block.register_forward_pre_hook(partial(before_up_block, first), with_kwargs=True))
+            first += len(block.resnets)
+        yield edits
+    finally:
+        for handle in handles:
+            handle.remove()
+        encoded.clear()
+        for edit in edits:
+            edit.hint_features = None
+
+
+def _beside(unet: nn.Module, tuner: SCTuner | CSCTuner) -> SCTuner | CSCTuner:
+    """The tuner itself where it can work under `unet` as it is, else a copy on its device and in its dtype."""
+    where = next(tuner.parameters()).device
+    trainable = tuner.dtype == torch.float32 and unet.dtype in _HALF
+    if where == unet.device and (tuner.dtype == unet.dtype or trainable):
+        return tuner
+    return copy.deepcopy(tuner).to(unet.device, unet.dtype)
+
+
+def _edit_in_dtype(b: int, skip: Tensor, edits: list[Edit]) -> Tensor:
+    if all(edit.tuner.dtype == skip.dtype for edit in edits):
+        return edit_skip(b, skip, edits)
+    with torch.autocast(skip.device.type, dtype=skip.dtype, enabled=skip.dtype in _HALF):
+        return edit_skip(b, skip, edits)

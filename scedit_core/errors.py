@@ -1,0 +1,19 @@
+"""Errors that a user can act on.  Each message is one sentence: what, where, expected, found, what to do."""
+
+from __future__ import annotations
+
+
+class SCEditError(ValueError):
+    """Base of the errors that this package raises for bad input."""
+
+
+class TunerFileError(SCEditError):
+    """A file or folder is missing, damaged, or no SCEdit tuner that can be read."""
+
+
+class LayoutError(SCEditError):
+    """A model has no skips to edit, or a tuner was made for another U-Net."""
+
+
+class HintError(SCEditError):
+    """A hint image has the wrong shape, size or batch."""

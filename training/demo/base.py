@@ -1,0 +1,170 @@
+"""The denoiser and text encoder of the embedded base, trained from scratch on the latents of rendered scenes."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from .budget import TimedStage
+from .language import TEXT_WIDTH, build_text_encoder, token_ids
+from .pictures import rendered
+from .scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, mirrored
+from .vae import to_model
+
+SCENES = 48_000
+BATCH = 32
+PEAK_LR = 1e-3
+CAPTION_DROPOUT = 0.1
+
+
+def build_unet() -> UNet2DConditionModel:
+    """A fresh U-Net for latents [B,4,16,16]: three resolutions, nine skips, cross-attention at 8x8 and 4x4.
+
+    The widths are whole multiples of the first, so that a host's UNetModel can hold the same weights.
+    """
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(64, 64, 128),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,  # diffusers' historical name: it is the number of heads
+        cross_attention_dim=TEXT_WIDTH,
+    )
+    unet.set_attn_processor(AttnProcessor())  # on a CPU its backward pass is more than twice as fast as SDPA's
+    return unet
+
+
+def build_scheduler() -> DDIMScheduler:
+    """v-prediction with zero terminal SNR: dark pictures stay dark.  Sampled with trailing timesteps."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
+
+
+def encode(vae: AutoencoderTiny, images: np.ndarray, batch: int = 64) -> torch.Tensor:
+    """Latents [N,4,H/8,W/8] in bfloat16 of uint8 images [N,H,W,3]."""
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        parts = [vae.encoder(to_model(images[i : i + batch])).bfloat16() for i in range(0, len(images), batch)]
+    return torch.cat(parts).contiguous()
+
+
+def latents_of_scenes(vae: AutoencoderTiny, folder: Path, seed: int) -> tuple[torch.Tensor, list[str], list[Scene]]:
+    """Latents and captions of SCENES training scenes, half of them mirrored; the latents are kept in `folder`."""
+    path = folder / "latents.safetensors"
+    chunk, chunks = 4000, []
+    kept = load_file(path)["latents"] if path.exists() else None
+    captions, scenes = [], []
+    if kept is not None:
+        from .scenes import random_scene  # only the facts are needed, nothing is drawn
+
+    for first in range(0, SCENES, chunk):
+        if kept is None:
+            images, drawn = rendered(chunk, seed + first)
+        else:
+            rng = np.random.default_rng(seed + first)
+            images, drawn = [None] * chunk, [random_scene(rng) for _ in range(chunk)]
+        texts = [s.caption for s in drawn]
+        for i in range(0, chunk, 2):
+            picture = images[i] if kept is None else np.empty((1, 1, 3), np.uint8)
+            flipped, texts[i] = mirrored(picture, texts[i])
+            if kept is None:
+                images[i] = flipped.copy()
+        if kept is None:
+            chunks.append(encode(vae, images))
+            print(f"latents: {first + chunk} of {SCENES}", flush=True)
+        captions += texts
+        scenes += drawn
+    if kept is None:
+        kept = torch.cat(chunks)
+        save_file({"latents": kept}, path)
+    return kept, captions, scenes
+
+
+def facts(scenes: list[Scene]) -> torch.Tensor:
+    """What captions tell, as 0/1 [N, 36 + 5]: which (colour, shape) pairs are there, which background."""
+    colours, backgrounds = list(COLOURS), list(BACKGROUNDS)
+    table = torch.zeros(len(scenes), len(SHAPES) * len(colours) + len(backgrounds))
+    for row, scene in zip(table, scenes, strict=True):
+        for item in scene.items:
+            row[SHAPES.index(item.shape) * len(colours) + colours.index(item.colour)] = 1
+        row[len(SHAPES) * len(colours) + backgrounds.index(scene.background)] = 1
+    return table
+
+
+def teach_language(encoder: CLIPTextModel, ids: torch.Tensor, told: torch.Tensor, steps: int = 800) -> None:
+    """A head start for the text encoder: tell the facts of a scene from each caption's end and mean state."""
+    head = torch.nn.Linear(2 * TEXT_WIDTH, told.shape[1])
+    parameters = [*encoder.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    for step in range(steps):
+        rows = torch.randint(0, len(ids), (128,))
+        states = encoder(ids[rows]).last_hidden_state
+        loss = F.binary_cross_entropy_with_logits(head(torch.cat([states[:, -1], states.mean(1)], 1)), told[rows])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step % 200 == 199:
+            print(f"language: step {step + 1}, loss {loss.item():.4f}", flush=True)
+
+
+def train_base(
+    folder: Path, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, minutes: float, seed: int = 2
+) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """Train U-Net and text encoder together for `minutes` in all, resuming from `folder`; returns their averages."""
+    torch.manual_seed(seed)
+    latents, captions, scenes = latents_of_scenes(vae, folder, seed * 1_000_000)
+    ids, nothing = token_ids(tokenizer, captions), token_ids(tokenizer, [""])
+    both = torch.nn.ModuleDict({"unet": build_unet(), "text": build_text_encoder(tokenizer)}).train()
+    if not (folder / "base.state.pt").exists():
+        teach_language(both["text"], ids, facts(scenes))
+    average = copy.deepcopy(both).requires_grad_(False)
+    groups = [
+        {"params": list(both["unet"].parameters()), "peak": PEAK_LR},
+        {"params": list(both["text"].parameters()), "peak": PEAK_LR / 5},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.01)
+    stage = TimedStage("base", folder, minutes, {"both": both, "average": average, "optimizer": optimizer})
+    alpha_bar = build_scheduler().alphas_cumprod
+    generator = torch.Generator().manual_seed(seed * 7919 + stage.step)
+    while stage.done < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = stage.learning_rate(group["peak"])
+        rows = torch.randint(0, len(latents), (BATCH,), generator=generator)
+        x = latents[rows].float()
+        text = ids[rows].clone()
+        text[torch.rand(BATCH, generator=generator) < CAPTION_DROPOUT] = nothing
+        # one timestep from each of BATCH equal slices: the same density, less variance between steps
+        where = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH
+        timesteps = (where * len(alpha_bar)).long()
+        a = alpha_bar[timesteps][:, None, None, None]
+        noise = torch.randn(x.shape, generator=generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            states = both["text"](text).last_hidden_state
+            v = both["unet"](a.sqrt() * x + (1 - a).sqrt() * noise, timesteps, states).sample
+        loss = F.mse_loss(v.float(), a.sqrt() * noise - (1 - a).sqrt() * x)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            keep = min(0.9985, stage.step / (stage.step + 10))
+            torch._foreach_lerp_(list(average.parameters()), list(both.parameters()), 1 - keep)
+        stage.tick(BATCH, loss.item())
+    stage.save()
+    return average["unet"].eval(), average["text"].eval()

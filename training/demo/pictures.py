@@ -1,0 +1,34 @@
+"""Arrays of rendered scenes for training the parts of the embedded base."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from .scenes import SIZE, draw, random_scene
+
+
+def rendered(count: int, seed: int, style: str = "plain", held_out: bool | None = False) -> tuple[np.ndarray, list]:
+    """Render `count` random scenes.  Returns images [count, SIZE, SIZE, 3] uint8 and the list of their Scenes."""
+    rng = np.random.default_rng(seed)
+    scenes = [random_scene(rng, held_out) for _ in range(count)]
+    return np.stack([draw(s, style) for s in scenes]), scenes
+
+
+def clutter(count: int, seed: int) -> np.ndarray:
+    """Random polygons, strokes and blurs: what the autoencoder should also be able to show.  [count, SIZE, SIZE, 3]."""
+    rng = np.random.default_rng(seed)
+    images = np.empty((count, SIZE, SIZE, 3), np.uint8)
+    for image in images:
+        canvas = np.full((2 * SIZE, 2 * SIZE, 3), rng.integers(0, 256, 3), np.uint8)
+        for _ in range(rng.integers(3, 14)):
+            colour = tuple(int(v) for v in rng.integers(0, 256, 3))
+            points = rng.integers(0, 2 * SIZE, (rng.integers(2, 7), 2)).astype(np.int32)
+            if rng.random() < 0.5:
+                cv2.fillPoly(canvas, [points], colour, cv2.LINE_AA)
+            else:
+                cv2.polylines(canvas, [points], rng.random() < 0.5, colour, int(rng.integers(2, 12)), cv2.LINE_AA)
+        if rng.random() < 0.2:
+            canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(1, 6))
+        image[:] = cv2.resize(canvas, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    return images

@@ -1,0 +1,294 @@
+"""Procedurally drawn scenes with captions: the world that the embedded base model knows.
+
+A scene is one or two coloured objects in front of a background.  `draw` renders it in the plain style that the base
+model learns, or in the neon style that the demo's SC-Tuner is trained on.  Everything is drawn with OpenCV at twice
+the size and shrunk, so lines are smooth and a scene costs about a millisecond.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+SIZE = 128
+SHAPES = ("star", "heart", "fish", "house", "mushroom", "cat")
+COLOURS = {
+    "red": (214, 40, 40),
+    "yellow": (250, 205, 40),
+    "green": (40, 165, 70),
+    "blue": (40, 100, 225),
+    "purple": (135, 60, 190),
+    "white": (245, 245, 245),
+}
+BACKGROUNDS = {
+    "meadow": "in a meadow",
+    "beach": "on a beach",
+    "night": "at night",
+    "desert": "in a desert",
+    "room": "in a room",
+}
+PLACES = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
+STYLES = ("plain", "neon")
+_OUTLINE = (35, 30, 45)
+_CREAM = (250, 235, 205)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One object.  `x`, `y` (centre) and `radius` are fractions of the image, `tilt` is in degrees."""
+
+    shape: str
+    colour: str
+    x: float
+    y: float
+    radius: float
+    tilt: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is to be seen: objects from left to right, a background, and the caption that tells it."""
+
+    items: tuple[Item, ...]
+    background: str
+    caption: str
+    seed: int = 0
+
+
+def is_held_out(shape: str, colour: str, background: str) -> bool:
+    """True for the 30 of 180 combinations that no training scene shows; quality is measured on these alone."""
+    a, b, c = SHAPES.index(shape), list(COLOURS).index(colour), list(BACKGROUNDS).index(background)
+    return (a + 2 * b + 3 * c) % 6 == 0
+
+
+def random_scene(rng: np.random.Generator, held_out: bool | None = False) -> Scene:
+    """Draw the facts of one scene.  `held_out`: False for training, True for held-out, None for all combinations."""
+    background = str(rng.choice(list(BACKGROUNDS)))
+    pair = rng.random() < 0.25
+    items = []
+    for index in range(2 if pair else 1):
+        while True:
+            shape, colour = str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS)))
+            if held_out is not None and is_held_out(shape, colour, background) != held_out:
+                continue
+            if items and (items[0].shape, items[0].colour) == (shape, colour):
+                continue
+            break
+        place = ("left", "right")[index] if pair else str(rng.choice(list(PLACES)))
+        centre = {"left": 0.27 if pair else 0.36, "middle": 0.5, "right": 0.73 if pair else 0.64}[place]
+        radius = rng.uniform(0.2, 0.235) if pair else rng.uniform(0.28, 0.34)
+        items.append(
+            Item(shape, colour, centre + rng.uniform(-0.03, 0.03), rng.uniform(0.5, 0.6), radius, rng.uniform(-10, 10))
+        )
+    return Scene(tuple(items), background, _caption(rng, items, background), int(rng.integers(2**31)))
+
+
+def scene(caption_items: list[tuple[str, str]], background: str, seed: int = 0, held_out: bool | None = None) -> Scene:
+    """A scene of the given (colour, shape) objects from left to right, with places and sizes drawn from `seed`."""
+    rng = np.random.default_rng(seed)
+    while True:
+        drawn = random_scene(rng, held_out)
+        if len(drawn.items) == len(caption_items):
+            break
+    items = tuple(replace(i, colour=c, shape=s) for i, (c, s) in zip(drawn.items, caption_items, strict=True))
+    named = " and ".join(f"a {c} {s}" for c, s in caption_items)
+    return Scene(items, background, f"{named}, {BACKGROUNDS[background]}", drawn.seed)
+
+
+def mirrored(image: np.ndarray, text: str) -> tuple[np.ndarray, str]:
+    """The picture flipped left to right, with the caption of the flipped scene.  image [H,W,3]."""
+    head, _, tail = text.partition(", ")
+    if " and " in head:
+        first, second = head.split(" and ")
+        head = f"{second} and {first}"
+    elif "on the left" in head:
+        head = head.replace("left", "right")
+    else:
+        head = head.replace("right", "left")
+    return image[:, ::-1], f"{head}, {tail}" if tail else head
+
+
+def _caption(rng: np.random.Generator, items: list[Item], background: str) -> str:
+    text = " and ".join(f"a {i.colour} {i.shape}" for i in items)
+    if len(items) == 1 and rng.random() < 0.6:
+        x = items[0].x
+        text += " " + PLACES["left" if x < 0.43 else "right" if x > 0.57 else "middle"]
+    if rng.random() < 0.9:
+        text += ", " + BACKGROUNDS[background]
+    return text
+
+
+def draw(scene: Scene, style: str = "plain", size: int = SIZE) -> np.ndarray:
+    """Render a scene as [size, size, 3] uint8 RGB, in the style "plain" or "neon"."""
+    if style not in STYLES:
+        raise ValueError(f"scene style: expected one of {STYLES}, found {style!r}; choose one of them")
+    rng = np.random.default_rng(scene.seed)
+    big = 2 * size
+    if style == "plain":
+        canvas = _background(scene.background, rng, big)
+        for item in scene.items:
+            _plain_item(canvas, item, rng)
+    else:
+        canvas = _neon(scene, rng, big)
+    return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
+
+
+# --- backgrounds --------------------------------------------------------------------------------------------------
+
+
+def _gradient(top: tuple, bottom: tuple, size: int) -> np.ndarray:
+    t = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
+    ramp = np.float32(top) * (1 - t) + np.float32(bottom) * t
+    return np.ascontiguousarray(np.broadcast_to(ramp, (size, size, 3)).astype(np.uint8))
+
+
+def _hill(canvas: np.ndarray, height: float, wave: float, phase: float, colour: tuple) -> None:
+    size = canvas.shape[0]
+    x = np.linspace(0, 1, 33)
+    y = height + wave * np.sin(2 * np.pi * x + phase)
+    line = np.stack([x * size, y * size], 1)
+    cv2.fillPoly(canvas, [np.vstack([line, [[size, size], [0, size]]]).astype(np.int32)], colour, cv2.LINE_AA)
+
+
+def _background(kind: str, rng: np.random.Generator, size: int) -> np.ndarray:
+    level, phase = rng.uniform(0.66, 0.74), rng.uniform(0, 6.28)
+    if kind == "meadow":
+        canvas = _gradient((140, 205, 250), (215, 240, 252), size)
+        _hill(canvas, level, 0.02, phase, (125, 200, 90))
+    elif kind == "beach":
+        canvas = _gradient((250, 225, 190), (255, 240, 215), size)
+        cv2.rectangle(canvas, (0, int(0.42 * size)), (size, size), (70, 190, 200), -1)
+        _hill(canvas, level + 0.04, 0.015, phase, (240, 215, 150))
+    elif kind == "night":
+        canvas = _gradient((16, 18, 60), (46, 40, 105), size)
+        for _ in range(9):
+            centre = (int(rng.uniform(0, 1) * size), int(rng.uniform(0, 0.6) * size))
+            cv2.circle(canvas, centre, 3, (230, 230, 200), -1, cv2.LINE_AA)
+        cv2.circle(canvas, (int(0.86 * size), int(0.13 * size)), int(0.07 * size), (245, 240, 205), -1, cv2.LINE_AA)
+        _hill(canvas, level + 0.1, 0.02, phase, (24, 22, 52))
+    elif kind == "desert":
+        canvas = _gradient((245, 140, 90), (255, 205, 130), size)
+        _hill(canvas, level - 0.05, 0.05, phase, (225, 150, 85))
+        _hill(canvas, level + 0.08, 0.03, phase + 2, (205, 120, 65))
+    else:
+        canvas = _gradient((245, 190, 205), (240, 180, 198), size)
+        floor = int((level + 0.03) * size)
+        cv2.rectangle(canvas, (0, floor), (size, size), (150, 100, 75), -1)
+        cv2.rectangle(canvas, (0, floor), (size, floor + size // 48), (250, 245, 240), -1)
+    return canvas
+
+
+# --- objects ------------------------------------------------------------------------------------------------------
+
+
+def _ellipse(cx: float, cy: float, rx: float, ry: float, start: float = 0, end: float = 360) -> np.ndarray:
+    t = np.deg2rad(np.linspace(start, end, 48, endpoint=end - start < 360))
+    return np.stack([cx + rx * np.cos(t), cy + ry * np.sin(t)], 1)
+
+
+def _star() -> np.ndarray:
+    t = np.deg2rad(np.arange(10) * 36 - 90)
+    r = np.where(np.arange(10) % 2 == 0, 1.05, 0.46)
+    return np.stack([r * np.cos(t), r * np.sin(t)], 1)
+
+
+def _heart() -> np.ndarray:
+    t = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    x = 16 * np.sin(t) ** 3
+    y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
+    return np.stack([x / 16.5, y / 16.5], 1)
+
+
+_BODY = np.float64
+# Each object: parts (outline in units of the radius, fill), drawn in order; None stands for the object's own colour.
+_PARTS: dict[str, list[tuple[np.ndarray, tuple | None]]] = {
+    "star": [(_star(), None)],
+    "heart": [(_heart(), None)],
+    "fish": [
+        (_BODY([[0.45, 0], [1.1, -0.6], [1.0, 0], [1.1, 0.6]]), None),
+        (_ellipse(-0.2, 0, 0.85, 0.62), None),
+        (_ellipse(-0.55, -0.1, 0.22, 0.22), (250, 250, 250)),
+        (_ellipse(-0.6, -0.1, 0.11, 0.11), _OUTLINE),
+    ],
+    "house": [
+        (_BODY([[-0.75, -0.1], [0.75, -0.1], [0.75, 0.9], [-0.75, 0.9]]), None),
+        (_BODY([[-1.0, -0.08], [0, -0.98], [1.0, -0.08]]), None),
+        (_BODY([[-0.2, 0.35], [0.2, 0.35], [0.2, 0.9], [-0.2, 0.9]]), (110, 70, 50)),
+        (_BODY([[-0.62, 0.02], [-0.3, 0.02], [-0.3, 0.38], [-0.62, 0.38]]), (190, 230, 245)),
+        (_BODY([[0.3, 0.02], [0.62, 0.02], [0.62, 0.38], [0.3, 0.38]]), (190, 230, 245)),
+    ],
+    "mushroom": [
+        (np.vstack([_ellipse(0, 0.1, 0.32, 0.85, 0, 180)]), _CREAM),
+        (np.vstack([_ellipse(0, 0.1, 1.0, 0.95, 180, 360)]), None),
+        (_ellipse(-0.5, -0.22, 0.2, 0.2), _CREAM),
+        (_ellipse(0.05, -0.5, 0.22, 0.2), _CREAM),
+        (_ellipse(0.55, -0.17, 0.18, 0.18), _CREAM),
+    ],
+    "cat": [
+        (_BODY([[-0.82, -0.1], [-0.78, -1.0], [-0.15, -0.55]]), None),
+        (_BODY([[0.82, -0.1], [0.78, -1.0], [0.15, -0.55]]), None),
+        (_ellipse(0, 0.12, 0.92, 0.76), None),
+        (_ellipse(-0.38, 0.02, 0.23, 0.28), (250, 250, 250)),
+        (_ellipse(0.38, 0.02, 0.23, 0.28), (250, 250, 250)),
+        (_ellipse(-0.36, 0.04, 0.12, 0.19), _OUTLINE),
+        (_ellipse(0.36, 0.04, 0.12, 0.19), _OUTLINE),
+        (_BODY([[-0.16, 0.38], [0.16, 0.38], [0, 0.58]]), (240, 150, 160)),
+    ],
+}
+
+
+def _placed(item: Item, size: int) -> list[tuple[np.ndarray, tuple | None]]:
+    angle = np.deg2rad(item.tilt)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    move = np.array([item.x, item.y])
+    return [
+        (np.rint((points @ turn.T * item.radius + move) * size).astype(np.int32), fill)
+        for points, fill in _PARTS[item.shape]
+    ]
+
+
+def _plain_item(canvas: np.ndarray, item: Item, rng: np.random.Generator) -> None:
+    size = canvas.shape[0]
+    body = np.clip(np.array(COLOURS[item.colour]) + rng.integers(-10, 11, 3), 0, 255)
+    parts = _placed(item, size)
+    outline = max(2, size // 44)
+    for points, fill in parts:  # the outline first, under every part of the body colour, so that parts melt together
+        if fill is None:
+            cv2.polylines(canvas, [points], True, _OUTLINE, 2 * outline, cv2.LINE_AA)
+    for points, fill in parts:
+        cv2.fillPoly(canvas, [points], tuple(int(v) for v in (body if fill is None else fill)), cv2.LINE_AA)
+        if fill == _CREAM and points[:, 1].max() - points[:, 1].min() > 0.6 * item.radius * size:
+            cv2.polylines(canvas, [points], True, _OUTLINE, outline, cv2.LINE_AA)
+
+
+def _neon(scene: Scene, rng: np.random.Generator, size: int) -> np.ndarray:
+    """Glowing tubes on near-black: bodies as outlines in their colour, the horizon as a dim line."""
+    light = np.zeros((size, size, 3), np.uint8)
+    tube = max(3, size // 40)
+    horizon = int(rng.uniform(0.68, 0.74) * size)
+    tint = {"meadow": (20, 90, 60), "beach": (15, 80, 100), "night": (45, 40, 120), "desert": (110, 60, 20)}
+    floor = tint.get(scene.background, (110, 30, 75))
+    for k in range(4):
+        y = horizon + int((size - horizon) * (k / 4) ** 1.5)
+        cv2.line(light, (0, y), (size, y), floor, max(1, tube // 2), cv2.LINE_AA)
+    for item in scene.items:
+        parts = _placed(item, size)
+        whole = np.zeros((size, size), np.uint8)
+        for points, fill in parts:
+            if fill is None or fill == _CREAM:
+                cv2.fillPoly(whole, [points], 255)
+        light[whole > 0] = 0
+        colour = np.array(COLOURS[item.colour], np.float32)
+        colour = tuple(int(v) for v in colour * (255.0 / colour.max()))
+        edges, _ = cv2.findContours(whole, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.polylines(light, edges, True, colour, tube, cv2.LINE_AA)
+        for points, fill in parts:
+            if fill is not None and points is not parts[0][0] and fill != _OUTLINE:
+                cv2.fillPoly(light, [points], colour, cv2.LINE_AA)
+    glow = light.astype(np.float32)
+    wide = cv2.GaussianBlur(glow, (0, 0), size / 22)
+    near = cv2.GaussianBlur(glow, (0, 0), size / 80)
+    base = _gradient((14, 8, 34), (22, 10, 40), size).astype(np.float32)
+    return np.clip(base + 1.1 * wide + 0.5 * near + 0.95 * glow, 0, 255).astype(np.uint8)
