@@ -235,6 +235,10 @@ def _interpret(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str])
     file = TunerFile(path, kind, source, layout, metadata, own)
     if not file.blocks:
         raise TunerFileError(f"{path}: expected adapters for at least one block, found none; choose another file")
+    if file.blocks[-1] >= len(layout):
+        raise TunerFileError(
+            f"{path}: expected blocks 0 to {len(layout) - 1}, found {file.blocks[-1]}; the file is damaged"
+        )
     return file
 
 
@@ -265,7 +269,7 @@ def _layout(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, st
             strides = tuple(int(s) for s in json.loads(metadata["scedit.strides"]))
             layout = SkipLayout(channels, strides, family or "custom")
         else:
-            layout = SkipLayout.from_channels(_channels(path, tensors), family)
+            layout = SkipLayout.from_tuned(_channels(tensors), family)
         float(metadata.get("scedit.scale", 1.0))
     except LayoutError as error:
         raise TunerFileError(f"{path}: {error}") from error
@@ -276,21 +280,12 @@ def _layout(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, st
     return layout
 
 
-def _channels(path: Path, tensors: Mapping[str, Tensor]) -> list[int]:
-    """Channels of all blocks from shapes: dense hint layers tell all of them, adapters those that are tuned."""
+def _channels(tensors: Mapping[str, Tensor]) -> dict[int, int]:
+    """Channels by block from shapes: dense hint layers tell all of them, adapters those that are tuned."""
     dense = {int(k.split(".")[2]): v.shape[0] for k, v in tensors.items() if re.match(r"hint\.dense\.\d+\.weight", k)}
     if dense and sorted(dense) == list(range(len(dense))):
-        return [dense[i] for i in reversed(range(len(dense)))]
-    tuned = {int(k.split(".")[1]): v.shape[-1] for k, v in tensors.items() if k.endswith(".down.weight")}
-    for known in ((1280,) * 5 + (640,) * 3 + (320,) * 4, (1280,) * 2 + (640,) * 3 + (320,) * 4):
-        if tuned and all(b < len(known) and known[b] == c for b, c in tuned.items()):
-            return list(known)
-    if sorted(tuned) != list(range(len(tuned))) or not tuned:
-        raise TunerFileError(
-            f"{path}: expected blocks whose channels tell the U-Net, found {dict(sorted(tuned.items()))}; "
-            "use a file with all blocks or one in this pack's own format"
-        )
-    return [tuned[b] for b in sorted(tuned)]
+        return {len(dense) - 1 - i: c for i, c in dense.items()}
+    return {int(k.split(".")[1]): v.shape[-1] for k, v in tensors.items() if k.endswith(".down.weight")}
 
 
 def _sidecar(path: Path) -> dict[str, str]:

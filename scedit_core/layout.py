@@ -8,8 +8,9 @@ from typing import Any
 
 from .errors import LayoutError
 
-_SD_CHANNELS = (1280,) * 5 + (640,) * 3 + (320,) * 4
-_SDXL_CHANNELS = (1280,) * 2 + (640,) * 3 + (320,) * 4
+# Skip channels of the two lines of U-Nets in block order, in units of the first convolution's width (320 as released).
+_LINES = {"sd": (4,) * 5 + (2,) * 3 + (1,) * 4, "sdxl": (4,) * 2 + (2,) * 3 + (1,) * 4}
+_SD_CHANNELS, _SDXL_CHANNELS = (tuple(320 * unit for unit in units) for units in _LINES.values())
 
 # Family names.  SD 1.x and SD 2.x have the same skips; only the width of their text states tells them apart.
 SD1, SD2, SD1_OR_SD2, SDXL, CUSTOM = "sd1", "sd2", "sd1-or-sd2", "sdxl", "custom"
@@ -82,11 +83,13 @@ class SkipLayout:
         widths = [int(width * m) for m in multipliers]
         layers = unet_config.get("num_res_blocks", 2)
         layers = [layers] * len(widths) if isinstance(layers, int) else list(layers)
-        return cls._from_levels(widths, layers, unet_config.get("context_dim"))
+        return cls._from_levels(widths, layers, unet_config.get("context_dim"), first=width)
 
     @classmethod
-    def _from_levels(cls, widths: list[int], layers: list[int], text_width: int | Sequence[int] | None) -> SkipLayout:
-        channels, strides = [widths[0]], [1]  # the first convolution
+    def _from_levels(
+        cls, widths: list[int], layers: list[int], text_width: int | Sequence[int] | None, first: int | None = None
+    ) -> SkipLayout:
+        channels, strides = [first or widths[0]], [1]  # the first convolution
         for level, (width, count) in enumerate(zip(widths, layers, strict=True)):
             channels += [width] * count
             strides += [2**level] * count
@@ -107,16 +110,46 @@ class SkipLayout:
 
         U-Nets of the latent-diffusion line have r residual blocks on each level, so that each level gives r + 1 skips,
         the first of them from a downsampler with the channels of the level before.  The r that fits the channels gives
-        the strides; where several fit, 2 is taken if it is one of them.  Raises LayoutError where none fits.
+        the strides; where several fit, 2 is taken first, then 3.  Raises LayoutError where none fits.
         """
         encoder = list(reversed(list(channels)))
-        for group in (3, 2, 4, 5, 6):
+        for group in (3, 4, 2, 5, 6):
             if len(encoder) % group == 0 and _is_regular(encoder, group):
                 strides = tuple(2 ** (i // group) for i in range(len(encoder)))
                 return cls(tuple(channels), tuple(reversed(strides)), family or family_of(channels))
         raise LayoutError(
             f"skip channels: expected those of a U-Net with equal levels, found {list(channels)}; "
             "use a file that holds all its blocks, or one in this pack's own format"
+        )
+
+    @classmethod
+    def from_tuned(cls, tuned: Mapping[int, int], family: str | None = None) -> SkipLayout:
+        """The layout of a U-Net of which only the channels of some blocks are known, as {block: channels}.
+
+        Tried in this order: the SD and SDXL lines at their own or another width (`family`, where it names one of the
+        two, decides between them), then, where no block is missing, any U-Net with equal levels.
+        Raises LayoutError where nothing fits, or where both lines do and `family` does not say which.
+        """
+        fitting = [name for name, units in _LINES.items() if _unit(tuned, units)]
+        if len(fitting) > 1:
+            fitting = [
+                name
+                for name in fitting
+                if (family in (SD1, SD2, SD1_OR_SD2, SDXL)) and (name == SDXL) == (family == SDXL)
+            ]
+            if not fitting:
+                raise LayoutError(
+                    f"skip channels: expected blocks that tell SD from SDXL, found only {_list(tuned)}; "
+                    "name the family in the metadata (scedit.family) or in the folder's name"
+                )
+        if fitting:
+            units = _LINES[fitting[0]]
+            return cls.from_channels([unit * _unit(tuned, units) for unit in units], family)
+        if sorted(tuned) == list(range(len(tuned))) and tuned:
+            return cls.from_channels([tuned[b] for b in sorted(tuned)], family)
+        raise LayoutError(
+            f"skip channels: expected blocks of a known U-Net, found {_list(tuned)}; "
+            "use a file with all blocks or one in this pack's own format"
         )
 
     def mismatch(self, tuner: SkipLayout) -> str | None:
@@ -141,7 +174,17 @@ def family_of(channels: Sequence[int]) -> str:
     return {_SD_CHANNELS: SD1_OR_SD2, _SDXL_CHANNELS: SDXL}.get(tuple(channels), CUSTOM)
 
 
+def _unit(tuned: Mapping[int, int], units: Sequence[int]) -> int | None:
+    """The width w for which every tuned block b has units[b] * w channels, or None."""
+    if not tuned or not all(0 <= b < len(units) and c % units[b] == 0 for b, c in tuned.items()):
+        return None
+    widths = {c // units[b] for b, c in tuned.items()}
+    return widths.pop() if len(widths) == 1 else None
+
+
 def _is_regular(encoder: list[int], group: int) -> bool:
+    if len(set(encoder[:group])) > 1:
+        return False
     width = encoder[0]
     for first in range(0, len(encoder), group):
         level = encoder[first : first + group]
@@ -159,3 +202,8 @@ def _short(channels: Sequence[int]) -> str:
         else:
             runs.append([c, 1])
     return ", ".join(f"{c} x{n}" for c, n in runs)
+
+
+def _list(tuned: Mapping[int, int]) -> str:
+    few = [f"block {b} with {c}" for b, c in sorted(tuned.items())[:4]]
+    return ", ".join(few) + (f" and {len(tuned) - 4} more" if len(tuned) > 4 else "") if few else "none"
