@@ -50,6 +50,7 @@ def build_scheduler() -> DDIMScheduler:
         beta_end=0.012,
         beta_schedule="scaled_linear",
         clip_sample=False,
+        steps_offset=1,
         set_alpha_to_one=True,
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,

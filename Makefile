@@ -1,0 +1,31 @@
+# make demo: train a style and look at it.  make test: prove the rest.  Both set themselves up in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.train-ready
+	$(BIN)/python -m training demo
+
+test: $(VENV)/.test-ready
+	$(BIN)/python -m pytest
+	$(BIN)/python tests/host/install_requirements.py
+	$(BIN)/python tests/host/run.py
+
+lint: $(VENV)/.test-ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/.train-ready: requirements/train.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/train.txt
+	touch $@
+
+$(VENV)/.test-ready: $(VENV)/.train-ready requirements/test.txt requirements/reference.txt requirements/reference-alone.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/test.txt -r requirements/reference.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/reference-alone.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) build demo_output

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+_spec = importlib.util.spec_from_file_location("tiny_base", Path(__file__).with_name("tiny_base.py"))
+tiny_base = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(tiny_base)
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory) -> Path:
+    return tiny_base.write_tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def pictures_folder(tmp_path_factory) -> Path:
+    return tiny_base.write_drawn_pictures(tmp_path_factory.mktemp("pictures") / "set")
+
+
+@pytest.fixture
+def values(base_folder, pictures_folder, tmp_path) -> dict:
+    """A valid configuration of a two-step run."""
+    return {
+        "base": str(base_folder),
+        "output": str(tmp_path / "out" / "tuner.safetensors"),
+        "tuner": {"kind": "sc"},
+        "data": {"folder": str(pictures_folder), "resolution": 64},
+        "loop": {"steps": 2, "batch": 2, "warmup": 0, "precision": "fp32"},
+    }
+
+
+@pytest.fixture
+def control_values(values) -> dict:
+    values["tuner"] = {"kind": "csc", "stem_width": 32}
+    values["data"]["condition"] = {"type": "canny"}
+    return values

@@ -1,0 +1,60 @@
+"""The configuration: what it refuses, and that each refusal is one sentence that names the key."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from training.config import load_config, parse_config
+from training.errors import ConfigError
+
+
+def test_valid_values_pass(values):
+    config = parse_config(values)
+    assert config.loop.learning_rate == 1e-4
+    assert config.tuner.ratio == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"bass": "x"}, ["bass", "unknown key", "base, output"]),
+        ({"loop": {"stepz": 3}}, ["loop.stepz", "unknown key", "learning_rate"]),
+        ({"loop": {"steps": 0}}, ["loop.steps", "greater than or equal to 1", "0"]),
+        ({"tuner": {}}, ["tuner.kind", "found none"]),
+        ({"tuner": {"kind": "lora"}}, ["tuner.kind", "'sc' or 'csc'", "lora"]),
+        ({"tuner": {"kind": "csc"}}, ["data.condition for kind csc"]),
+        ({"output": "tuner.bin"}, [".safetensors", "tuner.bin"]),
+        ({"data": {"folder": "x", "resolution": 100}}, ["data.resolution", "multiple of 64"]),
+        ({"data": {"folder": "x", "condition": {"type": "canny", "lo": 1}}}, ["condition.lo", "low"]),
+    ],
+)
+def test_wrong_values_are_named(values, change, words):
+    with pytest.raises(ConfigError) as caught:
+        parse_config({**values, **change}, "run.yaml")
+    message = str(caught.value)
+    assert message.startswith("run.yaml: ")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_relative_paths_start_at_the_file(values, tmp_path):
+    values["data"]["folder"] = "pictures"
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(values))
+    assert load_config(path).data.folder == tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("text", ["base: [", "just words", "\x00", "- 1\n- 2"])
+def test_no_yaml_mapping(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="expected"):
+        load_config(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match="check the path"):
+        load_config(tmp_path / "none.yaml")

@@ -1,0 +1,61 @@
+"""Command line: python -m training train CONFIG.yaml | demo."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from scedit_core import SCEditError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns 0, or 2 after one sentence on bad input."""
+    parser = argparse.ArgumentParser(prog="python -m training", description="Train SCEdit tuners.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="train a tuner as a YAML file says")
+    train.add_argument("config", type=Path)
+    demo = commands.add_parser("demo", help="train a style on the embedded base and draw a contact sheet")
+    demo.add_argument("--base", type=Path, default=Path(__file__).parent.parent / "demo", help="the demo folder")
+    demo.add_argument("--output", type=Path, default=Path("demo_output"), help="where pictures and numbers go")
+    base = commands.add_parser("demo-base", help="train the embedded base, its judge and its canny tuner from scratch")
+    base.add_argument("--work", type=Path, default=Path("build/base"), help="checkpoints; a restart goes on from them")
+    base.add_argument("--output", type=Path, default=Path(__file__).parent.parent / "demo", help="the demo folder")
+    base.add_argument("--vae-minutes", type=float, default=30)
+    base.add_argument("--base-minutes", type=float, default=180)
+    base.add_argument("--judge-minutes", type=float, default=3)
+    base.add_argument("--control-steps", type=int, default=2500)
+    options = parser.parse_args(arguments)
+    try:
+        return _run(options)
+    except SCEditError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "train":
+        from .config import load_config
+        from .loop import train
+
+        train(load_config(options.config))
+    elif options.command == "demo":
+        from .demo.run import run_demo
+
+        run_demo(options.base, options.output)
+    else:
+        from .demo.build import build_demo
+
+        build_demo(
+            options.work,
+            options.output,
+            vae_minutes=options.vae_minutes,
+            base_minutes=options.base_minutes,
+            judge_minutes=options.judge_minutes,
+            control_steps=options.control_steps,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

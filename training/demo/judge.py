@@ -1,0 +1,143 @@
+"""The judge: a small classifier of rendered scenes that says what a generated picture shows, and in which style."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from scedit_core.conditions.canny import canny
+
+from .budget import TimedStage
+from .pictures import rendered
+from .scenes import COLOURS, SHAPES, STYLES, Scene
+
+PAIRS = len(SHAPES) * len(COLOURS)
+PEAK_LR = 2e-3
+BATCH = 64
+
+
+class Judge(nn.Module):
+    """Pictures [B,3,128,128] in -1..1 to logits of the 36 (shape, colour) pairs [B,36] and of the styles [B,2].
+
+    The pairs are judged at each place of an 8x8 grid, and the surest place counts, so several objects can be found.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 24, 48, 96, 160)
+        self.body = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(i, o, 3, stride=2, padding=1), nn.GroupNorm(8, o), nn.SiLU())
+                for i, o in pairwise(widths)
+            ),
+            *(nn.Sequential(nn.Conv2d(160, 160, 3, padding=1), nn.GroupNorm(8, 160), nn.SiLU()) for _ in range(2)),
+        )
+        self.pairs = nn.Conv2d(160, PAIRS, 1)
+        self.style = nn.Linear(160, len(STYLES))
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        features = self.body(pictures)
+        return self.pairs(features).amax((2, 3)), self.style(features.mean((2, 3)))
+
+
+@dataclass
+class Verdict:
+    """Fractions 0..1 over a set of pictures."""
+
+    agreement: float
+    neon: float
+
+
+def pair_table(scenes: list[Scene]) -> Tensor:
+    """Which (shape, colour) pairs each scene shows, 0/1 [N,36]."""
+    table, colours = torch.zeros(len(scenes), PAIRS), list(COLOURS)
+    for row, scene in zip(table, scenes, strict=True):
+        for item in scene.items:
+            row[SHAPES.index(item.shape) * len(colours) + colours.index(item.colour)] = 1
+    return table
+
+
+def judge_pictures(judge: Judge, pictures: Tensor, scenes: list[Scene]) -> Verdict:
+    """How many of pictures [N,3,128,128] in 0..1 show just the objects of their scene, each in its colour, and how many
+    are neon.
+
+    A scene of k objects agrees if its pairs are the k surest of all 36: shape and colour both right, for each object.
+    """
+    with torch.no_grad():
+        pairs, styles = judge(pictures * 2 - 1)
+    wanted = pair_table(scenes)
+    agree = [bool(w[p.topk(int(w.sum())).indices].all()) for p, w in zip(pairs, wanted, strict=True)]
+    return Verdict(sum(agree) / len(agree), (styles.argmax(1) == STYLES.index("neon")).float().mean().item())
+
+
+def edge_f1(pictures: Tensor, hints: Tensor, tolerance: int = 2) -> float:
+    """Mean F1, within `tolerance` pixels, of the canny edges of pictures against hints, both [N,3,H,W] in 0..1."""
+    found = canny(pictures.permute(0, 2, 3, 1))[..., 0][:, None]
+    wanted = (hints[:, :1] > 0.5).float()
+    size = 2 * tolerance + 1
+
+    def near(edges: Tensor) -> Tensor:
+        return F.max_pool2d(edges, size, 1, tolerance)
+
+    precision = (found * near(wanted)).sum((1, 2, 3)) / found.sum((1, 2, 3)).clamp(min=1)
+    recall = (wanted * near(found)).sum((1, 2, 3)) / wanted.sum((1, 2, 3)).clamp(min=1)
+    return (2 * precision * recall / (precision + recall).clamp(min=1e-6)).mean().item()
+
+
+def train_judge(folder: Path, vae, minutes: float, seed: int = 3) -> Judge:
+    """Train for `minutes` on rendered scenes in both styles, half of them seen through the autoencoder."""
+    torch.manual_seed(seed)
+    judge = Judge()
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=PEAK_LR, weight_decay=0.02)
+    stage = TimedStage("judge", folder, minutes, {"judge": judge, "optimizer": optimizer})
+    if stage.done >= 1:
+        return judge.eval()
+    parts = [
+        rendered(count, seed + i, style, None) for i, (count, style) in enumerate([(6000, "plain"), (3000, "neon")])
+    ]
+    images = np.concatenate([images for images, _ in parts])
+    pairs = pair_table([scene for _, scenes in parts for scene in scenes])
+    styles = torch.cat([torch.full((len(scenes),), i) for i, (_, scenes) in enumerate(parts)])
+    pictures = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for first in range(0, len(pictures) // 2 * 2, 64):
+            rows = slice(first, first + 64, 2)
+            seen = vae.decoder(vae.encoder(pictures[rows].float() / 127.5 - 1)).float().clamp(-1, 1)
+            pictures[rows] = ((seen + 1) * 127.5).round().to(torch.uint8)
+    generator = torch.Generator().manual_seed(seed + stage.step)
+    while stage.done < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = stage.learning_rate(PEAK_LR, 50)
+        rows = torch.randint(0, len(pictures), (BATCH,), generator=generator)
+        x = pictures[rows].float() / 127.5 - 1
+        x = x * (0.85 + 0.3 * torch.rand(BATCH, 3, 1, 1, generator=generator)) + 0.05 * torch.randn(x.shape)
+        with torch.autocast("cpu", torch.bfloat16):
+            found, style = judge(x)
+        loss = 8 * F.binary_cross_entropy_with_logits(found.float(), pairs[rows])
+        loss = loss + F.cross_entropy(style.float(), styles[rows])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        stage.tick(BATCH, loss.item())
+    stage.save()
+    return judge.eval()
+
+
+def save_judge(judge: Judge, path: Path) -> None:
+    """Save in float16."""
+    save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, path)
+
+
+def load_judge(path: Path) -> Judge:
+    """Load in float32."""
+    judge = Judge()
+    judge.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    return judge.eval()
