@@ -27,6 +27,7 @@ class Edit:
     block_weights: a factor for each block, 1 where None.
     mask:          [B or 1, H, W] in 0..1 over the picture; multiplies the residual at the skip's size.
     resize_hint:   fit hint features to a skip of another size (hosts that shrink skips) instead of refusing.
+    rows:          indices of the batch rows to edit, all where None; hint features and mask then belong to those rows.
     """
 
     tuner: SCTuner | CSCTuner
@@ -35,6 +36,7 @@ class Edit:
     block_weights: Sequence[float] | None = None
     mask: Tensor | None = None
     resize_hint: bool = False
+    rows: Tensor | None = None
 
     def weight(self, b: int) -> float:
         """What the residual of block b is multiplied with."""
@@ -56,7 +58,7 @@ class Edit:
                     "make the hint 8 times the size of the latent, which is the size of the picture"
                 )
             feature = F.interpolate(feature, skip.shape[-2:], mode="bilinear", align_corners=False)
-        if feature.shape[0] != skip.shape[0]:
+        if feature.shape[0] not in (1, skip.shape[0]):
             if skip.shape[0] % feature.shape[0]:
                 raise HintError(
                     f"hint: expected a batch of 1 or one that divides {skip.shape[0]}, found {feature.shape[0]}; "
@@ -73,12 +75,16 @@ def edit_skip(b: int, skip: Tensor, edits: Iterable[Edit]) -> Tensor:
         weight = edit.weight(b)
         if weight == 0:
             continue
-        residual = edit.residual(b, skip)
+        residual = edit.residual(b, skip if edit.rows is None else skip[edit.rows])
         if residual is None:
             continue
         if edit.mask is not None:
             residual = residual * mask_for(edit.mask, residual)
-        edited = edited.add(residual.to(skip.dtype), alpha=weight)
+        residual = residual.to(skip.dtype)
+        if edit.rows is None:
+            edited = edited.add(residual, alpha=weight)
+        else:
+            edited = edited.index_add(0, edit.rows, residual, alpha=weight)
     return edited
 
 

@@ -84,6 +84,20 @@ def to_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v[:, :, None, None] if k.startswith("tuners.") and v.ndim == 2 else v for k, v in tensors.items()}
 
 
+def rebuilt(tuner: SCTuner | CSCTuner, operations: ModuleType | Any, dtype: torch.dtype) -> SCTuner | CSCTuner:
+    """The same tuner built of other layers, such as a host's casting ones, with its weights in `dtype`.
+
+    Weights that have that dtype already are shared with `tuner`, not copied.
+    """
+    options: dict[str, Any] = {"hidden": tuner.hidden(), "metadata": tuner.metadata}
+    if isinstance(tuner, CSCTuner):
+        first, dense = tuner.hint.stem[0].weight, tuner.hint.dense[0].weight
+        options |= {"hint_ratio": first.shape[0] // 16, "kernel": dense.shape[-1], "stem_width": dense.shape[1]}
+    copy = type(tuner)(tuner.layout, device="meta", operations=operations, **options)
+    copy.load_state_dict({k: v.to(dtype) for k, v in tuner.state_dict().items()}, assign=True)
+    return copy.requires_grad_(False)
+
+
 class SCTuner(_Tuner):
     """SC-Tuner: s' = s + strength * A_b(s).
 

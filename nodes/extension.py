@@ -1,0 +1,43 @@
+"""What the host asks for at its start: the list of nodes.  A group that cannot be imported costs its own nodes only."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+
+from comfy_api.latest import ComfyExtension, io
+
+log = logging.getLogger(__name__)
+
+# Modules of this package and the nodes in them, each node's class being named as its id.
+GROUPS = {
+    "sc": ("SCEditLoadSCTuner", "SCEditApplySCTuner"),
+    "csc": ("SCEditLoadCSCTuner", "SCEditApplyCSCTuner"),
+    "weighting": ("SCEditBlockWeights",),
+    "tuner_files": ("SCEditTunerInfo", "SCEditMergeSCTuners", "SCEditSaveTuner"),
+}
+
+
+class SCEditExtension(ComfyExtension):
+    """All nodes that can be imported here."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """The node classes.  For a group that fails, the log has the traceback and a sentence that names its nodes."""
+        nodes: list[type[io.ComfyNode]] = []
+        for module, names in GROUPS.items():
+            try:
+                group = importlib.import_module(f".{module}", __package__)
+                found = [getattr(group, name) for name in names]
+                for node in found:
+                    node.GET_SCHEMA()  # a schema that this host refuses must not take the other groups with it
+            except Exception as error:
+                log.exception(
+                    "ComfyUI-SCEdit: %s not available, because nodes/%s.py could not be imported (%s); "
+                    "the other nodes work",
+                    ", ".join(names),
+                    module,
+                    error,
+                )
+                continue
+            nodes.extend(found)
+        return nodes

@@ -1,0 +1,50 @@
+"""Where tuner files lie: the host's folder key `scedit`, and for control tuners `controlnet` as well."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import folder_paths
+
+from ..scedit_core import TunerFileError
+from ..scedit_core.files import SUFFIXES
+
+KEY = "scedit"
+
+
+def register() -> None:
+    """Make models/scedit known to the host with the endings of tuner files, beside what extra_model_paths added."""
+    default = os.path.join(folder_paths.models_dir, KEY)
+    folder_paths.add_model_folder_path(KEY, default)
+    paths, endings = folder_paths.folder_names_and_paths[KEY]
+    folder_paths.folder_names_and_paths[KEY] = (paths, set(endings) | set(SUFFIXES))
+    with contextlib.suppress(OSError):  # a read-only installation keeps its files elsewhere
+        os.makedirs(default, exist_ok=True)
+
+
+def names(*keys: str) -> list[str]:
+    """The file names to choose from in the folders of `keys`, sorted."""
+    return sorted({name for key in keys for name in folder_paths.get_filename_list(key)})
+
+
+def path_of(name: str, *keys: str) -> str:
+    """The full path of a chosen file.  Raises TunerFileError that names the folders where it is not."""
+    for key in keys:
+        path = folder_paths.get_full_path(key, name)
+        if path is not None:
+            return path
+    searched = ", ".join(path for key in keys for path in folder_paths.get_folder_paths(key))
+    raise TunerFileError(f"{name}: expected a tuner file in {searched}, found none; put the file there and press R")
+
+
+def fingerprint(name: str, *keys: str) -> str:
+    """Changes when the chosen file does, so that the host runs the loader again."""
+    try:
+        state = os.stat(path_of(name, *keys))
+    except (TunerFileError, OSError):
+        return "missing"
+    return f"{state.st_mtime_ns}-{state.st_size}-{state.st_ino}"
+
+
+register()

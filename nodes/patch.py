@@ -1,0 +1,186 @@
+"""The MODEL route: output-block patches that edit skips, all SCEdit edits of a forward as one sum.
+
+The host calls the patches of its list one after another, so a second patch would read a skip that the first has edited.
+The formula wants every residual to read the unedited skip.  So the first SCEdit patch in the list does the work of all
+of them, and the others do nothing: the result does not depend on the order of the nodes.  A patch of another kind, such
+as FreeU, is heard before the edits where it stands before the first SCEdit patch, and after them everywhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..scedit_core import LayoutError, SkipLayout
+from ..scedit_core.editing import Edit, edit_skip, is_active
+from .hints import RunCache, as_hint, batch_rows, encoded, latent_pixels, resized
+from .managed import ManagedTuner
+
+ALWAYS = (math.inf, -math.inf)
+SIDES = ("both", "positive", "negative")
+_EDITS = "scedit_edits"  # where the forward's edits wait in its transformer_options
+
+
+class Hint(Protocol):
+    """Gives hint features for one forward."""
+
+    def features(self, skip: Tensor, pictures: int, repeats: int, options: dict) -> list[Tensor | None]:
+        """Features for `repeats` times `pictures` rows, in dtype and on the device of `skip`."""
+
+
+class SkipPatch:
+    """One tuner at work on a host's model.
+
+    tuner:         what the loader gave.
+    strength:      multiplies the residual.
+    sigmas:        (start, end); active where end < sigma <= start.
+    block_weights: a factor for each block, 1 where None.
+    mask:          [B,H,W] in 0..1 over the picture; multiplies the residual.
+    side:          "both", "positive" or "negative": which rows of the batch are edited.
+    hint:          for a CSC-Tuner, where its features come from.
+    """
+
+    def __init__(
+        self,
+        tuner: ManagedTuner,
+        strength: float,
+        sigmas: tuple[float, float] = ALWAYS,
+        block_weights: Sequence[float] | None = None,
+        mask: Tensor | None = None,
+        side: str = "both",
+        hint: Hint | None = None,
+    ) -> None:
+        self.tuner, self.strength, self.sigmas = tuner, strength, sigmas
+        self.block_weights, self.mask, self.side, self.hint = block_weights, mask, side, hint
+
+    def __call__(self, h: Tensor, hsp: Tensor | None, transformer_options: dict[str, Any]) -> tuple:
+        """Called by the host for each output block with its skip `hsp` [B,C,h,w]; some models have none."""
+        if hsp is None:
+            return h, hsp
+        listed = transformer_options.get("patches", {}).get("output_block_patch", ())
+        patches = [patch for patch in listed if isinstance(patch, SkipPatch)] or [self]
+        if patches[0] is not self:
+            return h, hsp
+        b = transformer_options["block"][1]
+        if b == 0 or _EDITS not in transformer_options:  # block 0 comes first in every forward
+            transformer_options[_EDITS] = _edits(patches, hsp, transformer_options)
+        edits: list[Edit] = transformer_options[_EDITS]
+        for edit in edits:
+            _check_channels(edit, b, hsp)
+        return h, edit_skip(b, hsp, edits)
+
+    def edit(self, skip: Tensor, options: dict[str, Any], sigma: float | None) -> Edit | None:
+        """This tuner's part in one forward, or None where its side or range has none."""
+        if self.strength == 0 or (sigma is not None and not is_active(sigma, *self.sigmas)):
+            return None
+        calls = options.get("cond_or_uncond") or [0]
+        chunks = len(calls) if skip.shape[0] % len(calls) == 0 else 1
+        pictures, repeats, rows = skip.shape[0] // chunks, chunks, None
+        if self.side != "both":
+            wanted = SIDES.index(self.side) - 1  # the host numbers positive 0 and negative 1
+            chosen = [i for i, call in enumerate(calls) if call == wanted]
+            if not chosen:
+                return None
+            if len(chosen) < len(calls):
+                rows = torch.cat([torch.arange(i * pictures, (i + 1) * pictures) for i in chosen]).to(skip.device)
+                repeats = len(chosen)
+        features = None if self.hint is None else self.hint.features(skip, pictures, repeats, options)
+        return Edit(
+            self.tuner.module,
+            self.strength,
+            hint_features=features,
+            block_weights=self.block_weights,
+            mask=self._mask_rows(pictures, repeats, options),
+            resize_hint=True,
+            rows=rows,
+        )
+
+    def _mask_rows(self, pictures: int, repeats: int, options: dict[str, Any]) -> Tensor | None:
+        if self.mask is None or self.mask.shape[0] == 1:
+            return self.mask
+        return self.mask[list(batch_rows(self.mask.shape[0], pictures, options))].repeat(repeats, 1, 1)
+
+    def models(self) -> list:
+        """The modules that the host has to load for this patch."""
+        return [self.tuner.patcher]
+
+    def to(self, device_or_dtype: torch.device | torch.dtype) -> SkipPatch:
+        """The patch itself: its weights move with their ModelPatcher, all else follows the skips."""
+        return self
+
+    def cleanup(self, *_: Any) -> None:
+        """Forget what was made for a run; also called before one, since an exception skips the call after it."""
+        if isinstance(self.hint, ImageHint):
+            self.hint.cache.clear()
+
+    def __deepcopy__(self, memo: dict) -> SkipPatch:
+        return self  # hosts copy model options with each clone; weights and caches must not multiply
+
+
+class ImageHint:
+    """A hint image [B,H,W,C] of the host, fitted to the whole picture by `mode` (stretch, crop or pad)."""
+
+    def __init__(self, tuner: ManagedTuner, image: Tensor, mode: str) -> None:
+        self.tuner, self.mode = tuner, mode
+        self.image = as_hint(image.movedim(-1, 1))
+        self.cache = RunCache()
+
+    def features(self, skip: Tensor, pictures: int, repeats: int, options: dict) -> list[Tensor | None]:
+        """See Hint."""
+        size = latent_pixels(options["original_shape"])
+        hint = self.cache.get(self.image, size, lambda: resized(self.image, *size, self.mode, "nearest-exact"))
+        rows = batch_rows(hint.shape[0], pictures, options)
+        return encoded(self.cache, self.tuner.module, hint, rows, repeats, skip)
+
+
+def layout_of(base_model: Any) -> SkipLayout:
+    """The skips of a host's `BaseModel`.  Raises LayoutError for a model without output blocks."""
+    config = getattr(getattr(base_model, "model_config", None), "unet_config", None) or {}
+    layout = SkipLayout.from_host({"image_model": type(base_model).__name__, **config})
+    if not hasattr(base_model.diffusion_model, "output_blocks"):
+        raise LayoutError(
+            f"model: expected a U-Net with output blocks, found {type(base_model).__name__}; "
+            "SCEdit edits skip connections, so load an SD 1.5, SD 2.1 or SDXL checkpoint"
+        )
+    return layout
+
+
+def check_fit(base_model: Any, tuner: ManagedTuner) -> SkipLayout:
+    """The model's layout.  Raises LayoutError where `tuner` was not made for it."""
+    layout = layout_of(base_model)
+    reason = layout.mismatch(tuner.tuner.layout)
+    if reason:
+        raise LayoutError(f"{tuner.name}: {reason}; choose a tuner that was trained for this base model")
+    return layout
+
+
+def sigma_range(model: Any, start: float, end: float) -> tuple[float, float]:
+    """(start, end) as noise levels of a host's MODEL for fractions of the schedule, 0 and 1 leaving that end open."""
+    sampling = model.get_model_object("model_sampling")
+    return open_ends(start, end, sampling.percent_to_sigma)
+
+
+def open_ends(start: float, end: float, percent_to_sigma: Any) -> tuple[float, float]:
+    """The same, from the host's function from fraction to noise level."""
+    first = math.inf if start <= 0 else float(percent_to_sigma(start))
+    return first, -math.inf if end >= 1 else float(percent_to_sigma(end))
+
+
+def _edits(patches: list[SkipPatch], skip: Tensor, options: dict[str, Any]) -> list[Edit]:
+    """The edits of this forward.  The noise level is read off the device once, and only where a range asks for it."""
+    sigma = float(options["sigmas"][0]) if any(patch.sigmas != ALWAYS for patch in patches) else None
+    return [edit for patch in patches if (edit := patch.edit(skip, options, sigma)) is not None]
+
+
+def _check_channels(edit: Edit, b: int, skip: Tensor) -> None:
+    channels = edit.tuner.layout.channels
+    if b >= len(channels) or channels[b] != skip.shape[1]:
+        expected = f"{channels[b]} channels" if b < len(channels) else "no such block"
+        raise LayoutError(
+            f"output block {b}: expected a skip with {expected}, found {skip.shape[1]} channels; "
+            "choose a tuner that was trained for this base model"
+        )

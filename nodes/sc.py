@@ -1,0 +1,90 @@
+"""SC-Tuners: load one, put it on a model."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..scedit_core import SCEditError, SCTuner, load_tuner
+from . import folders
+from .managed import ManagedTuner
+from .patch import SIDES, SkipPatch, check_fit, sigma_range
+from .wires import SCTunerWire, block_weights_input, mask_input, range_inputs, strength_input
+
+
+class SCEditLoadSCTuner(io.ComfyNode):
+    """File -> SC_TUNER."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SCEditLoadSCTuner",
+            display_name="Load SC-Tuner",
+            category="SCEdit",
+            description="Loads an SC-Tuner, a style or subject for one base model, from models/scedit. Files of "
+            "SCEPTER, SWIFT and scedit-pytorch load as they were downloaded, folders included.",
+            inputs=[
+                io.Combo.Input(
+                    "tuner_name",
+                    options=folders.names(folders.KEY),
+                    tooltip="The tuner file in models/scedit, or in a folder that extra_model_paths.yaml names scedit. "
+                    "Press R after adding files.",
+                )
+            ],
+            outputs=[SCTunerWire.Output(display_name="SC_TUNER", tooltip="For Apply SC-Tuner.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, tuner_name: str) -> str:
+        return folders.fingerprint(tuner_name, folders.KEY)
+
+    @classmethod
+    def execute(cls, tuner_name: str) -> io.NodeOutput:
+        path = folders.path_of(tuner_name, folders.KEY)
+        tuner = load_tuner(path)
+        if not isinstance(tuner, SCTuner):
+            raise SCEditError(
+                f"{tuner_name}: expected an SC-Tuner, found a control tuner (CSC-Tuner); load it with Load CSC-Tuner"
+            )
+        return io.NodeOutput(ManagedTuner(tuner, tuner_name, path))
+
+
+class SCEditApplySCTuner(io.ComfyNode):
+    """MODEL, SC_TUNER -> MODEL."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SCEditApplySCTuner",
+            display_name="Apply SC-Tuner",
+            category="SCEdit",
+            description="Gives a model the style or subject of an SC-Tuner. Several in a row add up, in any order.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to edit; its U-Net must be of the tuner's family."),
+                SCTunerWire.Input("sc_tuner", tooltip="From Load SC-Tuner or Merge SC-Tuners."),
+                strength_input(),
+                *range_inputs(),
+                io.Combo.Input(
+                    "side",
+                    options=list(SIDES),
+                    default=SIDES[0],
+                    tooltip="Which prompts are edited: both, the positive only, or the negative only. Both is how "
+                    "tuners are trained.",
+                ),
+                block_weights_input(),
+                mask_input(),
+            ],
+            outputs=[io.Model.Output(display_name="MODEL", tooltip="The model with the tuner in it.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, sc_tuner, strength, start_percent, end_percent, side, block_weights=None, mask=None
+    ) -> io.NodeOutput:
+        layout = check_fit(model.model, sc_tuner)
+        weights = None if block_weights is None else block_weights.for_blocks(len(layout))
+        if strength == 0:
+            return io.NodeOutput(model)
+        sigmas = sigma_range(model, start_percent, end_percent)
+        patched = model.clone()
+        patched.set_model_output_block_patch(SkipPatch(sc_tuner, strength, sigmas, weights, mask, side))
+        return io.NodeOutput(patched)

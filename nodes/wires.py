@@ -1,0 +1,64 @@
+"""The pack's own wire types, and the widgets that several of its nodes have in common."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+SCTunerWire = io.Custom("SC_TUNER")
+BlockWeightsWire = io.Custom("SCEDIT_BLOCK_WEIGHTS")
+
+
+def strength_input() -> io.Float.Input:
+    """How much of the edit is added."""
+    return io.Float.Input(
+        "strength",
+        default=1.0,
+        min=-10.0,
+        max=10.0,
+        step=0.01,
+        tooltip="How much of the tuner's edit is added to the skips: 1 as trained, 0 none at all, negative the "
+        "opposite. A factor from -10 to 10.",
+    )
+
+
+def range_inputs() -> tuple[io.Float.Input, io.Float.Input]:
+    """From where to where in the schedule the tuner is at work."""
+    return (
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            tooltip="Where in the noise schedule the tuner begins, as a fraction from 0 (pure noise) to 1 (the "
+            "finished picture).",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            tooltip="Where in the noise schedule the tuner ends, as a fraction from 0 to 1. A step exactly here "
+            "belongs to the range that starts here; 1 includes the last step.",
+        ),
+    )
+
+
+def block_weights_input() -> io.Custom.Input:
+    """A factor for each block."""
+    return BlockWeightsWire.Input(
+        "block_weights",
+        optional=True,
+        tooltip="A factor for each block, from SCEdit Block Weights. Without it, 1 for all.",
+    )
+
+
+def mask_input() -> io.Mask.Input:
+    """Where in the picture the tuner is at work."""
+    return io.Mask.Input(
+        "mask",
+        optional=True,
+        tooltip="Where in the picture the tuner works: 1 fully, 0 not at all. Stretched to the picture; a batch of "
+        "masks goes with a batch of pictures.",
+    )

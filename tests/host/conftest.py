@@ -1,0 +1,83 @@
+"""One real host for this process, on its CPU, with the pack loaded as the host loads it: under a name of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+PACK_ROOT = Path(__file__).resolve().parents[2]
+HOST_ROOT = Path(os.environ["SCEDIT_TEST_HOST"])  # set by run.py, one host for a process
+PACK_NAME = "scedit_pack_under_test"
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(HOST_ROOT))
+assert str(PACK_ROOT) not in sys.path, "the pack's nodes/ folder would hide the host's nodes.py"
+
+import comfy.cli_args  # noqa: E402
+
+comfy.cli_args.args.cpu = True  # before anything asks for a device
+
+import comfy.model_management  # noqa: E402
+import folder_paths  # noqa: E402
+import torch  # noqa: E402
+
+
+def load_pack():
+    """Import the pack's root as the host does: from its folder, as a package, without its parent on sys.path."""
+    spec = importlib.util.spec_from_file_location(
+        PACK_NAME, PACK_ROOT / "__init__.py", submodule_search_locations=[str(PACK_ROOT)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[PACK_NAME] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models_folder(tmp_path_factory) -> Path:
+    """An empty models folder in place of the host's, so that tests neither see nor leave files there."""
+    root = tmp_path_factory.mktemp("models")
+    folder_paths.models_dir = str(root)
+    folder_paths.folder_names_and_paths["controlnet"] = (
+        [str(root / "controlnet")],
+        folder_paths.supported_pt_extensions,
+    )
+    (root / "controlnet").mkdir()
+    return root
+
+
+@pytest.fixture(scope="session")
+def pack(models_folder) -> SimpleNamespace:
+    """The pack: its nodes by id, and its modules `core`, `patch`, `control`, `managed`, `hints`."""
+    module = load_pack()
+    extension = asyncio.run(module.comfy_entrypoint())
+    nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
+    found = {name: importlib.import_module(f"{PACK_NAME}.nodes.{name}") for name in _NODE_MODULES}
+    core = importlib.import_module(f"{PACK_NAME}.scedit_core")
+    for name in ("editing", "merging", "tuners"):
+        importlib.import_module(f"{PACK_NAME}.scedit_core.{name}")
+    return SimpleNamespace(module=module, nodes=nodes, core=core, **found)
+
+
+_NODE_MODULES = ("patch", "control", "managed", "hints", "folders", "extension")
+
+
+@pytest.fixture(autouse=True)
+def clean_host():
+    """Nothing stays loaded from one test to the next, and no test has gradients."""
+    with torch.inference_mode():
+        yield
+    comfy.model_management.unload_all_models()
+    gc.collect()
+
+
+def pytest_report_header() -> str:
+    version = (HOST_ROOT / "comfyui_version.py").read_text().split('"')[1]
+    return f"host: ComfyUI {version} on the CPU"
