@@ -30,7 +30,7 @@ from .tuners import CSCTuner, SCTuner, to_module
 FORMAT_VERSION = "1"
 _OWN_KEY = re.compile(r"tuners\.\d+\.(down|up)\.(weight|bias)|hint\.(stem|dense)\.\d+\.(weight|bias)")
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt")
-_SUFFIXES = (".safetensors", *_PICKLES)
+SUFFIXES = (".safetensors", *_PICKLES)
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 # Names that released folders use for the one file inside, best first.
 _FOLDER_FILES = ("adapter_model", "pytorch_model", "diffusion_pytorch_model", "model")
@@ -157,21 +157,21 @@ def tuner_path(path: str | os.PathLike) -> Path:
     """The weight file that `path` means: itself, or the one inside a released folder.  Raises TunerFileError."""
     path = Path(path)
     if path.is_file():
-        if path.suffix.lower() not in _SUFFIXES:
+        if path.suffix.lower() not in SUFFIXES:
             raise TunerFileError(
-                f"{path}: expected a tuner file ({', '.join(_SUFFIXES)}), found {path.suffix or 'no ending'}; "
+                f"{path}: expected a tuner file ({', '.join(SUFFIXES)}), found {path.suffix or 'no ending'}; "
                 "choose the weight file itself"
             )
         return path
     if not path.is_dir():
         raise TunerFileError(f"{path}: expected a tuner file or folder, found nothing there; check the path")
-    candidates = [path / (stem + suffix) for stem in _FOLDER_FILES for suffix in _SUFFIXES]
+    candidates = [path / (stem + suffix) for stem in _FOLDER_FILES for suffix in SUFFIXES]
     found = [c for c in candidates if c.is_file()]
     inner = path / "0_SwiftSCETuning"
     if not found and inner.is_dir() and path.name != inner.name:
         return tuner_path(inner)
     if not found:
-        found = sorted(f for f in path.iterdir() if f.is_file() and f.suffix.lower() in _SUFFIXES)[:1]
+        found = sorted(f for f in path.iterdir() if f.is_file() and f.suffix.lower() in SUFFIXES)[:1]
     if not found:
         raise TunerFileError(
             f"{path}: expected a folder with a tuner file, found none; choose the folder that holds it"
