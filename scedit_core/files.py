@@ -1,16 +1,14 @@
-"""Tuner files: reading, building, saving, and telling what a file is.
+"""Tuner files of every supported format: reading, building, and telling what a file is (saving: see `saving`).
 
-The pack's own format, version 1, is safetensors with the names of the modules here and the metadata of DESIGN.  Other
-formats are read through `formats`.
+A file is first described from its header alone: format, kind, layout, shapes.  Only what passes is read.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-import pickle
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,22 +16,32 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .errors import LayoutError, TunerFileError
+from .errors import LayoutError, SCEditError, TunerFileError
+from .family_hints import family_hint
 from .formats import FORMATS
-from .layout import SkipLayout
+from .layout import SD1, SD1_OR_SD2, SD2, SkipLayout, family_of
+from .locations import read_sidecars, tuner_path
+from .saving import FORMAT_VERSION, save_tuner
 from .tuners import CSCTuner, SCTuner, to_module
+from .weight_files import SUFFIXES, Entry, WeightFile, first_line, shown
 
-FORMAT_VERSION = "1"
-_OWN_KEY = re.compile(r"tuners\.\d+\.(down|up)\.(weight|bias)|hint\.(stem|dense)\.\d+\.(weight|bias)")
-_PICKLES = (".bin", ".pth", ".pt", ".ckpt")
-SUFFIXES = (".safetensors", *_PICKLES)
+__all__ = [
+    "SUFFIXES",
+    "TunerFile",
+    "build_tuner",
+    "inspect_tuner",
+    "load_tuner",
+    "read_tuner",
+    "save_tuner",
+    "tuner_names",
+    "tuner_path",
+]
+
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-# Names that released folders use for the one file inside, best first.
-_FOLDER_FILES = ("adapter_model", "pytorch_model", "diffusion_pytorch_model", "model")
+_MOST_BLOCKS, _MOST_CHANNELS, _MOST_STRIDE = 128, 2**16, 2**10
+_LORA = re.compile(r".*(lora_(A|B|up|down|unet|te)|\.lora\.).*")
 
 
 @dataclass
@@ -59,50 +67,54 @@ class TunerFile:
 
 
 def load_tuner(
-    path: str | os.PathLike, *, device: torch.device | str = "cpu", operations: ModuleType | Any = nn
+    path: str | os.PathLike,
+    *,
+    name: str | None = None,
+    device: torch.device | str = "cpu",
+    operations: ModuleType | Any = nn,
 ) -> SCTuner | CSCTuner:
-    """Load a tuner of any supported format, in the dtype of the file.
+    """Load a tuner of any supported format, file or released folder, in the dtype of the file.
 
+    name: which tuner, where the file or folder holds several (see `tuner_names`).
     Raises TunerFileError, in one sentence, for a missing, damaged, hostile or foreign file.
     """
-    return build_tuner(read_tuner(path), device=device, operations=operations)
+    return build_tuner(read_tuner(path, name), device=device, operations=operations)
+
+
+def read_tuner(path: str | os.PathLike, name: str | None = None) -> TunerFile:
+    """Read a tuner file or folder of any supported format.  The tensors are mapped from the file, not copied.
+
+    Raises TunerFileError.
+    """
+    file, keys, weights = _describe(path, name)
+    tensors = weights.read(keys.values())
+    file.tensors = {own: tensors[key].reshape(file.tensors[own].shape) for own, key in keys.items()}
+    for own, tensor in file.tensors.items():
+        if not _is_finite(tensor):
+            raise TunerFileError(
+                f"{shown(file.path)}: expected finite weights, found NaN or infinity in {own}; the training that made "
+                "it failed, so use an earlier checkpoint"
+            )
+    return file
 
 
 def build_tuner(
     file: TunerFile, *, device: torch.device | str = "cpu", operations: ModuleType | Any = nn
 ) -> SCTuner | CSCTuner:
     """A module that holds the tensors of `file` without copying them (moved to `device` where it is another)."""
-    hidden = {b: _matrix(file, f"tuners.{b}.down.weight").shape[0] for b in file.blocks}
-    options = {"hidden": hidden, "metadata": file.metadata, "device": "meta", "operations": operations}
-    if file.kind == "sc":
-        tuner = SCTuner(file.layout, **options)
-    else:
-        last, first = _matrix(file, "hint.dense.0.weight"), _matrix(file, "hint.stem.0.weight")
-        tuner = CSCTuner(
-            file.layout,
-            kernel=last.shape[-1],
-            stem_width=last.shape[1],
-            hint_ratio=first.shape[0] // 16,
-            **options,
-        )
+    tuner = _empty_tuner(file, operations)
     state = to_module(file.tensors)
-    _check_shapes(file.path, tuner.state_dict(), state)
     tuner.load_state_dict({k: v.to(device) for k, v in state.items()}, assign=True)
     return tuner.requires_grad_(False)
 
 
-def read_tuner(path: str | os.PathLike) -> TunerFile:
-    """Read a tuner file or folder of any supported format.  Raises TunerFileError."""
-    path = tuner_path(path)
-    return _interpret(path, *_read_tensors(path))
+def inspect_tuner(path: str | os.PathLike, name: str | None = None) -> dict[str, Any]:
+    """What a file is, from its header alone: kind, format, family, blocks, parameters, dtype, metadata.
 
-
-def inspect_tuner(path: str | os.PathLike) -> dict[str, Any]:
-    """What a file is, without keeping its weights: kind, format, family, blocks, parameters, dtype, metadata.
-
-    Raises TunerFileError.
+    Weights are not read, so that NaN in them is not found.  Raises TunerFileError.
     """
-    file = read_tuner(path)
+    file, _, _ = _describe(path, name)
+    dtypes = {str(t.dtype).removeprefix("torch.") for t in file.tensors.values()}
     return {
         "path": str(file.path),
         "kind": file.kind,
@@ -112,172 +124,131 @@ def inspect_tuner(path: str | os.PathLike) -> dict[str, Any]:
         "blocks": list(file.blocks),
         "hidden": [file.tensors[f"tuners.{b}.down.weight"].shape[0] for b in file.blocks],
         "parameters": file.parameters,
-        "dtype": str(next(iter(file.tensors.values())).dtype).removeprefix("torch."),
+        "dtype": ", ".join(sorted(dtypes)),
         "metadata": dict(file.metadata),
     }
 
 
-def save_tuner(
-    tuner: SCTuner | CSCTuner,
-    path: str | os.PathLike,
-    metadata: Mapping[str, str] | None = None,
-    dtype: torch.dtype | None = None,
-) -> Path:
-    """Save in the pack's own format, with the tuner's metadata extended by `metadata`; returns the path.
+def tuner_names(path: str | os.PathLike) -> list[str]:
+    """The names of the tuners in a file, to choose one from; [""] where there is one without a name.
 
-    The file is written beside its place and renamed, so an interrupted save leaves the old file whole.
-    Raises TunerFileError where it cannot be written.
+    Raises TunerFileError.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise TunerFileError(
-            f"{path}: expected a file name that ends in .safetensors, found {path.suffix or 'no ending'}; rename it"
-        )
-    tensors = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in tuner.to_file().items()}
-    notes = {**tuner.metadata, **{k: str(v) for k, v in (metadata or {}).items()}, **_own_metadata(tuner)}
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        save_file(tensors, temporary, notes)
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise TunerFileError(f"{path}: could not be written ({error}); free space or choose another folder") from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-    return path
+    weights = WeightFile(tuner_path(path))
+    return sorted(_read_names(weights)[1])
 
 
-def tuner_path(path: str | os.PathLike) -> Path:
-    """The weight file that `path` means: itself, or the one inside a released folder.  Raises TunerFileError."""
-    path = Path(path)
-    if path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
-            raise TunerFileError(
-                f"{path}: expected a tuner file ({', '.join(SUFFIXES)}), found {path.suffix or 'no ending'}; "
-                "choose the weight file itself"
-            )
-        return path
-    if not path.is_dir():
-        raise TunerFileError(f"{path}: expected a tuner file or folder, found nothing there; check the path")
-    candidates = [path / (stem + suffix) for stem in _FOLDER_FILES for suffix in SUFFIXES]
-    found = [c for c in candidates if c.is_file()]
-    inner = path / "0_SwiftSCETuning"
-    if not found and inner.is_dir() and path.name != inner.name:
-        return tuner_path(inner)
-    if not found:
-        found = sorted(f for f in path.iterdir() if f.is_file() and f.suffix.lower() in SUFFIXES)[:1]
-    if not found:
-        raise TunerFileError(
-            f"{path}: expected a folder with a tuner file, found none; choose the folder that holds it"
-        )
-    return found[0]
+# --- describing ---------------------------------------------------------------------------------------------------
 
 
-# --- reading ------------------------------------------------------------------------------------------------------
-
-
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by key and the file's metadata, for safetensors and for pickles (weights only, nothing executed)."""
-    try:
-        if path.suffix.lower() == ".safetensors":
-            with safe_open(path, framework="pt") as opened:
-                return {k: opened.get_tensor(k) for k in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise TunerFileError(
-            f"{path}: expected a whole tuner file, found one that cannot be read ({_first_line(error)}); "
-            "download it again"
-        ) from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(k, str) for k in state):
-        raise TunerFileError(
-            f"{path}: expected a dictionary of weights, found {type(state).__name__}; choose the tuner's weight file"
-        )
-    return {k: v for k, v in state.items() if isinstance(v, Tensor)}, {}
-
-
-def _interpret(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> TunerFile:
-    if any(_OWN_KEY.fullmatch(k) for k in tensors):
-        source, kind, names = "scedit", None, {k: k for k in tensors if _OWN_KEY.fullmatch(k)}
-        version = metadata.get("scedit.format", FORMAT_VERSION)
-        if version != FORMAT_VERSION:
-            raise TunerFileError(
-                f"{path}: expected format version {FORMAT_VERSION}, found {version}; update ComfyUI-SCEdit"
-            )
-    else:
-        form = next((f for f in FORMATS if f.matches(tensors)), None)
-        if form is None:
-            raise TunerFileError(
-                f"{path}: expected SCEdit weights, found {_sample(tensors)}; choose an SC-Tuner or CSC-Tuner file"
-            )
-        source, kind, names = form.NAME, form.KIND, form.names(tensors)
-        metadata = {**_sidecar(path), **metadata}
-    foreign = sorted(set(tensors) - set(names))
+def _describe(path: str | os.PathLike, name: str | None) -> tuple[TunerFile, dict[str, str], WeightFile]:
+    """A file with meta tensors in place of its weights, the key of each own name, and the open file."""
+    weights = WeightFile(tuner_path(path, name))
+    where, sidecars = shown(weights.path), read_sidecars(weights.path)
+    form, tuners = _read_names(weights)
+    chosen = _choose(where, tuners, name)
+    keys = tuners[chosen]
+    foreign = sorted(set(weights.entries).difference(*(inner.values() for inner in tuners.values())))
     if foreign:
         raise TunerFileError(
-            f"{path}: expected only SCEdit weights, found {len(foreign)} more keys such as {foreign[0][:80]!r}; "
-            "choose a file that holds one tuner"
+            f"{where}: expected only SCEdit weights, found {len(foreign)} more keys such as {foreign[0][:80]!r}; "
+            "choose a file that holds nothing else"
         )
-    if len(set(names.values())) != len(names):
-        raise TunerFileError(f"{path}: expected one tuner, found several in one file; split it into a file for each")
-    own = {names[k]: tensors[k] for k in tensors}
-    has_hint = any(k.startswith("hint.") for k in own)
-    kind = kind or ("csc" if has_hint else "sc")
-    _check_tensors(path, own)
-    layout = _layout(path, own, metadata)
-    file = TunerFile(path, kind, source, layout, metadata, own)
-    if not file.blocks:
-        raise TunerFileError(f"{path}: expected adapters for at least one block, found none; choose another file")
-    if file.blocks[-1] >= len(layout):
+    metadata = dict(weights.metadata)
+    if hasattr(form, "notes"):
+        try:
+            metadata = {**form.notes(sidecars, chosen), **metadata}
+        except TunerFileError as error:
+            raise TunerFileError(f"{where}: {error}") from error
+    if form.NAME == "scedit" and metadata.get("scedit.format", FORMAT_VERSION) != FORMAT_VERSION:
         raise TunerFileError(
-            f"{path}: expected blocks 0 to {len(layout) - 1}, found {file.blocks[-1]}; the file is damaged"
+            f"{where}: expected format version {FORMAT_VERSION}, found {metadata['scedit.format'][:40]!r}; "
+            "update ComfyUI-SCEdit"
         )
-    return file
-
-
-def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    for key, tensor in tensors.items():
-        if tensor.dtype not in _FLOATS:
-            raise TunerFileError(
-                f"{path}: expected float32, float16 or bfloat16 weights, found {str(tensor.dtype)[6:]} in {key}; "
-                "choose a file that is not quantised"
-            )
-        if tensor.numel() == 0 or tensor.ndim not in (1, 2, 4):
-            raise TunerFileError(
-                f"{path}: expected weights in {key}, found shape {list(tensor.shape)}; file is damaged"
-            )
-        low, high = torch.aminmax(tensor)
-        if not (torch.isfinite(low) and torch.isfinite(high)):
-            raise TunerFileError(
-                f"{path}: expected finite weights, found NaN or infinity in {key}; the training that made it failed, "
-                "so use an earlier checkpoint"
-            )
-
-
-def _layout(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> SkipLayout:
+    tensors = {own: _meta(where, key, own, weights.entries[key]) for own, key in keys.items()}
+    kind = metadata.get("scedit.kind") or ("csc" if any(k.startswith("hint.") for k in keys) else "sc")
+    if kind not in ("sc", "csc"):
+        raise TunerFileError(f"{where}: expected the kind sc or csc, found {kind[:40]!r}; save the file again")
     family = metadata.get("scedit.family")
+    if form.NAME != "scedit" or family in (None, SD1_OR_SD2):
+        family = family_hint(sidecars, weights.path, metadata) or family
+    layout = _layout(where, tensors, metadata, family)
+    file = TunerFile(weights.path, kind, form.NAME, layout, metadata, tensors)
+    _check_shapes(file)
+    return file, keys, weights
+
+
+def _read_names(weights: WeightFile) -> tuple[ModuleType, dict[str, dict[str, str]]]:
+    where, keys = shown(weights.path), list(weights.entries)
+    for form in FORMATS:
+        for pattern, reason in getattr(form, "REFUSED", ()):
+            if any(pattern.fullmatch(k) for k in keys):
+                raise TunerFileError(f"{where}: expected SCEdit weights, found {reason}")
+    form = next((f for f in FORMATS if f.matches(keys)), None)
+    if form is not None:
+        return form, form.read(weights.entries)
+    found = f"keys such as {min(keys)[:80]!r}" if keys else "no weights at all"
+    advice = "choose an SC-Tuner or CSC-Tuner file"
+    if any(_LORA.fullmatch(k) for k in keys):
+        found, advice = f"a LoRA ({found})", "load it with the host's LoRA loader"
+    raise TunerFileError(f"{where}: expected SCEdit weights, found {found}; {advice}")
+
+
+def _choose(where: str, tuners: Mapping[str, object], name: str | None) -> str:
+    if len(tuners) == 1:
+        return next(iter(tuners))
+    if name in tuners:
+        return name
+    listed = ", ".join(shown(n)[:40] or "(without a name)" for n in sorted(tuners)[:8])
+    raise TunerFileError(
+        f"{where}: expected the name of one of {len(tuners)} tuners in this file, found {name or 'none'}; "
+        f"choose one of {listed}"
+    )
+
+
+def _meta(where: str, key: str, own: str, entry: Entry) -> Tensor:
+    if entry.dtype not in _FLOATS:
+        raise TunerFileError(
+            f"{where}: expected float32, float16 or bfloat16 weights, found {str(entry.dtype).removeprefix('torch.')} "
+            f"in {key}; choose a file that is not quantised"
+        )
+    shape = entry.shape
+    if own.startswith("tuners.") and len(shape) == 4 and shape[2:] == (1, 1):
+        shape = shape[:2]  # an adapter saved as a 1x1 convolution
+    if len(shape) not in (1, 2, 4) or min(shape) < 1:
+        raise TunerFileError(
+            f"{where}: expected weights in {key}, found shape {list(shape)}; the file is damaged, download it again"
+        )
+    return torch.empty(shape, dtype=entry.dtype, device="meta")
+
+
+def _layout(where: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], family: str | None) -> SkipLayout:
     try:
         if "scedit.channels" in metadata and "scedit.strides" in metadata:
-            channels = tuple(int(c) for c in json.loads(metadata["scedit.channels"]))
-            strides = tuple(int(s) for s in json.loads(metadata["scedit.strides"]))
-            layout = SkipLayout(channels, strides, family or "custom")
+            channels, strides = (json.loads(metadata[f"scedit.{k}"]) for k in ("channels", "strides"))
+            layout = SkipLayout(_sizes(channels, _MOST_CHANNELS), _sizes(strides, _MOST_STRIDE))
         else:
             layout = SkipLayout.from_tuned(_channels(tensors), family)
-        float(metadata.get("scedit.scale", 1.0))
+        if not math.isfinite(float(metadata.get("scedit.scale", 1.0))):
+            raise ValueError("a scale that is not finite")
     except LayoutError as error:
-        raise TunerFileError(f"{path}: {error}") from error
+        raise TunerFileError(f"{where}: {error}") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise TunerFileError(
-            f"{path}: expected lists of whole numbers in the metadata, found {_first_line(error)}; save the file again"
+            f"{where}: expected lists of whole numbers and a finite scale in the metadata, found {first_line(error)}; "
+            "save the file again"
         ) from error
-    return layout
+    # Shapes say more than names: a name only chooses between SD 1.5 and SD 2.1, whose shapes are the same.
+    shapes = family_of(layout.channels)
+    named = family if shapes == SD1_OR_SD2 and family in (SD1, SD2) else shapes
+    return SkipLayout(layout.channels, layout.strides, named)
+
+
+def _sizes(values: Any, most: int) -> tuple[int, ...]:
+    whole = isinstance(values, list) and all(isinstance(v, int) and 1 <= v <= most for v in values)
+    if not whole or not 1 <= len(values) <= _MOST_BLOCKS:
+        raise ValueError(f"{str(values)[:60]} (at most {_MOST_BLOCKS} numbers from 1 to {most})")
+    return tuple(values)
 
 
 def _channels(tensors: Mapping[str, Tensor]) -> dict[int, int]:
@@ -288,52 +259,58 @@ def _channels(tensors: Mapping[str, Tensor]) -> dict[int, int]:
     return {int(k.split(".")[1]): v.shape[-1] for k, v in tensors.items() if k.endswith(".down.weight")}
 
 
-def _sidecar(path: Path) -> dict[str, str]:
-    """What a `configuration.json` beside the file says, as metadata; never required, never trusted with shapes."""
-    sidecar = path.parent / "configuration.json"
+# --- shapes -------------------------------------------------------------------------------------------------------
+
+
+def _empty_tuner(file: TunerFile, operations: ModuleType | Any = nn) -> SCTuner | CSCTuner:
+    """The module that `file` describes, on the meta device.  Raises TunerFileError where it describes none."""
+    hidden = {b: _matrix(file, f"tuners.{b}.down.weight").shape[0] for b in file.blocks}
+    options = {"hidden": hidden, "metadata": file.metadata, "device": "meta", "operations": operations}
     try:
-        scale = json.loads(sidecar.read_text("utf-8"))["CONTROL_MODEL"]["SCALE"]
-        return {"scedit.scale": str(float(scale))}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
+        if file.kind == "sc":
+            return SCTuner(file.layout, **options)
+        last, first = _matrix(file, "hint.dense.0.weight"), _matrix(file, "hint.stem.0.weight")
+        return CSCTuner(
+            file.layout,
+            kernel=last.shape[-1],
+            stem_width=last.shape[1],
+            hint_ratio=first.shape[0] / 16,
+            **options,
+        )
+    except TunerFileError:
+        raise
+    except SCEditError as error:
+        raise TunerFileError(f"{shown(file.path)}: {error}") from error
 
 
 def _matrix(file: TunerFile, key: str) -> Tensor:
     tensor = file.tensors.get(key)
     if tensor is None or tensor.ndim < 2:
         found = "nothing" if tensor is None else f"shape {list(tensor.shape)}"
-        raise TunerFileError(f"{file.path}: expected a weight {key}, found {found}; the file is damaged")
+        raise TunerFileError(
+            f"{shown(file.path)}: expected a weight {key}, found {found}; the file is damaged, download it again"
+        )
     return tensor
 
 
-def _check_shapes(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def _check_shapes(file: TunerFile) -> None:
+    where, found = shown(file.path), to_module(file.tensors)
+    expected = _empty_tuner(file).state_dict()
     missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or extra:
         raise TunerFileError(
-            f"{path}: expected {len(expected)} weights, found {len(found)} "
+            f"{where}: expected {len(expected)} weights, found {len(found)} "
             f"(missing {missing[:2]}, unknown {extra[:2]}); download or save it again"
         )
     for key, tensor in expected.items():
         if tensor.shape != found[key].shape:
             raise TunerFileError(
-                f"{path}: expected {key} of shape {list(tensor.shape)}, found {list(found[key].shape)}; "
+                f"{where}: expected {key} of shape {list(tensor.shape)}, found {list(found[key].shape)}; "
                 "the file is damaged or for another U-Net"
             )
 
 
-def _own_metadata(tuner: SCTuner | CSCTuner) -> dict[str, str]:
-    return {
-        "scedit.format": FORMAT_VERSION,
-        "scedit.kind": tuner.kind,
-        "scedit.channels": json.dumps(list(tuner.layout.channels)),
-        "scedit.strides": json.dumps(list(tuner.layout.strides)),
-        "scedit.family": tuner.layout.family,
-    }
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
-
-
-def _sample(tensors: Mapping[str, Tensor]) -> str:
-    return f"keys such as {sorted(tensors)[0][:80]!r}" if tensors else "no weights at all"
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite.  A sum passes over the memory once and is finite only where its terms are; where
+    it is not, it may have overflowed, and the extremes decide."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())

@@ -92,7 +92,7 @@ def rebuilt(tuner: SCTuner | CSCTuner, operations: ModuleType | Any, dtype: torc
     options: dict[str, Any] = {"hidden": tuner.hidden(), "metadata": tuner.metadata}
     if isinstance(tuner, CSCTuner):
         first, dense = tuner.hint.stem[0].weight, tuner.hint.dense[0].weight
-        options |= {"hint_ratio": first.shape[0] // 16, "kernel": dense.shape[-1], "stem_width": dense.shape[1]}
+        options |= {"hint_ratio": first.shape[0] / 16, "kernel": dense.shape[-1], "stem_width": dense.shape[1]}
     copy = type(tuner)(tuner.layout, device="meta", operations=operations, **options)
     copy.load_state_dict({k: v.to(dtype) for k, v in tuner.state_dict().items()}, assign=True)
     return copy.requires_grad_(False)
@@ -140,13 +140,13 @@ class HintEncoder(nn.Module):
     """
 
     def __init__(
-        self, layout: SkipLayout, kernel: int, hint_ratio: int, stem_width: int, device, dtype, operations
+        self, layout: SkipLayout, kernel: int, hint_ratio: float, stem_width: int, device, dtype, operations
     ) -> None:
         super().__init__()
         if kernel not in (1, 3):
             raise SCEditError(f"hint kernel: expected 1 or 3, found {kernel}; choose one of them")
         place = {"device": device, "dtype": dtype}
-        widths = [3, *(w * hint_ratio for w in _STEM_WIDTHS), stem_width]
+        widths = [3, *(int(w * hint_ratio) for w in _STEM_WIDTHS), stem_width]
         self.stem = nn.ModuleList(
             operations.Conv2d(i, o, 3, stride=s, padding=1, **place)
             for i, o, s in zip(widths, widths[1:], _STEM_STRIDES, strict=False)
@@ -191,7 +191,7 @@ class CSCTuner(_Tuner):
         blocks: Iterable[int] | None = None,
         hidden: Mapping[int, int] | None = None,
         kernel: int = 1,
-        hint_ratio: int = 1,
+        hint_ratio: float = 1,
         stem_width: int = 256,
         metadata: Mapping[str, str] | None = None,
         device: torch.device | str | None = None,

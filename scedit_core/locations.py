@@ -1,0 +1,91 @@
+"""Where a tuner's weights lie: files, released folders as they are downloaded, and the JSON beside the weights."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from .errors import TunerFileError
+from .weight_files import SUFFIXES, shown
+
+SCEPTER_FOLDER = "0_SwiftSCETuning"
+SIDECARS = ("configuration.json", "adapter_config.json")
+_MAX_SIDECAR = 2**20
+# Names that released folders use for the one weight file inside, best first.
+_STEMS = ("adapter_model", "pytorch_model", "pytorch_scedit_weights", "diffusion_pytorch_model", "model")
+
+
+def tuner_path(path: str | os.PathLike, name: str | None = None) -> Path:
+    """The weight file that `path` means: itself, or the one inside a released folder.
+
+    Where a folder holds a folder for each of several tuners, `name` chooses one.  Raises TunerFileError.
+    """
+    path = Path(path)
+    try:
+        return _tuner_path(path, name)
+    except TunerFileError:
+        raise
+    except (OSError, ValueError) as error:  # no permission, a loop of links, a name with a null byte
+        raise TunerFileError(
+            f"{shown(path)}: expected a tuner file or folder, found one that cannot be opened "
+            f"({type(error).__name__}); check the path and its permissions"
+        ) from error
+
+
+def _tuner_path(path: Path, name: str | None) -> Path:
+    if path.is_file():
+        if path.suffix.lower() not in SUFFIXES:
+            raise TunerFileError(
+                f"{shown(path)}: expected a tuner file ({', '.join(SUFFIXES)}), found {path.suffix or 'no ending'}; "
+                "choose the weight file itself"
+            )
+        return path
+    if not path.is_dir():
+        raise TunerFileError(f"{shown(path)}: expected a tuner file or folder, found nothing there; check the path")
+    found = _weight_file(path)
+    if found is not None:
+        return found
+    inner = tuner_folders(path)
+    chosen = SCEPTER_FOLDER if name not in inner and SCEPTER_FOLDER in inner else name
+    if len(inner) == 1 and chosen is None:
+        chosen = inner[0]
+    if chosen in inner:
+        return _weight_file(path / chosen)
+    if inner:
+        raise TunerFileError(
+            f"{shown(path)}: expected the name of one tuner, found {name or 'none'}; "
+            f"choose one of {', '.join(shown(n) for n in inner[:8])}"
+        )
+    raise TunerFileError(
+        f"{shown(path)}: expected a folder with a tuner file, found none; choose the folder that holds it"
+    )
+
+
+def tuner_folders(path: Path) -> list[str]:
+    """The names of the folders in `path` that hold a weight file each, sorted."""
+    if not path.is_dir():
+        return []
+    return sorted(inner.name for inner in path.iterdir() if inner.is_dir() and _weight_file(inner) is not None)
+
+
+def read_sidecars(weights: Path) -> dict[str, Any]:
+    """What the JSON files beside the weights say, by file name.  Never required, and empty where unreadable."""
+    said: dict[str, Any] = {}
+    for name in SIDECARS:
+        beside = weights.parent / name
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            if beside.is_file() and beside.stat().st_size <= _MAX_SIDECAR:
+                content = json.loads(beside.read_text("utf-8"))
+                if isinstance(content, dict):
+                    said[name] = content
+    return said
+
+
+def _weight_file(folder: Path) -> Path | None:
+    named = [folder / (stem + suffix) for stem in _STEMS for suffix in SUFFIXES]
+    found = [f for f in named if f.is_file()]
+    found = found or sorted(f for f in folder.iterdir() if f.is_file() and f.suffix.lower() in SUFFIXES)
+    return found[0] if found else None

@@ -1,0 +1,80 @@
+"""Writing tuner files: whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from .errors import TunerFileError
+from .tuners import CSCTuner, SCTuner
+from .weight_files import first_line, shown
+
+FORMAT_VERSION = "1"
+
+
+def save_tuner(
+    tuner: SCTuner | CSCTuner,
+    path: str | os.PathLike,
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Save in the pack's own format, with the tuner's metadata extended by `metadata`; returns the path.
+
+    The file is written beside its place and renamed, so an interrupted save leaves the old file whole.
+    Raises TunerFileError where it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise TunerFileError(
+            f"{shown(path)}: expected a file name that ends in .safetensors, found {path.suffix or 'no ending'}; "
+            "rename it"
+        )
+    tensors = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in tuner.to_file().items()}
+    notes = {**tuner.metadata, **{k: str(v) for k, v in (metadata or {}).items()}, **_own_metadata(tuner)}
+    return write_whole(path, lambda temporary: save_file(tensors, temporary, notes))
+
+
+def write_whole(path: Path, write: Callable[[str], object]) -> Path:
+    """Let `write` fill a file beside `path`, then rename it to `path`, making the folder where it is missing.
+
+    Raises TunerFileError where that fails; what was at `path` is then as it was.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        write(temporary)
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise TunerFileError(
+            f"{shown(path)}: expected to write the file there, found that it could not be ({first_line(error)}); "
+            "free space or choose another folder"
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+    return path
+
+
+def _own_metadata(tuner: SCTuner | CSCTuner) -> dict[str, str]:
+    return {
+        "scedit.format": FORMAT_VERSION,
+        "scedit.kind": tuner.kind,
+        "scedit.channels": json.dumps(list(tuner.layout.channels)),
+        "scedit.strides": json.dumps(list(tuner.layout.strides)),
+        "scedit.family": tuner.layout.family,
+    }
