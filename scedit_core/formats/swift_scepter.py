@@ -62,7 +62,7 @@ def swift_release(tensors: Mapping[str, Tensor], places: Mapping[int, str], mode
     """A folder that `Swift.from_pretrained` loads: `places` names the module that each block's adapter hangs on."""
     tuned = widths(tensors)
     config = {
-        "swift_type": "SCETUNING",
+        "swift_type": "SCETuning",
         "tuner_mode": mode,
         "tuner_op": "SCEAdapter",
         "dims": [channels for channels, _ in tuned.values()],

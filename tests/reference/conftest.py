@@ -1,6 +1,6 @@
-"""The authors' package scepter beside ours: their whole small U-Net, their tuners, and ours put in their place.
+"""The authors' packages beside ours: scepter with its whole small U-Net and tuners, and ms-swift on diffusers.
 
-Where scepter is not installed, everything that needs it is skipped and the summary says so in its last lines.
+Where a package is not installed, what needs it is skipped, and the summary says so in its last lines.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _reference(package: str, *modules: str) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except Exception as error:  # a package that breaks on another's new version is as good as missing
             _MISSING[package] = str(error)
             pytest.skip(f"{package} cannot be imported ({error}): nothing was compared with it")
 
@@ -36,7 +36,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
     for package, reason in _MISSING.items():
         terminalreporter.write_line(
             f"NOT COMPARED with {package}, which cannot be imported ({reason}); "
-            "install requirements/reference.txt as its first lines say",
+            "install requirements/reference.txt, and requirements/reference-alone.txt with --no-deps",
             red=True,
             bold=True,
         )
@@ -176,3 +176,42 @@ def authors() -> AuthorsUNet:
 def authors_xl() -> AuthorsUNet:
     """Their U-Net with the levels of SDXL at a tenth of the width: 9 skips."""
     return _authors_unet([1, 2, 4])
+
+
+@pytest.fixture(scope="session")
+def swift():
+    """The module `swift.tuners` of ms-swift."""
+    _reference("ms-swift", "swift.tuners")
+    return importlib.import_module("swift.tuners")
+
+
+@pytest.fixture(scope="session")
+def diffusers_unet() -> nn.Module:
+    """A diffusers U-Net with random weights and the levels of SDXL at a twentieth of the width: 9 skips."""
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel(
+        sample_size=_LATENT,
+        block_out_channels=(16, 32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=2,
+        cross_attention_dim=_TEXT_WIDTH,
+        attention_head_dim=8,
+        norm_num_groups=8,
+    )
+    return randomise(unet, 0)
+
+
+@pytest.fixture(scope="session")
+def diffusers_inputs() -> tuple:
+    """A batch of 2 for `diffusers_unet`, as its positional arguments."""
+    draw = torch.Generator().manual_seed(7)
+    noisy = torch.randn(2, 4, _LATENT, _LATENT, generator=draw)
+    return noisy, torch.tensor([13, 801]), torch.randn(2, 9, _TEXT_WIDTH, generator=draw)
+
+
+@pytest.fixture(scope="session")
+def fill():
+    """`randomise`, for tests."""
+    return randomise
