@@ -78,7 +78,8 @@ def batch_rows(count: int, pictures: int, options: dict, sub_idxs: list[int] | N
         return (0,)
     window = options.get("context_window")
     if sub_idxs is None and window is not None and window.dim == 0:
-        sub_idxs = window.index_list
+        anchor = getattr(window, "causal_anchor_index", None)  # a picture that newer hosts put before each window
+        sub_idxs = [*([anchor] if anchor is not None and anchor >= 0 else []), *window.index_list]
     order = list(sub_idxs) if sub_idxs else list(range(pictures))
     return tuple(order[i % len(order)] % count for i in range(pictures))
 

@@ -171,8 +171,12 @@ def open_ends(start: float, end: float, percent_to_sigma: Any) -> tuple[float, f
 
 
 def _edits(patches: list[SkipPatch], skip: Tensor, options: dict[str, Any]) -> list[Edit]:
-    """The edits of this forward.  The noise level is read off the device once, and only where a range asks for it."""
+    """The edits of this forward, sorted so that not even rounding depends on the order of the nodes.
+
+    The noise level is read off the device once, and only where a range asks for it.
+    """
     sigma = float(options["sigmas"][0]) if any(patch.sigmas != ALWAYS for patch in patches) else None
+    patches = sorted(patches, key=lambda patch: (patch.tuner.name, patch.strength, patch.sigmas, patch.side))
     return [edit for patch in patches if (edit := patch.edit(skip, options, sigma)) is not None]
 
 

@@ -13,7 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 PACK_ROOT = Path(__file__).resolve().parents[2]
-HOST_ROOT = Path(os.environ["SCEDIT_TEST_HOST"])  # set by run.py, one host for a process
+if "SCEDIT_TEST_HOST" not in os.environ:
+    raise pytest.UsageError("these tests need a real host in a process of its own: python tests/host/run.py")
+HOST_ROOT = Path(os.environ["SCEDIT_TEST_HOST"])
 PACK_NAME = "scedit_pack_under_test"
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -22,12 +22,16 @@ _SDXL |= {"context_dim": TEXT_WIDTH, "adm_in_channels": 2816, "num_classes": "se
 
 
 def randomise(module: nn.Module, seed: int) -> nn.Module:
-    """Fill every parameter with seeded noise, std 1/sqrt(fan in), norms around one."""
+    """Fill every parameter with seeded noise, std 1/sqrt(fan in), norms around one.
+
+    Hint encoders get 1.65 times that, which SiLU takes away again: else nothing of a hint would come through.
+    """
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in module.named_parameters():
             noise = torch.randn(p.shape, generator=draw)
-            noise = noise / p[0].numel() ** 0.5 if p.ndim > 1 else noise * 0.1 + name.endswith("weight")
+            gain = 1.65 if "hint" in name else 1.0
+            noise = noise * gain / p[0].numel() ** 0.5 if p.ndim > 1 else noise * 0.1 + name.endswith("weight")
             p.copy_(noise.to(p.dtype))
     return module.eval().requires_grad_(False)
 

@@ -1,0 +1,216 @@
+"""Beside the host's other features: FreeU, Deep Shrink, LoRA, areas, dtypes, other U-Nets, other samplers."""
+
+from __future__ import annotations
+
+import inspect
+
+import comfy.model_base
+import comfy.model_patcher
+import comfy.supported_models
+import comfy_extras.nodes_freelunch as freelunch
+import comfy_extras.nodes_model_downscale as downscale
+import pytest
+import torch
+from comfy.ldm.flux.model import FluxParams
+from small_model import noise_of, picture, prompt, relative, sample, small_controlnet, small_model
+from small_tuners import EncodeCount, apply_csc, apply_sc, control_prompts, csc_tuner, sc_tuner
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def base(model):
+    with torch.inference_mode():
+        return sample(model)
+
+
+def host_node(module, name: str, **arguments):
+    """Run a node of the host, whichever schema this version writes it in."""
+    node = getattr(module, name)
+    if hasattr(node, "execute"):
+        return node.execute(**arguments).args[0]
+    return getattr(node(), node.FUNCTION)(**arguments)[0]
+
+
+def freeu(model):
+    return host_node(freelunch, "FreeU_V2", model=model, b1=1.3, b2=1.4, s1=0.9, s2=0.2)
+
+
+def test_freeu_before_between_and_after(pack, model, base):
+    """FreeU is heard where it stands against the first SCEdit patch; the order of the tuners still does not matter."""
+    a, b = sc_tuner(pack, 21), sc_tuner(pack, 22)
+
+    def chain(*steps):
+        m = model
+        for step in steps:
+            m = freeu(m) if step is None else apply_sc(pack, m, step, 0.5)
+        return sample(m)
+
+    before, after = chain(None, a, b), chain(a, b, None)
+    assert relative(before, base) > 0.02
+    assert relative(after, before) > 1e-3
+    assert relative(chain(None, b, a), before) < 1e-6
+    assert relative(chain(b, a, None), after) < 1e-6
+    assert relative(chain(a, None, b), after) < 1e-6  # between counts as after the first
+    assert relative(chain(b, None, a), after) < 1e-6
+
+
+def test_freeu_with_a_control(pack, model):
+    """Controls come after the model's own patches, so FreeU is heard first."""
+    control = csc_tuner(pack)
+    found = sample(freeu(model), *control_prompts(control))
+    assert relative(found, sample(apply_csc(pack, freeu(model), control))) < 1e-6
+
+
+@pytest.mark.parametrize("after_skip", [True, False])
+def test_deep_shrink_changes_the_size_of_skips(pack, model, after_skip):
+    options = {"block_number": 3, "downscale_factor": 2.0, "start_percent": 0.0, "end_percent": 0.5}
+    options |= {"downscale_after_skip": after_skip, "downscale_method": "bicubic", "upscale_method": "bicubic"}
+    shrunk = host_node(downscale, "PatchModelAddDownscale", model=model, **options)
+    base, control = sample(shrunk), csc_tuner(pack)
+    by_control = sample(shrunk, *control_prompts(control))
+    by_model = sample(apply_csc(pack, apply_sc(pack, shrunk, sc_tuner(pack)), control))
+    for found in (by_control, by_model):
+        assert found.isfinite().all()
+        assert relative(found, base) > 0.02
+
+
+def test_a_lora_on_the_model(pack, model, base):
+    """A weight patch of the host and a tuner are both heard."""
+    weight = model.model.diffusion_model.out[2].weight
+    patches = {"diffusion_model.out.2.weight": ("diff", (torch.full_like(weight, 0.01),))}
+    with_lora = model.clone()
+    with_lora.add_patches(patches, 1.0)
+    lora = sample(with_lora)
+    assert relative(lora, base) > 0.01
+    assert relative(sample(apply_sc(pack, with_lora, sc_tuner(pack))), lora) > 0.02
+    assert torch.equal(sample(model), base)
+
+
+def test_area_conditioning(pack, model):
+    """A control on one area only, half of the picture wide, and areas that take turns inside a step."""
+    control, noise = csc_tuner(pack), noise_of(1, 16, 32)
+    area = {"area": (16, 16, 0, 16), "strength": 1.0, "set_area_to_bounds": False}
+    regional, _ = control_prompts(control, positive=prompt(7, **area))
+    base = sample(model, prompt(1) + prompt(7, **area), noise=noise)
+    whole, _ = control_prompts(control, positive=prompt(1))
+    with EncodeCount(control) as encodings:
+        found = sample(model, prompt(1) + regional, noise=noise)
+        assert encodings.count == 1
+        assert relative(found, base) > 0.01
+        assert relative(found[..., :8], base[..., :8]) < relative(found[..., 16:], base[..., 16:])
+        sample(model, whole + regional, noise=noise)
+        assert encodings.count == 3  # the picture's and the area's size, each once
+        by_model = apply_csc(pack, model, control)
+        assert sample(by_model, prompt(1) + prompt(7, **area), noise=noise).isfinite().all()
+        assert encodings.count == 5
+
+
+@pytest.mark.parametrize(
+    ("dtype", "compute"),
+    [
+        (torch.float16, None),
+        (torch.bfloat16, None),
+        (torch.float16, torch.float32),
+        (torch.float8_e4m3fn, torch.float16),
+        (torch.float8_e4m3fn, torch.float32),
+    ],
+    ids=["fp16", "bf16", "fp16-cast", "fp8-in-fp16", "fp8-in-fp32"],
+)
+def test_dtypes_of_the_unet(pack, dtype, compute):
+    """Latents are float32 in every case; the tuner follows the dtype that the skips have."""
+    model = small_model(dtype=dtype, compute=compute)
+    base, control = sample(model), csc_tuner(pack)
+    edited = apply_sc(pack, model, sc_tuner(pack), 0.5)
+    found = sample(edited, *control_prompts(control, strength=0.5))
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
+    assert relative(found, base) > 0.02
+    if dtype == torch.float16:  # near what float32 gives with the same weights
+        exact = apply_sc(pack, small_model(), sc_tuner(pack), 0.5)
+        assert relative(found, sample(exact, *control_prompts(control, strength=0.5))) < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_tuner_files(pack, model, dtype):
+    tuner = sc_tuner(pack)
+    expected = sample(apply_sc(pack, model, tuner))
+    half = pack.managed.ManagedTuner(sc_tuner(pack).tuner.to(dtype), "half.safetensors", "half")
+    assert relative(sample(apply_sc(pack, model, half)), expected) < (1e-2 if dtype == torch.float16 else 5e-2)
+
+
+def test_sdxl_shaped_model(pack):
+    model = small_model("sdxl")
+    options = {"family": "sdxl"}
+    base = sample(model, **options)
+    tuner, control = sc_tuner(pack, family="sdxl"), csc_tuner(pack, family="sdxl", hint_ratio=2)
+    assert len(tuner.tuner.layout) == 9
+    prompts = control_prompts(control, family="sdxl")
+    found = sample(apply_sc(pack, model, tuner), *prompts, **options)
+    assert relative(found, base) > 0.02
+    by_model = apply_csc(pack, apply_sc(pack, model, tuner), control)
+    assert relative(sample(by_model, **options), found) < 1e-6
+
+
+def test_inpainting_model(pack):
+    """9 input channels: latent, mask and masked picture."""
+    model = small_model(in_channels=9)
+    extras = {"concat_latent_image": torch.zeros(1, 4, 16, 16), "concat_mask": torch.ones(1, 1, 128, 128)}
+    positive, negative = prompt(1, **extras), prompt(2, **extras)
+    base, control = sample(model, positive, negative), csc_tuner(pack)
+    prompts = control_prompts(control, positive=positive, negative=negative)
+    assert relative(sample(model, *prompts), base) > 0.02
+    assert relative(sample(apply_sc(pack, model, sc_tuner(pack)), positive, negative), base) > 0.02
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m_sde", "heun", "uni_pc", "ddim", "euler_ancestral"])
+def test_samplers(pack, model, sampler):
+    options = {"sampler": sampler, "steps": 4}
+    base = sample(model, **options)
+    found = sample(apply_sc(pack, model, sc_tuner(pack)), *control_prompts(csc_tuner(pack)), **options)
+    assert found.isfinite().all()
+    assert relative(found, base) > 0.02
+
+
+def dit_model():
+    """A MODEL of the host without output blocks: a Flux of one block of each kind."""
+    config = {"image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 1280}
+    config |= {"context_in_dim": 32, "hidden_size": 48, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1}
+    config |= {"depth_single_blocks": 1, "axes_dim": [8, 8, 8], "theta": 10000, "qkv_bias": True}
+    config |= {"guidance_embed": False, "dtype": torch.float32}
+    if "txt_ids_dims" in inspect.signature(FluxParams).parameters:  # newer hosts
+        config["txt_ids_dims"] = []
+    flux = comfy.supported_models.FluxSchnell(config)
+    model = flux.get_model({}, "", device=torch.device("cpu"))
+    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+
+def test_a_model_without_output_blocks_is_refused(pack):
+    model = dit_model()
+    for refused in (
+        lambda: apply_sc(pack, model, sc_tuner(pack)),
+        lambda: apply_csc(pack, model, csc_tuner(pack)),
+        lambda: sample(model, *control_prompts(csc_tuner(pack), family="sdxl"), noise=torch.zeros(1, 16, 16, 16)),
+    ):
+        with pytest.raises(pack.core.LayoutError, match=r"expected a U-Net \(SD 1.5.*found flux;.*load a U-Net"):
+            refused()
+
+
+def test_a_tuner_of_another_family_is_refused(pack, model):
+    for refused in (
+        lambda: apply_sc(pack, model, sc_tuner(pack, family="sdxl")),
+        lambda: apply_csc(pack, model, csc_tuner(pack, family="sdxl")),
+        lambda: sample(model, *control_prompts(csc_tuner(pack, family="sdxl"))),
+    ):
+        with pytest.raises(pack.core.LayoutError, match=r"31.safet|21.safet") as refusal:
+            refused()
+        assert "expected a tuner for" in str(refusal.value)
+        assert "choose a tuner that was trained for this base model" in str(refusal.value)
+
+
+def test_another_controlnet_is_refused_on_the_model_route(pack, model):
+    with pytest.raises(pack.core.SCEditError, match="expected a CSC-Tuner from Load CSC-Tuner, found a ControlNet"):
+        apply_csc(pack, model, small_controlnet(), picture())

@@ -1,0 +1,218 @@
+"""Masks, hints and batches on a real host: rows, sizes, channels, and one encoding in a run."""
+
+from __future__ import annotations
+
+import comfy.context_windows
+import pytest
+import torch
+from small_model import noise_of, picture, prompt, relative, sample, small_model
+from small_tuners import EncodeCount, apply_csc, apply_sc, control_prompts, csc_tuner, sc_tuner
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def base(model):
+    with torch.inference_mode():
+        return sample(model)
+
+
+def test_masks_of_zero_one_and_half(pack, model, base):
+    tuner, control, image = sc_tuner(pack), csc_tuner(pack), picture()
+    for edited in (
+        lambda **kw: sample(apply_sc(pack, model, tuner, **kw)),
+        lambda **kw: sample(apply_csc(pack, model, control, image, **kw)),
+    ):
+        whole = edited()
+        assert torch.equal(edited(mask=torch.zeros(1, 100, 100)), base)
+        assert torch.equal(edited(mask=torch.ones(1, 100, 100)), whole)
+        halved = edited(mask=torch.full((1, 64, 64), 0.5))
+        assert relative(halved, edited(strength=0.5)) < 1e-5
+
+
+def test_a_mask_works_where_it_is(pack, model):
+    """At the shallowest skip alone, half of the picture stays as it was up to the reach of the last convolutions."""
+    weights = pack.nodes["SCEditBlockWeights"].execute("custom", ",".join(["0"] * 11 + ["1"])).args[0]
+    mask = torch.zeros(1, 128, 256)
+    mask[:, :, :128] = 1
+    noise = noise_of(1, 16, 32)
+    base = sample(model, noise=noise, steps=1)
+    found = sample(apply_sc(pack, model, sc_tuner(pack), mask=mask, block_weights=weights), noise=noise, steps=1)
+    change = (found - base).abs().mean(dim=(0, 1, 2))
+    assert change[:16].mean() > 3 * change[24:].mean()
+
+
+def test_a_masked_prompt_of_the_host(pack, model, base):
+    mask = torch.zeros(1, 128, 128)
+    mask[:, :, :64] = 1
+    positive, _ = control_prompts(csc_tuner(pack))
+    masked = [[c, {**options, "mask": mask, "set_area_to_bounds": False}] for c, options in positive]
+    found = sample(model, prompt(1) + masked)
+    assert found.isfinite().all()
+    assert relative(found, base) > 0.01
+
+
+@pytest.mark.parametrize("route", ["model", "control"])
+def test_one_hint_encoding_in_a_run(pack, model, route):
+    control, image = csc_tuner(pack), picture()
+    if route == "model":
+        edited, prompts = apply_csc(pack, model, control, image), (None, None)
+    else:
+        edited, prompts = model, control_prompts(control, image)
+    with EncodeCount(control) as encodings:
+        first = sample(edited, *prompts, steps=4)
+        assert encodings.count == 1
+        assert torch.equal(sample(edited, *prompts, steps=4), first)  # queued again
+        assert encodings.count == 2
+        sample(edited, *prompts, noise=noise_of(1, 24, 16))  # a new size
+        assert encodings.count == 3
+        other = picture(seed=77)
+        if route == "model":
+            found = sample(apply_csc(pack, model, control, other), steps=4)
+        else:
+            found = sample(model, *control_prompts(control, other), steps=4)
+        assert encodings.count == 4
+        assert relative(found, first) > 0.01
+
+
+@pytest.mark.parametrize("route", ["model", "control"])
+def test_the_hint_is_dropped_after_the_run(pack, model, route):
+    control = csc_tuner(pack)
+    edited, (positive, negative) = model, (None, None)
+    if route == "model":
+        edited = apply_csc(pack, model, control)
+        cache = edited.model_options["transformer_options"]["patches"]["output_block_patch"][0].hint.cache
+    else:
+        positive, negative = control_prompts(control)
+        cache = positive[0][1]["control"].cache
+    seen = []
+    control.tuner.module.tuners["11"].register_forward_hook(lambda *_: seen.append(len(cache)))
+    sample(edited, positive, negative)
+    assert max(seen) > 0
+    assert len(cache) == 0
+
+
+@pytest.mark.parametrize("route", ["model", "control"])
+def test_a_batch_of_three_with_three_hints(pack, model, route):
+    """Each picture of the batch is that of a run of its own."""
+    control, images, noise = csc_tuner(pack), picture(3), noise_of(3)
+
+    def found(image, noise):
+        if route == "model":
+            return sample(apply_csc(pack, model, control, image), noise=noise)
+        return sample(model, *control_prompts(control, image), noise=noise)
+
+    batch = found(images, noise)
+    for i in range(3):
+        assert relative(batch[i : i + 1], found(images[i : i + 1], noise[i : i + 1])) < 1e-4
+    one = found(images[:1], noise)  # one hint serves all
+    assert relative(one[2:], found(images[:1], noise[2:])) < 1e-4
+    fewer = found(images[:2], noise)  # two hints for three pictures: they start again
+    assert relative(fewer[2:], found(images[:1], noise[2:])) < 1e-4
+    more = found(images, noise[:2])  # three hints for two pictures: the third is left out
+    assert relative(more, batch[:2]) < 1e-4
+
+
+@pytest.mark.parametrize("route", ["model", "control"])
+def test_context_windows_take_their_own_hints(pack, route):
+    """Windows of 2 over 4 pictures, no overlap: each picture again that of a run of its own.
+
+    3 steps have 4 noise levels, as many as pictures: v0.3.64 compares them one by one and cannot do with others.
+    """
+    model, control, images, noise = small_model(), csc_tuner(pack), picture(4), noise_of(4)
+    windows = comfy.context_windows
+    handler = windows.IndexListContextHandler(
+        context_schedule=windows.get_matching_context_schedule("standard_static"),
+        fuse_method=windows.get_matching_fuse_method("flat"),
+        context_length=2,
+        context_overlap=0,
+        dim=0,
+    )
+    windowed = model.clone()
+    windowed.model_options["context_handler"] = handler
+
+    def found(m, image, noise):
+        if route == "model":
+            return sample(apply_csc(pack, m, control, image), noise=noise, steps=3)
+        return sample(m, *control_prompts(control, image), noise=noise, steps=3)
+
+    with EncodeCount(control) as encodings:
+        batch = found(windowed, images, noise)
+        assert encodings.count == 2  # one for each window, not for each step
+    for i in (0, 1, 2, 3):
+        assert relative(batch[i : i + 1], found(model, images[i : i + 1], noise[i : i + 1])) < 1e-4
+
+
+def test_a_pack_that_samples_in_windows_names_the_pictures(pack, model):
+    control, images = csc_tuner(pack), picture(4)
+    positive, negative = control_prompts(control, images)
+    applied = positive[0][1]["control"]
+    applied.sub_idxs = [2, 3]
+    noise = noise_of(2)
+    found = sample(model, positive, negative, noise=noise)
+    expected = sample(model, *control_prompts(control, images[2:]), noise=noise)
+    assert relative(found, expected) < 1e-5
+
+
+def test_a_tiled_sampler_puts_in_its_own_hint(pack, model):
+    """Tilers set `cond_hint` for each tile before they ask for the control; that hint is the one in use."""
+    control, tile = csc_tuner(pack), picture(seed=91)
+    positive, negative = control_prompts(control, picture(1, 512, 512))
+    applied = positive[0][1]["control"]
+
+    def tiler(apply_model, args):
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    tiled = model.clone()
+    tiled.set_model_unet_function_wrapper(tiler)
+    original = applied.get_control
+
+    def get_control(*args):
+        applied.cond_hint = tile.movedim(-1, 1)
+        return original(*args)
+
+    applied.get_control = get_control
+    found = sample(tiled, positive, negative)
+    assert relative(found, sample(model, *control_prompts(control, tile))) < 1e-6
+
+
+@pytest.mark.parametrize("size", [(37, 53), (16, 24), (9, 11)])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_odd_latent_sizes(pack, model, size, kernel):
+    control = csc_tuner(pack, kernel=kernel)
+    noise, image = noise_of(1, *size), picture(1, 8 * size[0], 8 * size[1])
+    by_control = sample(model, *control_prompts(control, image), noise=noise, steps=1)
+    by_model = sample(apply_csc(pack, model, control, image), noise=noise, steps=1)
+    assert by_control.isfinite().all()
+    assert relative(by_model, by_control) < 1e-6
+
+
+def test_hints_with_alpha_and_in_grey(pack, model):
+    control, image = csc_tuner(pack), picture()
+    expected = sample(model, *control_prompts(control, image))
+    alpha = torch.cat([image, torch.rand(1, 128, 128, 1)], dim=-1)
+    assert torch.equal(sample(model, *control_prompts(control, alpha)), expected)
+    grey = image[..., :1]
+    found = sample(apply_csc(pack, model, control, grey))
+    assert relative(found, sample(model, *control_prompts(control, grey.expand(-1, -1, -1, 3)))) < 1e-6
+
+
+def test_an_empty_batch_of_hints_is_refused(pack, model):
+    empty = torch.zeros(0, 128, 128, 3)
+    with pytest.raises(pack.core.HintError, match="expected at least one image, found a batch of shape"):
+        apply_csc(pack, model, csc_tuner(pack), empty)
+    with pytest.raises(pack.core.HintError, match="expected at least one image"):
+        sample(model, *control_prompts(csc_tuner(pack), empty))
+
+
+def test_resize_modes(pack):
+    wide = torch.arange(8.0).reshape(1, 1, 1, 8).expand(1, 3, 4, 8)
+    fitted = {mode: pack.hints.resized(wide, 8, 8, mode, "nearest-exact")[0, 0] for mode in pack.hints.RESIZE_MODES}
+    assert fitted["stretch"][0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert fitted["crop"][0].tolist() == [2, 2, 3, 3, 4, 4, 5, 5]
+    assert fitted["pad"][:2].abs().sum() == 0
+    assert fitted["pad"][2].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert fitted["pad"][6:].abs().sum() == 0

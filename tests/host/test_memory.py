@@ -1,0 +1,143 @@
+"""Weights and hint features belong to the host: one copy, loaded and freed by it, nothing left by a broken run."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+
+import comfy.model_management
+import pytest
+import torch
+from small_model import noise_of, picture, relative, sample, small_model
+from small_tuners import EncodeCount, apply_csc, apply_sc, control_prompts, csc_tuner, sc_tuner
+
+
+@pytest.fixture
+def model():
+    return small_model()
+
+
+def loaded_models() -> list:
+    return [loaded.model for loaded in comfy.model_management.current_loaded_models]
+
+
+def test_a_chain_of_five_clones_has_one_patcher_and_one_storage(pack, model):
+    tuner, control = sc_tuner(pack), csc_tuner(pack)
+    chained = apply_csc(pack, apply_sc(pack, model, tuner), control)
+    for i in range(5):
+        chained = chained.clone()
+        chained.set_model_sampler_post_cfg_function(lambda args, i=i: args["denoised"])
+    patches = chained.model_options["transformer_options"]["patches"]["output_block_patch"]
+    assert [patch.tuner for patch in patches] == [tuner, control.tuner]
+    assert set(map(id, chained.model_patches_models())) == {id(tuner.patcher), id(control.tuner.patcher)}
+    storages = [p.untyped_storage().data_ptr() for p in patches[0].tuner.module.parameters()]
+    assert storages == [p.untyped_storage().data_ptr() for p in tuner.tuner.parameters()]  # and none beside the file's
+    assert copy.deepcopy(patches[0]) is patches[0]
+    copied = copy.deepcopy(control)
+    assert copied.tuner is control.tuner
+
+
+def test_controls_share_one_patcher(pack):
+    control = csc_tuner(pack)
+    (positive, _), (other, _) = control_prompts(control), control_prompts(control, picture(seed=9))
+    first, second = positive[0][1]["control"], other[0][1]["control"]
+    assert first is not second
+    assert first.cache is not second.cache
+    assert first.get_models() == second.get_models() == [control.tuner.patcher]
+
+
+def test_the_host_loads_the_weights_and_frees_them(pack, model):
+    tuner, control = sc_tuner(pack), csc_tuner(pack)
+    during: list[set[int]] = []
+    tuner.module.tuners["0"].register_forward_hook(lambda *_: during.append({id(m) for m in loaded_models()}))
+    sample(apply_sc(pack, model, tuner), *control_prompts(control))
+    assert {id(tuner.patcher), id(control.tuner.patcher)} <= during[0]
+    comfy.model_management.unload_all_models()
+    assert loaded_models() == []
+    gone = [weakref.ref(tuner.module), weakref.ref(control.tuner.module)]
+    during.clear()
+    del tuner, control
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None]
+
+
+def test_memory_for_hints_is_announced(pack):
+    control = csc_tuner(pack)
+    positive, _ = control_prompts(control, picture(1, 512, 512))
+    applied = positive[0][1]["control"]
+    half, whole = (applied.inference_memory_requirements(d) for d in (torch.float16, torch.float32))
+    assert whole == 2 * half
+    features = control.tuner.module.encode_hint(torch.zeros(1, 3, 512, 512))
+    assert whole > sum(g.numel() * 4 for g in features)
+    assert control.inference_memory_requirements(torch.float32) == 0
+
+
+class Stop(Exception):
+    """Stands for an interruption or an error in the middle of a run."""
+
+
+@pytest.mark.parametrize("route", ["model", "control"])
+@pytest.mark.parametrize("kind", ["error", "interrupt"])
+def test_a_clean_run_after_a_broken_one(pack, model, route, kind):
+    control, other = csc_tuner(pack), picture(seed=6)
+    edited, prompts = model, control_prompts(control)
+    if route == "model":
+        edited, prompts = apply_csc(pack, apply_sc(pack, model, sc_tuner(pack)), control), (None, None)
+    undisturbed = sample(edited, *prompts, steps=4)
+    cache = (
+        edited.model_options["transformer_options"]["patches"]["output_block_patch"][-1].hint.cache
+        if route == "model"
+        else prompts[0][0][1]["control"].cache
+    )
+
+    def stop(step, *_):
+        if step == 1:
+            assert len(cache) > 0
+            if kind == "error":
+                raise Stop
+            comfy.model_management.interrupt_current_processing()
+            comfy.model_management.throw_exception_if_processing_interrupted()
+
+    expected = Stop if kind == "error" else comfy.model_management.InterruptProcessingException
+    with pytest.raises(expected):
+        sample(edited, *prompts, steps=4, callback=stop, noise=noise_of(1, 24, 16))
+    if route == "model":
+        assert len(cache) == 0
+    with EncodeCount(control) as encodings:
+        assert torch.equal(sample(edited, *prompts, steps=4), undisturbed)
+        assert encodings.count == 1
+    assert len(cache) == 0
+    if route == "control":
+        assert relative(sample(model, *control_prompts(control, other), steps=4), undisturbed) > 0.01
+
+
+def test_the_base_is_untouched_by_what_ran_on_it(pack, model):
+    base = sample(model)
+    before = copy.deepcopy(model.model_options)
+    sample(apply_sc(pack, model, sc_tuner(pack)), *control_prompts(csc_tuner(pack)))
+    assert model.model_options == before
+    assert torch.equal(sample(model), base)
+
+
+def test_a_copy_for_a_second_device(pack, model):
+    control = csc_tuner(pack)
+    positive, negative = control_prompts(control)
+    applied = positive[0][1]["control"]
+    expected = sample(model, positive, negative)
+    clone = applied.deepclone_multigpu(torch.device("cpu"))
+    assert clone.tuner.module is not control.tuner.module
+    assert clone.tuner.patcher.load_device == torch.device("cpu")
+    positive[0][1]["control"] = negative[0][1]["control"] = clone
+    assert torch.equal(sample(model, positive, negative), expected)
+
+
+def test_sampling_on_a_host_that_keeps_little_in_memory(pack, model, monkeypatch):
+    """Weights that the host moves between two runs stay right."""
+    tuner, control = sc_tuner(pack), csc_tuner(pack)
+    prompts = control_prompts(control)
+    edited = apply_sc(pack, model, tuner)
+    first = sample(edited, *prompts)
+    comfy.model_management.unload_all_models()
+    tuner.patcher.detach()
+    assert torch.equal(sample(edited, *prompts), first)

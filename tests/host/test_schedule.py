@@ -1,0 +1,93 @@
+"""Ranges of the schedule are half-open: ranges that meet cover each step once; the side of a prompt is chosen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_model import prompt, relative, sample, small_model
+from small_tuners import apply_csc, apply_sc, control_prompts, csc_tuner, sc_tuner
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def base(model):
+    with torch.inference_mode():
+        return sample(model)
+
+
+@pytest.mark.parametrize("scheduler", ["normal", "karras", "sgm_uniform", "simple"])
+def test_two_halves_cover_each_step_exactly_once(pack, model, scheduler):
+    options = {"steps": STEPS, "scheduler": scheduler}
+    tuner, other, control = sc_tuner(pack), sc_tuner(pack, 23), csc_tuner(pack)
+    whole = sample(apply_sc(pack, model, tuner), **options)
+    calls: list[str] = []
+    for name, each in (("first", tuner), ("second", other)):
+        each.module.tuners["0"].register_forward_hook(lambda *_, name=name: calls.append(name))
+    halves = apply_sc(pack, apply_sc(pack, model, tuner, end=0.5), tuner, start=0.5)
+    assert torch.equal(sample(halves, **options), whole)
+    calls.clear()
+    sample(apply_sc(pack, apply_sc(pack, model, tuner, end=0.5), other, start=0.5), **options)
+    assert len(calls) == STEPS
+    assert calls == sorted(calls)
+    assert set(calls) == {"first", "second"}
+    whole = sample(model, *control_prompts(control), **options)
+    positive, negative = control_prompts(control, end=0.5)
+    positive, negative = control_prompts(control, start=0.5, positive=positive, negative=negative)
+    assert torch.equal(sample(model, positive, negative, **options), whole)
+
+
+def test_a_range_that_ends_at_one_has_the_last_step(pack, model, base):
+    tuner = sc_tuner(pack)
+    seen: list[int] = []
+    tuner.module.tuners["0"].register_forward_hook(lambda *_: seen.append(1))
+    sample(apply_sc(pack, model, tuner, start=0.9), steps=STEPS)
+    assert len(seen) == 1
+
+
+def test_an_empty_range_is_the_base(pack, model, base):
+    assert torch.equal(sample(apply_sc(pack, model, sc_tuner(pack), start=0.5, end=0.5)), base)
+    assert torch.equal(sample(model, *control_prompts(csc_tuner(pack), start=0.7, end=0.3)), base)
+
+
+@pytest.mark.parametrize("cfg", [3.0, 1.0])
+def test_sides_of_an_sc_tuner(pack, model, cfg):
+    tuner = sc_tuner(pack)
+    results = {s: sample(apply_sc(pack, model, tuner, side=s), cfg=cfg) for s in ("both", "positive", "negative")}
+    base = sample(model, cfg=cfg)
+    assert relative(results["positive"], base) > 0.02
+    if cfg == 1.0:  # the host leaves the negative out
+        assert torch.equal(results["negative"], base)
+        assert relative(results["positive"], results["both"]) < 1e-6
+        return
+    assert relative(results["negative"], base) > 0.02
+    assert len({float(r.sum()) for r in results.values()}) == 3
+
+
+def test_sides_add_up_in_one_step(pack, model):
+    """The prediction is linear in cond and uncond, so in the first step the two sides' changes sum to that of both."""
+    tuner = sc_tuner(pack)
+    one = {s: sample(apply_sc(pack, model, tuner, side=s), steps=1) for s in ("both", "positive", "negative")}
+    base = sample(model, steps=1)
+    assert relative(one["positive"] + one["negative"] - base, one["both"]) < 1e-5
+
+
+def test_control_on_the_positive_or_negative_only(pack, model, base):
+    control = csc_tuner(pack)
+    positive, negative = control_prompts(control)
+    both = sample(model, positive, negative)
+    only_positive = sample(model, positive, prompt(2))
+    only_negative = sample(model, prompt(1), negative)
+    for found in (both, only_positive, only_negative):
+        assert relative(found, base) > 0.02
+    by_model = apply_csc(pack, model, control)
+    assert relative(sample(by_model), both) < 1e-6
+    # In one step the sides' changes sum to that of both, as above.
+    first = {"steps": 1}
+    found = sample(model, positive, prompt(2), **first) + sample(model, prompt(1), negative, **first)
+    assert relative(found - sample(model, **first), sample(model, positive, negative, **first)) < 1e-5
