@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ if "SCEDIT_TEST_HOST" not in os.environ:
 HOST_ROOT = Path(os.environ["SCEDIT_TEST_HOST"])
 PACK_NAME = "scedit_pack_under_test"
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(PACK_ROOT / "tests" / "browser")]
 sys.path.insert(0, str(HOST_ROOT))
 assert str(PACK_ROOT) not in sys.path, "the pack's nodes/ folder would hide the host's nodes.py"
 
@@ -66,6 +67,31 @@ def pack(models_folder) -> SimpleNamespace:
     for name in ("editing", "merging", "tuners"):
         importlib.import_module(f"{PACK_NAME}.scedit_core.{name}")
     return SimpleNamespace(module=module, nodes=nodes, core=core, **found)
+
+
+@pytest.fixture(scope="session")
+def server(pack, tmp_path_factory):
+    """The host's real server with the pack in it, a random checkpoint of the SD 1.5 shape, tuners and a photograph.
+
+    run.py says with SCEDIT_TEST_SERVER=0 which hosts have other pins for their web packages than are installed here.
+    """
+    if os.environ.get("SCEDIT_TEST_SERVER") == "0":
+        pytest.skip("SERVER NOT TESTED: this host pins other versions of its web packages than are installed here")
+    import graphs
+    from checkpoint import random_checkpoint, random_tuner
+    from host_server import Server
+    from make_workflows import place_files
+
+    base = tmp_path_factory.mktemp("server")
+    place_files(base)
+    random_checkpoint(base / "models/checkpoints" / graphs.CHECKPOINTS["sd15"])
+    for seed, (name, kind) in enumerate(
+        [(graphs.STYLE["sd15"], "sc"), (graphs.CANNY, "csc"), (graphs.COLOR, "csc")], start=1
+    ):
+        random_tuner(pack, base / "models/scedit" / name, kind, seed)
+    with Server(HOST_ROOT, PACK_ROOT, base) as running:
+        yield running
+    shutil.rmtree(base, ignore_errors=True)
 
 
 _NODE_MODULES = ("patch", "control", "managed", "hints", "folders", "extension")

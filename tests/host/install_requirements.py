@@ -8,17 +8,10 @@ are only imported.  Does nothing where all is there already.
 
 from __future__ import annotations
 
-import importlib.metadata
-import re
 import subprocess
 import sys
 
-from run import hosts, missing, requirements, version
-
-
-def unsatisfied(lines: list[str]) -> list[str]:
-    """Requirements that are not installed here in the version they ask for."""
-    return [line for line in lines if not _satisfied(line)]
+from run import hosts, missing, requirements, unsatisfied, version
 
 
 def main() -> int:
@@ -38,27 +31,6 @@ def main() -> int:
     if not found:
         print("no ComfyUI checkout found; name one in COMFYUI_PATH")
     return 0
-
-
-def _satisfied(line: str) -> bool:
-    """Whether `line`, such as name>=1.2 or name==1.2, holds here; a form that is not understood counts as not."""
-    parts = re.fullmatch(r"([A-Za-z0-9._-]+)\s*(?:(==|>=|~=)\s*([\w.]+))?", line)
-    if parts is None:
-        return False
-    name, operator, wanted = parts.groups()
-    try:
-        installed = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    if operator is None:
-        return True
-    if operator == "==":
-        return installed == wanted
-    return _numbers(installed) >= _numbers(wanted)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in re.findall(r"\d+", text))
 
 
 if __name__ == "__main__":

@@ -50,6 +50,11 @@ def requirements(host: Path) -> list[str]:
     return [line for line in lines if line and not re.fullmatch(r"torch(vision|audio)?([=<>~! ].*)?", line)]
 
 
+def unsatisfied(lines: list[str]) -> list[str]:
+    """Requirements that are not installed here in the version they ask for."""
+    return [line for line in lines if not _satisfied(line)]
+
+
 def missing(host: Path) -> list[str]:
     """Requirements of a host that are not installed here in any version."""
     absent = []
@@ -81,7 +86,8 @@ def main(arguments: list[str]) -> int:
             results.append((title, "NOT TESTED, requirements missing", 1))
             continue
         begun = time.monotonic()
-        environment = {**os.environ, "SCEDIT_TEST_HOST": str(host)}
+        with_server = host == found[-1] or not unsatisfied(requirements(host))
+        environment = {**os.environ, "SCEDIT_TEST_HOST": str(host), "SCEDIT_TEST_SERVER": str(int(with_server))}
         environment.pop("PYTHONPATH", None)  # the pack's root ahead of the host's would hide the host's nodes.py
         command = [sys.executable, "-m", "pytest", "-c", str(HERE / "pytest.ini"), *(arguments or [str(HERE)])]
         status = subprocess.run(command, cwd=HERE, env=environment, check=False).returncode
@@ -92,6 +98,27 @@ def main(arguments: list[str]) -> int:
         print(f"{outcome:<40} {title}")
     print(RULE)
     return 1 if any(status for *_, status in results) else 0
+
+
+def _satisfied(line: str) -> bool:
+    """Whether `line`, such as name>=1.2 or name==1.2, holds here; a form that is not understood counts as not."""
+    parts = re.fullmatch(r"([A-Za-z0-9._-]+)\s*(?:(==|>=|~=)\s*([\w.]+))?", line)
+    if parts is None:
+        return False
+    name, operator, wanted = parts.groups()
+    try:
+        installed = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    if operator is None:
+        return True
+    if operator == "==":
+        return installed == wanted
+    return _numbers(installed) >= _numbers(wanted)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", text))
 
 
 def _is_host(path: Path) -> bool:
