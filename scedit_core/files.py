@@ -11,9 +11,10 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +103,7 @@ def build_tuner(
     file: TunerFile, *, device: torch.device | str = "cpu", operations: ModuleType | Any = nn
 ) -> SCTuner | CSCTuner:
     """A module that holds the tensors of `file` without copying them (moved to `device` where it is another)."""
-    tuner = _empty_tuner(file, operations)
+    tuner = _plan(file).build(metadata=file.metadata, operations=operations)
     state = to_module(file.tensors)
     tuner.load_state_dict({k: v.to(device) for k, v in state.items()}, assign=True)
     return tuner.requires_grad_(False)
@@ -262,25 +263,32 @@ def _channels(tensors: Mapping[str, Tensor]) -> dict[int, int]:
 # --- shapes -------------------------------------------------------------------------------------------------------
 
 
-def _empty_tuner(file: TunerFile, operations: ModuleType | Any = nn) -> SCTuner | CSCTuner:
-    """The module that `file` describes, on the meta device.  Raises TunerFileError where it describes none."""
-    hidden = {b: _matrix(file, f"tuners.{b}.down.weight").shape[0] for b in file.blocks}
-    options = {"hidden": hidden, "metadata": file.metadata, "device": "meta", "operations": operations}
-    try:
-        if file.kind == "sc":
-            return SCTuner(file.layout, **options)
-        last, first = _matrix(file, "hint.dense.0.weight"), _matrix(file, "hint.stem.0.weight")
-        return CSCTuner(
-            file.layout,
-            kernel=last.shape[-1],
-            stem_width=last.shape[1],
-            hint_ratio=first.shape[0] / 16,
-            **options,
-        )
-    except TunerFileError:
-        raise
-    except SCEditError as error:
-        raise TunerFileError(f"{shown(file.path)}: {error}") from error
+class _Plan(NamedTuple):
+    """What a tuner is built from, besides weights and metadata."""
+
+    kind: str
+    layout: SkipLayout
+    hidden: tuple[tuple[int, int], ...]
+    hint: tuple[tuple[str, float], ...]
+
+    def build(self, **options: Any) -> SCTuner | CSCTuner:
+        """The module, on the meta device."""
+        kind = CSCTuner if self.kind == "csc" else SCTuner
+        return kind(self.layout, hidden=dict(self.hidden), device="meta", **dict(self.hint), **options)
+
+
+def _plan(file: TunerFile) -> _Plan:
+    hidden = tuple((b, _matrix(file, f"tuners.{b}.down.weight").shape[0]) for b in file.blocks)
+    if file.kind == "sc":
+        return _Plan("sc", file.layout, hidden, ())
+    dense, stem = _matrix(file, "hint.dense.0.weight"), _matrix(file, "hint.stem.0.weight")
+    hint = (("kernel", dense.shape[-1]), ("stem_width", dense.shape[1]), ("hint_ratio", stem.shape[0] / 16))
+    return _Plan("csc", file.layout, hidden, hint)
+
+
+@lru_cache(maxsize=16)  # files of one shape are many, and building modules costs more than reading a header
+def _shapes(plan: _Plan) -> dict[str, torch.Size]:
+    return {k: v.shape for k, v in plan.build().state_dict().items()}
 
 
 def _matrix(file: TunerFile, key: str) -> Tensor:
@@ -295,17 +303,24 @@ def _matrix(file: TunerFile, key: str) -> Tensor:
 
 def _check_shapes(file: TunerFile) -> None:
     where, found = shown(file.path), to_module(file.tensors)
-    expected = _empty_tuner(file).state_dict()
+    try:
+        expected = _shapes(_plan(file))
+    except TunerFileError:
+        raise
+    except (SCEditError, RuntimeError, ValueError, TypeError) as error:  # sizes that no module can have
+        raise TunerFileError(
+            f"{where}: expected the shapes of a tuner, found others ({first_line(error)}); the file is damaged"
+        ) from error
     missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or extra:
         raise TunerFileError(
             f"{where}: expected {len(expected)} weights, found {len(found)} "
             f"(missing {missing[:2]}, unknown {extra[:2]}); download or save it again"
         )
-    for key, tensor in expected.items():
-        if tensor.shape != found[key].shape:
+    for key, shape in expected.items():
+        if shape != found[key].shape:
             raise TunerFileError(
-                f"{where}: expected {key} of shape {list(tensor.shape)}, found {list(found[key].shape)}; "
+                f"{where}: expected {key} of shape {list(shape)}, found {list(found[key].shape)}; "
                 "the file is damaged or for another U-Net"
             )
 

@@ -44,7 +44,7 @@ class SkipLayout:
         if not fits or min(self.channels) < 1 or min(self.strides) < 1:
             raise LayoutError(
                 f"skip layout: expected as many channels as strides, all at least 1, found channels "
-                f"{list(self.channels)} and strides {list(self.strides)}; correct the layout or the file's metadata"
+                f"{_short(self.channels)} and strides {_short(self.strides)}; correct the layout or the file's metadata"
             )
 
     def __len__(self) -> int:
@@ -118,7 +118,7 @@ class SkipLayout:
                 strides = tuple(2 ** (i // group) for i in range(len(encoder)))
                 return cls(tuple(channels), tuple(reversed(strides)), family or family_of(channels))
         raise LayoutError(
-            f"skip channels: expected those of a U-Net with equal levels, found {list(channels)}; "
+            f"skip channels: expected those of a U-Net with equal levels, found {_short(channels)}; "
             "use a file that holds all its blocks, or one in this pack's own format"
         )
 
@@ -201,7 +201,7 @@ def _short(channels: Sequence[int]) -> str:
             runs[-1][1] += 1
         else:
             runs.append([c, 1])
-    return ", ".join(f"{c} x{n}" for c, n in runs)
+    return ", ".join(f"{c} x{n}" for c, n in runs[:16]) + (" and more" if len(runs) > 16 else "")
 
 
 def _list(tuned: Mapping[int, int]) -> str:

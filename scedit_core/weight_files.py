@@ -28,7 +28,7 @@ FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # A tuner has about a hundred tensors and a header of 20 KB; what is far beyond that is no tuner.
 _MAX_KEYS = 4096
 _MAX_HEADER = 2**22
-_MAX_PICKLE = 2**19
+_MAX_PICKLE = 2**18
 # All that the pickle of a state dict calls.  Storages are named there, but read from elsewhere in the archive.
 _CALLED = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
 _CALLING = {"INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
@@ -122,6 +122,8 @@ class WeightFile:
                 raise self._damaged("compressed weights, which torch does not write")
             if sum(m.file_size for m in members) > self.path.stat().st_size:
                 raise self._damaged("members that overlap")
+            if any(m.filename.endswith("constants.pkl") for m in members):
+                raise self._damaged("a TorchScript program")
             pickles = [m for m in members if m.filename.endswith("data.pkl")]
             if len(pickles) != 1 or pickles[0].file_size > _MAX_PICKLE:
                 raise self._damaged(f"{len(pickles)} lists of weights of {sum(m.file_size for m in pickles)} bytes")

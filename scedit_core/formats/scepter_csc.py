@@ -5,7 +5,6 @@ Keys may begin with `0.` (the index in a list of controls, of which one file can
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -57,7 +56,7 @@ def notes(sidecars: Mapping[str, Any], name: str) -> dict[str, str]:
         index = int(name or 0)
         control = control[index] if index < len(control) else None
     scale = control.get("SCALE") if isinstance(control, dict) else None
-    usable = isinstance(scale, (int, float)) and math.isfinite(scale)
+    usable = isinstance(scale, (int, float)) and abs(scale) < 1e6  # neither NaN nor a number beyond all floats
     return {"scedit.scale": str(float(scale))} if usable else {}
 
 

@@ -36,7 +36,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
     for package, reason in _MISSING.items():
         terminalreporter.write_line(
             f"NOT COMPARED with {package}, which cannot be imported ({reason}); "
-            "install requirements/reference.txt, and requirements/reference-alone.txt with --no-deps",
+            "install requirements/reference.txt with --no-deps",
             red=True,
             bold=True,
         )
