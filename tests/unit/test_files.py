@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from scedit_core import SCTuner, TunerFileError, inspect_tuner, load_tuner, save_tuner
+from scedit_core import CSCTuner, SCTuner, SkipLayout, TunerFileError, inspect_tuner, load_tuner, save_tuner
+from scedit_core.converting import convert_tuner
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -79,6 +82,57 @@ def test_inspect_tells_what_a_file_is(make_sc, tmp_path):
     assert found.items() >= {**expected, "dtype": "float32", "path": str(path)}.items()
     assert found["parameters"] == 2 * (64 * 32 + 32 * 16) + 64 + 32 + 32 + 16
     assert found["metadata"]["scedit.resolution"] == "128"
+
+
+# --- lazy reading -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def released_size(tmp_path):
+    """A CSC-Tuner file of the released size, 396 MB of float32 zeros that take no room on the disk."""
+    tuner = CSCTuner(SkipLayout.from_channels((1280,) * 5 + (640,) * 3 + (320,) * 4), kernel=3, device="meta")
+    header, end = {}, 0
+    for name, tensor in tuner.to_file().items():
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [end, end + tensor.numel() * 4]}
+        end += tensor.numel() * 4
+    text = json.dumps(header).encode()
+    path = tmp_path / "large.safetensors"
+    with open(path, "wb") as opened:
+        opened.write(len(text).to_bytes(8, "little") + text)
+        opened.truncate(8 + len(text) + end)
+    return path
+
+
+def test_inspecting_400_mb_reads_the_header_alone(released_size):
+    assert released_size.stat().st_size == pytest.approx(396.5e6, rel=0.01)
+    seconds = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        found = inspect_tuner(released_size)
+        seconds.append(time.perf_counter() - begin)
+    assert (found["kind"], found["parameters"]) == ("csc", 99_111_760)
+    assert min(seconds) < 0.050
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's account of memory")
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_loading_maps_the_file_and_copies_nothing(tmp_path, suffix):
+    """Mapped weights are pages of the file; copies would be anonymous memory."""
+
+    def anonymous() -> int:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
+
+    layout = SkipLayout.from_channels((512,) * 5 + (256,) * 3 + (128,) * 4)
+    path = save_tuner(SCTuner(layout, ratio=4), tmp_path / "large.safetensors")
+    if suffix == ".bin":
+        path = convert_tuner(path, tmp_path / "large.bin", "scepter").path
+    size = path.stat().st_size
+    load_tuner(path)
+    before = anonymous()
+    loaded = load_tuner(path)
+    assert sum(p.numel() * 4 for p in loaded.parameters()) > 0.99 * size
+    assert anonymous() - before < 0.1 * size
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------
