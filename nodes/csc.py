@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from comfy.patcher_extension import CallbacksMP
 from comfy_api.latest import io
 
 from ..scedit_core import CSCTuner, SCEditError, load_tuner
@@ -10,7 +9,7 @@ from . import folders
 from .control import SCEditControl
 from .hints import RESIZE_MODES
 from .managed import ManagedTuner
-from .patch import ImageHint, SkipPatch, check_fit, sigma_range
+from .patch import ImageHint, SkipPatch, check_fit, patched, sigma_range
 from .wires import block_weights_input, mask_input, range_inputs, strength_input
 
 _KEYS = (folders.KEY, "controlnet")
@@ -113,9 +112,4 @@ class SCEditApplyCSCTuner(io.ComfyNode):
         if strength == 0:
             return io.NodeOutput(model)
         sigmas = sigma_range(model, start_percent, end_percent)
-        patch = SkipPatch(tuner, strength, sigmas, weights, mask, hint=hint)
-        patched = model.clone()
-        patched.set_model_output_block_patch(patch)
-        for moment in (CallbacksMP.ON_PRE_RUN, CallbacksMP.ON_CLEANUP):
-            patched.add_callback(moment, patch.cleanup)
-        return io.NodeOutput(patched)
+        return io.NodeOutput(patched(model, SkipPatch(tuner, strength, sigmas, weights, mask, hint=hint)))

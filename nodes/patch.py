@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
 from ..scedit_core import LayoutError, SkipLayout
@@ -56,6 +57,7 @@ class SkipPatch:
     ) -> None:
         self.tuner, self.strength, self.sigmas = tuner, strength, sigmas
         self.block_weights, self.mask, self.side, self.hint = block_weights, mask, side, hint
+        self.cache = RunCache()
 
     def __call__(self, h: Tensor, hsp: Tensor | None, transformer_options: dict[str, Any]) -> tuple:
         """Called by the host for each output block with its skip `hsp` [B,C,h,w]; some models have none."""
@@ -94,15 +96,21 @@ class SkipPatch:
             self.strength,
             hint_features=features,
             block_weights=self.block_weights,
-            mask=self._mask_rows(pictures, repeats, options),
+            mask=self._mask_rows(skip.device, pictures, repeats, options),
             resize_hint=True,
             rows=rows,
         )
 
-    def _mask_rows(self, pictures: int, repeats: int, options: dict[str, Any]) -> Tensor | None:
-        if self.mask is None or self.mask.shape[0] == 1:
-            return self.mask
-        return self.mask[list(batch_rows(self.mask.shape[0], pictures, options))].repeat(repeats, 1, 1)
+    def _mask_rows(self, device: torch.device, pictures: int, repeats: int, options: dict[str, Any]) -> Tensor | None:
+        if self.mask is None:
+            return None
+        rows = batch_rows(self.mask.shape[0], pictures, options)
+        repeats = 1 if len(rows) == 1 else repeats
+
+        def place() -> Tensor:
+            return self.mask[list(rows)].repeat(repeats, 1, 1).to(device)
+
+        return self.cache.get(self.mask, (rows, repeats, device), place)
 
     def models(self) -> list:
         """The modules that the host has to load for this patch."""
@@ -114,6 +122,7 @@ class SkipPatch:
 
     def cleanup(self, *_: Any) -> None:
         """Forget what was made for a run; also called before one, since an exception skips the call after it."""
+        self.cache.clear()
         if isinstance(self.hint, ImageHint):
             self.hint.cache.clear()
 
@@ -135,6 +144,15 @@ class ImageHint:
         hint = self.cache.get(self.image, size, lambda: resized(self.image, *size, self.mode, "nearest-exact"))
         rows = batch_rows(hint.shape[0], pictures, options)
         return encoded(self.cache, self.tuner.module, hint, rows, repeats, skip)
+
+
+def patched(model: Any, patch: SkipPatch) -> Any:
+    """A clone of a host's MODEL with the patch in it, which the host cleans up before and after each run."""
+    clone = model.clone()
+    clone.set_model_output_block_patch(patch)
+    for moment in (CallbacksMP.ON_PRE_RUN, CallbacksMP.ON_CLEANUP):  # v0.3.64 knows no cleanup of patches
+        clone.add_callback(moment, patch.cleanup)
+    return clone
 
 
 def layout_of(base_model: Any) -> SkipLayout:

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..scedit_core import SCEditError, SCTuner, load_tuner
 from . import folders
 from .managed import ManagedTuner
-from .patch import SIDES, SkipPatch, check_fit, sigma_range
+from .patch import SIDES, SkipPatch, check_fit, patched, sigma_range
 from .wires import SCTunerWire, block_weights_input, mask_input, range_inputs, strength_input
 
 
@@ -85,6 +85,4 @@ class SCEditApplySCTuner(io.ComfyNode):
         if strength == 0:
             return io.NodeOutput(model)
         sigmas = sigma_range(model, start_percent, end_percent)
-        patched = model.clone()
-        patched.set_model_output_block_patch(SkipPatch(sc_tuner, strength, sigmas, weights, mask, side))
-        return io.NodeOutput(patched)
+        return io.NodeOutput(patched(model, SkipPatch(sc_tuner, strength, sigmas, weights, mask, side)))

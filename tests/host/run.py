@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -75,24 +76,9 @@ def main(arguments: list[str]) -> int:
         print(f"{RULE}\nNOT TESTED ON A HOST: no ComfyUI checkout in ~/comfy or above {PACK}.")
         print(f"Clone ComfyUI and name it in COMFYUI_PATH, then run this again.\n{RULE}")
         return 0
-    results = []
-    for host in found:
-        title = f"ComfyUI {'.'.join(map(str, version(host)))} in {host}"
-        print(f"{RULE}\n{title}\n{RULE}", flush=True)
-        absent = missing(host)
-        if absent:
-            print(f"NOT TESTED on {title}: its requirements are missing here: {', '.join(absent)}.")
-            print(f"Install them with: {sys.executable} {HERE / 'install_requirements.py'}", flush=True)
-            results.append((title, "NOT TESTED, requirements missing", 1))
-            continue
-        begun = time.monotonic()
-        with_server = host == found[-1] or not unsatisfied(requirements(host))
-        environment = {**os.environ, "SCEDIT_TEST_HOST": str(host), "SCEDIT_TEST_SERVER": str(int(with_server))}
-        environment.pop("PYTHONPATH", None)  # the pack's root ahead of the host's would hide the host's nodes.py
-        command = [sys.executable, "-m", "pytest", "-c", str(HERE / "pytest.ini"), *(arguments or [str(HERE)])]
-        status = subprocess.run(command, cwd=HERE, env=environment, check=False).returncode
-        outcome = "passed" if status == 0 else f"FAILED (pytest exit status {status})"
-        results.append((title, f"{outcome} in {time.monotonic() - begun:.0f} s", status))
+    print(f"Testing on {', '.join(map(_title, found))}, at the same time; the newest is shown as it goes.", flush=True)
+    runs = [_Run(host, arguments, newest=host == found[-1], share=len(found)) for host in found]
+    results = [run.finish() for run in reversed(runs)]  # the newest first, since the others wait in files
     print(RULE)
     for title, outcome, _ in results:
         print(f"{outcome:<40} {title}")
@@ -119,6 +105,46 @@ def _satisfied(line: str) -> bool:
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", text))
+
+
+class _Run:
+    """Pytest on one host, in a process of its own that starts at once."""
+
+    def __init__(self, host: Path, arguments: list[str], newest: bool, share: int) -> None:
+        self.title, self.begun, self.process = _title(host), time.monotonic(), None
+        self.absent = missing(host)
+        if self.absent:
+            return
+        with_server = newest or not unsatisfied(requirements(host))
+        environment = {**os.environ, "SCEDIT_TEST_HOST": str(host), "SCEDIT_TEST_SERVER": str(int(with_server))}
+        environment.pop("PYTHONPATH", None)  # the pack's root ahead of the host's would hide the host's nodes.py
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // share)))
+        command = [sys.executable, "-m", "pytest", "-c", str(HERE / "pytest.ini"), *(arguments or [str(HERE)])]
+        self.output = None if newest else tempfile.TemporaryFile("w+")  # noqa: SIM115, closed in finish
+        if newest:
+            print(f"{RULE}\n{self.title}\n{RULE}", flush=True)
+        self.process = subprocess.Popen(
+            command, cwd=HERE, env=environment, stdout=self.output, stderr=subprocess.STDOUT if self.output else None
+        )
+
+    def finish(self) -> tuple[str, str, int]:
+        """Wait for the end, show what was not shown yet; gives title, outcome and exit status."""
+        if self.process is None:
+            print(f"{RULE}\nNOT TESTED on {self.title}: its requirements are missing here: {', '.join(self.absent)}.")
+            print(f"Install them with: {sys.executable} {HERE / 'install_requirements.py'}", flush=True)
+            return self.title, "NOT TESTED, requirements missing", 1
+        status = self.process.wait()
+        seconds = time.monotonic() - self.begun
+        if self.output is not None:
+            self.output.seek(0)
+            print(f"{RULE}\n{self.title}\n{RULE}\n{self.output.read()}", flush=True)
+            self.output.close()
+        outcome = "passed" if status == 0 else f"FAILED (pytest exit status {status})"
+        return self.title, f"{outcome} in {seconds:.0f} s", status
+
+
+def _title(host: Path) -> str:
+    return f"ComfyUI {'.'.join(map(str, version(host)))} in {host}"
 
 
 def _is_host(path: Path) -> bool:

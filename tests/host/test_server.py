@@ -88,6 +88,14 @@ def test_nodes_are_as_saved_workflows_expect_them(object_info, pack):
     assert set(found) == set(expected)
 
 
+def test_files_added_while_the_server_runs_are_listed(server):
+    """What pressing R in the page asks for."""
+    (server.base / "models" / "scedit" / "new").mkdir()
+    (server.base / "models" / "scedit" / "new" / "added.safetensors").touch()
+    for node in ("SCEditLoadSCTuner", "SCEditLoadCSCTuner"):
+        assert "new/added.safetensors" in json.dumps(server.get(f"/object_info/{node}"))
+
+
 def test_every_graph_is_saved_and_every_saved_one_is_a_graph(object_info):
     """The saved files have the links and values of the graphs that they were made from."""
     assert {path.stem for path in WORKFLOWS} == set(graphs.WORKFLOWS)
