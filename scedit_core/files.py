@@ -203,7 +203,7 @@ def _choose(where: str, tuners: Mapping[str, object], name: str | None) -> str:
     listed = ", ".join(shown(n)[:40] or "(without a name)" for n in sorted(tuners)[:8])
     raise TunerFileError(
         f"{where}: expected the name of one of {len(tuners)} tuners in this file, found {name or 'none'}; "
-        f"choose one of {listed}"
+        f"choose one of {listed}, or split the file with python -m scedit_core convert --name"
     )
 
 
@@ -211,14 +211,15 @@ def _meta(where: str, key: str, own: str, entry: Entry) -> Tensor:
     if entry.dtype not in _FLOATS:
         raise TunerFileError(
             f"{where}: expected float32, float16 or bfloat16 weights, found {str(entry.dtype).removeprefix('torch.')} "
-            f"in {key}; choose a file that is not quantised"
+            f"in {first_line(key)}; choose a file that is not quantised"
         )
     shape = entry.shape
     if own.startswith("tuners.") and len(shape) == 4 and shape[2:] == (1, 1):
         shape = shape[:2]  # an adapter saved as a 1x1 convolution
     if len(shape) not in (1, 2, 4) or min(shape) < 1:
         raise TunerFileError(
-            f"{where}: expected weights in {key}, found shape {list(shape)}; the file is damaged, download it again"
+            f"{where}: expected weights in {first_line(key)}, found shape {list(shape)}; "
+            "the file is damaged, download it again"
         )
     return torch.empty(shape, dtype=entry.dtype, device="meta")
 

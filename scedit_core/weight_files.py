@@ -102,7 +102,7 @@ class WeightFile:
         tensors = {k: v.detach() for k, v in state.items() if type(v) in (Tensor, nn.Parameter)}
         for key, tensor in tensors.items():
             if tensor.layout != torch.strided or tensor.device.type != "cpu":
-                raise self._damaged(f"{str(tensor.layout)[6:]} weights on {tensor.device.type} in {key[:80]}")
+                raise self._damaged(f"{str(tensor.layout)[6:]} weights on {tensor.device.type} in {first_line(key)}")
         # A view can name more elements than its storage holds: reading it would fill the memory.
         size = sum(t.numel() * t.element_size() for t in tensors.values())
         if size > self.path.stat().st_size:

@@ -104,6 +104,8 @@ def strange_pickles() -> Iterator[Case]:
         "float64": {k: v.double() for k, v in tensors.items()},
         "strings": dict.fromkeys(tensors, "x" * 1000),
         "long-key": {"x" * 200_000: t},
+        "unprintable-key": {"\ud800\x1b[31m": t},
+        "unprintable-scalar": tensors | {key.replace("lsc_", "\ud800"): t, key: torch.zeros(())},
         "sets": [set() for _ in range(1000)],
     }
     for name, value in objects.items():

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from scedit_core.__main__ import main
 from scedit_core.converting import TARGETS, convert_tuner, digest, nil_blocks, without_blocks
 from scedit_core.files import read_tuner
 
+ROOT = Path(__file__).resolve().parents[2]
 NARROW_SD = SkipLayout.from_channels((32,) * 5 + (16,) * 3 + (8,) * 4)
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -152,6 +156,20 @@ def test_prune_drops_the_named_blocks(files, tmp_path, capsys):
     assert load_tuner(out).blocks == tuple(range(2, 12))
     assert main(["prune", str(files[1]), str(out)]) == 0
     assert "none" in capsys.readouterr().out
+
+
+def test_the_module_runs_from_a_shell(files, tmp_path):
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "scedit_core", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+    bad = run("inspect", str(tmp_path / "nothing.bin"))
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.startswith("error: ")
+    assert bad.stderr.count("\n") == 1
+    good = run("inspect", str(files[0]), str(files[1]))
+    assert (good.returncode, good.stderr) == (0, "")
+    assert len(good.stdout.splitlines()) == 3
 
 
 @pytest.mark.parametrize(
