@@ -23,10 +23,11 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def outcome(path: str) -> tuple[str, str]:
-    """("loaded" | "refused" | "wrong", what was said)."""
+def outcome(path: str, inspected: bool = True) -> tuple[str, str]:
+    """("loaded" | "refused" | "wrong", what was said); `inspected` where the header is to be read on its own first."""
     try:
-        inspect_tuner(path)
+        if inspected:
+            inspect_tuner(path)
     except TunerFileError:
         pass
     except BaseException as error:
@@ -48,9 +49,9 @@ def main(folder: Path) -> None:
     for path in [bytes.fromhex(p) for group, p in cases if group == "good"]:
         outcome(os.fsdecode(path))
     start = peak()
-    for group, path in cases:
+    for number, (group, path) in enumerate(cases):
         begin = time.perf_counter()
-        result, said = outcome(os.fsdecode(bytes.fromhex(path)))
+        result, said = outcome(os.fsdecode(bytes.fromhex(path)), number % 4 == 0)
         seconds = time.perf_counter() - begin
         print(json.dumps([group, path, result, said, seconds, peak() - start]), flush=True)
 
