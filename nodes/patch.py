@@ -80,15 +80,17 @@ class SkipPatch:
         if self.strength == 0 or (sigma is not None and not is_active(sigma, *self.sigmas)):
             return None
         calls = options.get("cond_or_uncond") or [0]
-        chunks = len(calls) if skip.shape[0] % len(calls) == 0 else 1
-        pictures, repeats, rows = skip.shape[0] // chunks, chunks, None
+        if skip.shape[0] % len(calls):  # a pack that puts rows of its own into the batch
+            calls = calls[:1]
+        pictures, repeats, rows = skip.shape[0] // len(calls), len(calls), None
         if self.side != "both":
             wanted = SIDES.index(self.side) - 1  # the host numbers positive 0 and negative 1
             chosen = [i for i, call in enumerate(calls) if call == wanted]
             if not chosen:
                 return None
             if len(chosen) < len(calls):
-                rows = torch.cat([torch.arange(i * pictures, (i + 1) * pictures) for i in chosen]).to(skip.device)
+                every = torch.arange(skip.shape[0], device=skip.device).reshape(len(calls), pictures)
+                rows = torch.cat([every[i] for i in chosen])
                 repeats = len(chosen)
         features = None if self.hint is None else self.hint.features(skip, pictures, repeats, options)
         return Edit(

@@ -11,6 +11,7 @@ import chromium
 import graphs
 import numpy as np
 import pytest
+from checkpoint import random_tuner
 from conftest import PACK_ROOT
 from host_server import error_of
 from PIL import Image
@@ -125,6 +126,15 @@ def test_sd15_workflows_run_twice(server, object_info, stem):
             each["inputs"]["strength"] = 0.0
     base = run(server, off)
     assert np.abs(first.astype(int) - base).mean() > 0.5  # the tuner was heard
+
+
+def test_a_changed_file_is_read_again_by_the_same_graph(server, object_info, pack):
+    graph = made_small(graph_of("sc_tuner_sd15", object_info), seed=3)
+    path = server.base / "models" / "scedit" / graphs.STYLE["sd15"]
+    first = run(server, graph)
+    random_tuner(pack, path, "sc", 50)
+    second = run(server, graph)
+    assert np.abs(second.astype(int) - first).mean() > 0.5
 
 
 def test_sdxl_workflow_is_accepted(server, object_info):
