@@ -91,8 +91,12 @@ def edit_skip(b: int, skip: Tensor, edits: Iterable[Edit]) -> Tensor:
 def mask_for(mask: Tensor, like: Tensor) -> Tensor:
     """A mask [B or 1, H, W] at the size, dtype and batch of `like` [B,C,h,w], as [B or 1, 1, h, w].
 
-    Averages over areas, so that all ones stay exactly one and all zeros exactly zero.
+    Averages over areas, so that all ones stay one and all zeros zero, exactly.  Raises HintError for other shapes.
     """
+    if mask.ndim != 3 or mask.numel() == 0:
+        raise HintError(
+            f"mask: expected [B,H,W], found {list(mask.shape)}; give a mask with a batch and without channels"
+        )
     mask = F.interpolate(mask[:, None].to(like.device, like.dtype), like.shape[-2:], mode="area")
     if mask.shape[0] not in (1, like.shape[0]):
         if like.shape[0] % mask.shape[0]:

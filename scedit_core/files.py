@@ -23,7 +23,7 @@ from .errors import LayoutError, SCEditError, TunerFileError
 from .family_hints import family_hint
 from .formats import FORMATS
 from .layout import SD1, SD1_OR_SD2, SD2, SkipLayout, family_of
-from .locations import read_sidecars, tuner_path
+from .locations import folder_names, read_sidecars, tuner_path
 from .saving import FORMAT_VERSION, save_tuner
 from .tuners import CSCTuner, SCTuner, to_module
 from .weight_files import SUFFIXES, Entry, WeightFile, first_line, shown
@@ -85,6 +85,7 @@ def load_tuner(
 def read_tuner(path: str | os.PathLike, name: str | None = None) -> TunerFile:
     """Read a tuner file or folder of any supported format.  The tensors are mapped from the file, not copied.
 
+    Files of mixed dtypes are the exception: their tensors become float32, which holds all of them.
     Raises TunerFileError.
     """
     file, keys, weights = _describe(path, name)
@@ -96,6 +97,8 @@ def read_tuner(path: str | os.PathLike, name: str | None = None) -> TunerFile:
                 f"{shown(file.path)}: expected finite weights, found NaN or infinity in {own}; the training that made "
                 "it failed, so use an earlier checkpoint"
             )
+    if len({tensor.dtype for tensor in file.tensors.values()}) > 1:
+        file.tensors = {own: tensor.float() for own, tensor in file.tensors.items()}
     return file
 
 
@@ -131,10 +134,13 @@ def inspect_tuner(path: str | os.PathLike, name: str | None = None) -> dict[str,
 
 
 def tuner_names(path: str | os.PathLike) -> list[str]:
-    """The names of the tuners in a file, to choose one from; [""] where there is one without a name.
+    """The names of the tuners in a file or folder, to choose one from; [""] where there is one without a name.
 
     Raises TunerFileError.
     """
+    folders = folder_names(path)
+    if len(folders) > 1:
+        return folders
     weights = WeightFile(tuner_path(path))
     return sorted(_read_names(weights)[1])
 

@@ -48,12 +48,9 @@ def _tuner_path(path: Path, name: str | None) -> Path:
     found = _weight_file(path)
     if found is not None:
         return found
-    inner = tuner_folders(path)
-    chosen = SCEPTER_FOLDER if name not in inner and SCEPTER_FOLDER in inner else name
-    if len(inner) == 1 and chosen is None:
-        chosen = inner[0]
-    if chosen in inner:
-        return _weight_file(path / chosen)
+    inner = _inner_folders(path)
+    if len(inner) == 1 or name in inner:
+        return _weight_file(path / (inner[0] if len(inner) == 1 else name))
     if inner:
         raise TunerFileError(
             f"{shown(path)}: expected the name of one tuner, found {name or 'none'}; "
@@ -64,11 +61,13 @@ def _tuner_path(path: Path, name: str | None) -> Path:
     )
 
 
-def tuner_folders(path: Path) -> list[str]:
-    """The names of the folders in `path` that hold a weight file each, sorted."""
-    if not path.is_dir():
-        return []
-    return sorted(inner.name for inner in path.iterdir() if inner.is_dir() and _weight_file(inner) is not None)
+def folder_names(path: str | os.PathLike) -> list[str]:
+    """The folders of tuners to choose from in a folder that has no weight file of its own; [] for anything else."""
+    path = Path(path)
+    with contextlib.suppress(OSError, ValueError):
+        if path.is_dir() and _weight_file(path) is None:
+            return _inner_folders(path)
+    return []
 
 
 def read_sidecars(weights: Path) -> dict[str, Any]:
@@ -82,6 +81,12 @@ def read_sidecars(weights: Path) -> dict[str, Any]:
                 if isinstance(content, dict):
                     said[name] = content
     return said
+
+
+def _inner_folders(path: Path) -> list[str]:
+    """Folders with a weight file each; of a released folder the one with the tuner, beside which a LoRA may stand."""
+    names = sorted(inner.name for inner in path.iterdir() if inner.is_dir() and _weight_file(inner) is not None)
+    return [SCEPTER_FOLDER] if SCEPTER_FOLDER in names else names
 
 
 def _weight_file(folder: Path) -> Path | None:

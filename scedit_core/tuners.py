@@ -210,12 +210,15 @@ class CSCTuner(_Tuner):
     def encode_hint(self, hint: Tensor) -> list[Tensor | None]:
         """Hint features in block order: a list over b of g_b [B,C_b,h_b,w_b], None where block b is not tuned.
 
-        hint: [B,3,H,W] in 0..1, H and W multiples of 8 (8 times the latent's).  Raises HintError for other shapes.
+        hint: [B,3,H,W] in 0..1, H and W multiples of 8 (8 times the latent's).  Raises HintError for other shapes and
+        for whole numbers.
         """
-        if hint.ndim != 4 or hint.shape[1] != 3 or hint.shape[2] % HINT_FACTOR or hint.shape[3] % HINT_FACTOR:
+        fits = hint.ndim == 4 and hint.shape[1] == 3 and hint.numel() > 0 and hint.is_floating_point()
+        if not fits or hint.shape[2] % HINT_FACTOR or hint.shape[3] % HINT_FACTOR:
             raise HintError(
-                f"hint: expected [B,3,H,W] with H and W multiples of {HINT_FACTOR}, found {list(hint.shape)}; "
-                "give an RGB image that is 8 times the size of the latent"
+                f"hint: expected floats [B,3,H,W] with H and W multiples of {HINT_FACTOR}, found "
+                f"{str(hint.dtype).removeprefix('torch.')} {list(hint.shape)}; "
+                "give an RGB image in 0..1 that is 8 times the size of the latent"
             )
         last = len(self.layout) - 1
         features: list[Tensor | None] = [None] * len(self.layout)

@@ -60,6 +60,13 @@ def test_masks_repeat_over_a_doubled_batch_and_refuse_others(one_sentence):
     one_sentence(raised, "divides 3")
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (1, 1, 8, 8), (0, 8, 8)], ids=str)
+def test_masks_of_wrong_shape_are_refused(make_sc, one_sentence, shape):
+    with pytest.raises(HintError) as raised:
+        edit_skip(BLOCK, SKIP, [Edit(make_sc(), mask=torch.ones(shape))])
+    one_sentence(raised, str(list(shape)))
+
+
 def test_a_hint_repeats_over_the_batch_and_refuses_another_size(make_csc, hint, one_sentence):
     tuner = make_csc()
     features = tuner.encode_hint(hint)

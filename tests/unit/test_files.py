@@ -85,6 +85,16 @@ def test_inspect_tells_what_a_file_is(make_sc, tmp_path):
     assert found["metadata"]["scedit.resolution"] == "128"
 
 
+def test_mixed_dtypes_become_float32(make_sc, tmp_path):
+    tensors = {k: v.half() if k.endswith("weight") else v.detach() for k, v in make_sc().to_file().items()}
+    notes = metadata_of(save_tuner(make_sc(), tmp_path / "t.safetensors"))
+    save_file(tensors, tmp_path / "mixed.safetensors", notes)
+    tuner = load_tuner(tmp_path / "mixed.safetensors")
+    assert {p.dtype for p in tuner.parameters()} == {torch.float32}
+    assert all(torch.equal(v, tensors[k].float()) for k, v in tuner.to_file().items())
+    assert inspect_tuner(tmp_path / "mixed.safetensors")["dtype"] == "float16, float32"
+
+
 # --- lazy reading -------------------------------------------------------------------------------------------------
 
 

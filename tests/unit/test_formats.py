@@ -136,6 +136,7 @@ def test_a_released_folder_loads_as_it_was_downloaded(make_sc, tmp_path, one_sen
     save_file(lora, folder / "1_SwiftLoRA" / "adapter_model.safetensors")
     for path in (folder, folder / "0_SwiftSCETuning"):
         assert digest(load_tuner(path).to_file()) == digest(tuner.to_file())
+        assert tuner_names(path) == ["0_SwiftSCETuning"]
     with pytest.raises(TunerFileError) as raised:
         load_tuner(folder / "1_SwiftLoRA")
     one_sentence(raised, "LoRA loader")
@@ -147,6 +148,7 @@ def test_a_folder_of_several_adapters_asks_for_a_name(make_sc, tmp_path, one_sen
     with pytest.raises(TunerFileError) as raised:
         load_tuner(tmp_path)
     one_sentence(raised, "ink, oil")
+    assert tuner_names(tmp_path) == ["ink", "oil"]
     assert tuner_path(tmp_path, "oil") == tmp_path / "oil" / "tuner.safetensors"
     assert load_tuner(tmp_path, name="oil").kind == "sc"
 

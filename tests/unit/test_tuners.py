@@ -65,12 +65,23 @@ def test_hint_encoder_has_the_papers_stem():
 
 
 @pytest.mark.parametrize(
-    "shape", [(1, 4, 64, 64), (1, 1, 64, 64), (3, 64, 64), (1, 3, 63, 64), (1, 3, 64, 60)], ids=str
+    "hint",
+    [
+        torch.rand(1, 4, 64, 64),
+        torch.rand(1, 1, 64, 64),
+        torch.rand(3, 64, 64),
+        torch.rand(1, 3, 63, 64),
+        torch.rand(1, 3, 64, 60),
+        torch.rand(1, 3, 0, 64),
+        torch.rand(0, 3, 64, 64),
+        torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+    ],
+    ids=lambda hint: f"{hint.dtype}-{list(hint.shape)}",
 )
-def test_hints_of_wrong_shape_are_refused(make_csc, one_sentence, shape):
+def test_hints_of_wrong_shape_are_refused(make_csc, one_sentence, hint):
     with pytest.raises(HintError) as raised:
-        make_csc().encode_hint(torch.rand(shape))
-    one_sentence(raised, str(list(shape)))
+        make_csc().encode_hint(hint)
+    one_sentence(raised, str(list(hint.shape)))
 
 
 @pytest.mark.parametrize("options", [{"blocks": [9]}, {"blocks": []}, {"blocks": [-1]}, {"ratio": 0}, {"ratio": -1}])
