@@ -21,13 +21,14 @@ class ManagedTuner:
     tuner:  the weights in the file's dtype, on the CPU; what merging and saving read.
     name:   the file's name, for messages.
     source: where it came from, for the info node.
+    mapped: whether the weights are a map of a file, as `load_tuner` gives them.
 
     The running module is built on first use, of layers that cast their weights to their input's dtype, in the dtype
-    that the host would choose for a U-Net; weights that have it already are shared, not copied.
+    that the host would choose for a U-Net.
     """
 
-    def __init__(self, tuner: SCTuner | CSCTuner, name: str, source: str) -> None:
-        self.tuner, self.name, self.source = tuner, name, source
+    def __init__(self, tuner: SCTuner | CSCTuner, name: str, source: str, mapped: bool = True) -> None:
+        self.tuner, self.name, self.source, self.mapped = tuner, name, source, mapped
 
     @cached_property
     def patcher(self) -> comfy.model_patcher.ModelPatcher:
@@ -41,7 +42,20 @@ class ManagedTuner:
         module = rebuilt(self.tuner, comfy.ops.manual_cast, dtype).to(offload)
         # Looked up at each use: hosts with dynamic VRAM put another class there when they start.
         patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-        return patcher(module, load_device=device, offload_device=offload)
+        patcher = patcher(module, load_device=device, offload_device=offload)
+        if self.mapped and not (hasattr(patcher, "is_dynamic") and patcher.is_dynamic()):
+            self._leave_the_file(module)
+        return patcher
+
+    def _leave_the_file(self, module: SCTuner | CSCTuner) -> None:
+        """Copy what still is a map of the file: a file cut short while the host samples would end the whole server.
+
+        Hosts with dynamic VRAM keep maps of their own, and load weights out of them piece by piece.
+        """
+        source = dict(self.tuner.named_parameters())
+        for name, p in module.named_parameters():
+            if p.data_ptr() == source[name].data_ptr():
+                p.data = p.data.clone()
 
     @property
     def module(self) -> SCTuner | CSCTuner:

@@ -97,7 +97,7 @@ class SCEditMergeSCTuners(io.ComfyNode):
         chosen = [(tuner, weight) for tuner, weight in pairs if tuner is not None]
         merged = merge_sc_tuners([(tuner.tuner, weight) for tuner, weight in chosen])
         source = " + ".join(f"{weight:g} x {tuner.name}" for tuner, weight in chosen)
-        return io.NodeOutput(ManagedTuner(merged, source, source))
+        return io.NodeOutput(ManagedTuner(merged, source, source, mapped=False))
 
 
 class SCEditSaveTuner(io.ComfyNode):

@@ -32,10 +32,27 @@ def test_a_chain_of_five_clones_has_one_patcher_and_one_storage(pack, model):
     assert [patch.tuner for patch in patches] == [tuner, control.tuner]
     assert set(map(id, chained.model_patches_models())) == {id(tuner.patcher), id(control.tuner.patcher)}
     storages = [p.untyped_storage().data_ptr() for p in patches[0].tuner.module.parameters()]
-    assert storages == [p.untyped_storage().data_ptr() for p in tuner.tuner.parameters()]  # and none beside the file's
+    assert storages == [p.untyped_storage().data_ptr() for p in tuner.patcher.model.parameters()]
     assert copy.deepcopy(patches[0]) is patches[0]
     copied = copy.deepcopy(control)
     assert copied.tuner is control.tuner
+
+
+def test_merged_weights_are_not_kept_twice(pack):
+    merged = pack.nodes["SCEditMergeSCTuners"].execute(sc_tuner(pack, 1), 1.0, sc_tuner(pack, 2), 1.0).args[0]
+    running = [p.untyped_storage().data_ptr() for p in merged.module.parameters()]
+    assert running == [p.untyped_storage().data_ptr() for p in merged.tuner.parameters()]
+
+
+def test_a_file_overwritten_in_place_does_not_reach_a_loaded_tuner(pack, model, models_folder):
+    path = pack.core.save_tuner(sc_tuner(pack).tuner, models_folder / "scedit" / "style.safetensors")
+    loaded = pack.nodes["SCEditLoadSCTuner"].execute("style.safetensors").args[0]
+    edited = apply_sc(pack, model, loaded)
+    first = sample(edited)
+    with open(path, "r+b") as file:
+        file.truncate(100)
+    path.unlink()
+    assert torch.equal(sample(edited), first)
 
 
 def test_controls_share_one_patcher(pack):
