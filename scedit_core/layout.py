@@ -46,6 +46,11 @@ class SkipLayout:
                 f"skip layout: expected as many channels as strides, all at least 1, found channels "
                 f"{_short(self.channels)} and strides {_short(self.strides)}; correct the layout or the file's metadata"
             )
+        if any(deep % shallow for deep, shallow in zip(self.strides, self.strides[1:], strict=False)):
+            raise LayoutError(
+                f"skip layout: expected strides from the deepest block to the first, each a multiple of the next, found "
+                f"{_short(self.strides)}; correct the layout or the file's metadata"
+            )
 
     def __len__(self) -> int:
         return len(self.channels)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from scedit_core import CSCTuner, SCTuner, SkipLayout, TunerFileError, inspect_tuner, load_tuner, save_tuner
 from scedit_core.converting import convert_tuner
 
+NARROW_SD = SkipLayout.from_channels((32,) * 5 + (16,) * 3 + (8,) * 4)
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -145,6 +146,18 @@ def test_loading_maps_the_file_and_copies_nothing(tmp_path, suffix):
     loaded = load_tuner(path)
     assert sum(p.numel() * 4 for p in loaded.parameters()) > 0.99 * size
     assert anonymous() - before < 0.1 * size
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_changing_loaded_weights_does_not_change_the_file(make_sc, tmp_path, suffix):
+    path = save_tuner(make_sc(layout=NARROW_SD), tmp_path / "t.safetensors")
+    if suffix == ".bin":
+        path = convert_tuner(path, tmp_path / "t.bin", "scepter").path
+    before, tuner = path.read_bytes(), load_tuner(path)
+    for parameter in tuner.parameters():
+        parameter.zero_()
+    assert path.read_bytes() == before
+    assert all(p.abs().max() > 0 for p in load_tuner(path).parameters())
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------

@@ -101,6 +101,17 @@ def test_a_tuner_fits_its_own_family_only():
     assert "SDXL, 9 skips of 1280 x2, 640 x3, 320 x4 channels" in sd1.mismatch(sdxl)
 
 
+@pytest.mark.parametrize(
+    ("channels", "strides"),
+    [((), ()), ((8, 8), (1,)), ((8, 0), (2, 1)), ((8, 8), (1, 0)), ((8, 8), (1, 2)), ((8, 8), (3, 2))],
+    ids=str,
+)
+def test_impossible_layouts_are_refused(channels, strides, one_sentence):
+    with pytest.raises(LayoutError) as raised:
+        SkipLayout(channels, strides)
+    one_sentence(raised)
+
+
 @pytest.mark.parametrize("config", [{}, {"image_model": "flux", "hidden_size": 3072}, {"_class_name": "DiTModel"}])
 def test_models_without_skips_are_refused(config, one_sentence):
     for read in (SkipLayout.from_diffusers, SkipLayout.from_host):
