@@ -48,7 +48,7 @@ class SkipLayout:
             )
         if any(deep % shallow for deep, shallow in zip(self.strides, self.strides[1:], strict=False)):
             raise LayoutError(
-                f"skip layout: expected strides from the deepest block to the first, each a multiple of the next, found "
+                "skip layout: expected strides, deepest block first, that are each a multiple of the next, found "
                 f"{_short(self.strides)}; correct the layout or the file's metadata"
             )
 
