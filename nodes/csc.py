@@ -9,7 +9,7 @@ from . import folders
 from .control import SCEditControl
 from .hints import RESIZE_MODES
 from .managed import ManagedTuner
-from .patch import ImageHint, SkipPatch, check_fit, patched, sigma_range
+from .patch import ImageHint, SkipPatch, check_fit, patched
 from .wires import block_weights_input, mask_input, range_inputs, strength_input
 
 _KEYS = (folders.KEY, "controlnet")
@@ -111,5 +111,5 @@ class SCEditApplyCSCTuner(io.ComfyNode):
         hint = ImageHint(tuner, image, resize)
         if strength == 0:
             return io.NodeOutput(model)
-        sigmas = sigma_range(model, start_percent, end_percent)
-        return io.NodeOutput(patched(model, SkipPatch(tuner, strength, sigmas, weights, mask, hint=hint)))
+        patch = SkipPatch(tuner, strength, block_weights=weights, mask=mask, hint=hint)
+        return io.NodeOutput(patched(model, patch, start_percent, end_percent))

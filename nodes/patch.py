@@ -57,6 +57,7 @@ class SkipPatch:
     ) -> None:
         self.tuner, self.strength, self.sigmas = tuner, strength, sigmas
         self.block_weights, self.mask, self.side, self.hint = block_weights, mask, side, hint
+        self.percents: tuple[float, float] | None = None  # the range as fractions, where `sigmas` follow from the model
         self.cache = RunCache()
 
     def __call__(self, h: Tensor, hsp: Tensor | None, transformer_options: dict[str, Any]) -> tuple:
@@ -122,8 +123,14 @@ class SkipPatch:
         """The patch itself: its weights move with their ModelPatcher, all else follows the skips."""
         return self
 
+    def pre_run(self, model: Any) -> None:
+        """Start of a run of a host's MODEL, whose noise schedule may be another than when the patch was made."""
+        self.cleanup()  # an exception in the last run may have skipped it
+        if self.percents is not None:
+            self.sigmas = open_ends(*self.percents, model.get_model_object("model_sampling").percent_to_sigma)
+
     def cleanup(self, *_: Any) -> None:
-        """Forget what was made for a run; also called before one, since an exception skips the call after it."""
+        """End of a run: forget what was made for it."""
         self.cache.clear()
         if isinstance(self.hint, ImageHint):
             self.hint.cache.clear()
@@ -148,12 +155,14 @@ class ImageHint:
         return encoded(self.cache, self.tuner.module, hint, rows, repeats, skip)
 
 
-def patched(model: Any, patch: SkipPatch) -> Any:
-    """A clone of a host's MODEL with the patch in it, which the host cleans up before and after each run."""
+def patched(model: Any, patch: SkipPatch, start: float, end: float) -> Any:
+    """A clone of a host's MODEL with the patch in it, at work from `start` to `end` of the schedule, as fractions."""
+    patch.percents = (start, end)
+    patch.pre_run(model)
     clone = model.clone()
     clone.set_model_output_block_patch(patch)
-    for moment in (CallbacksMP.ON_PRE_RUN, CallbacksMP.ON_CLEANUP):  # v0.3.64 knows no cleanup of patches
-        clone.add_callback(moment, patch.cleanup)
+    clone.add_callback(CallbacksMP.ON_PRE_RUN, patch.pre_run)
+    clone.add_callback(CallbacksMP.ON_CLEANUP, patch.cleanup)  # v0.3.64 knows no cleanup of patches
     return clone
 
 
@@ -178,14 +187,8 @@ def check_fit(base_model: Any, tuner: ManagedTuner) -> SkipLayout:
     return layout
 
 
-def sigma_range(model: Any, start: float, end: float) -> tuple[float, float]:
-    """(start, end) as noise levels of a host's MODEL for fractions of the schedule, 0 and 1 leaving that end open."""
-    sampling = model.get_model_object("model_sampling")
-    return open_ends(start, end, sampling.percent_to_sigma)
-
-
 def open_ends(start: float, end: float, percent_to_sigma: Any) -> tuple[float, float]:
-    """The same, from the host's function from fraction to noise level."""
+    """(start, end) as noise levels for fractions of the schedule; 0 and 1 leave that end open."""
     first = math.inf if start <= 0 else float(percent_to_sigma(start))
     return first, -math.inf if end >= 1 else float(percent_to_sigma(end))
 
@@ -195,7 +198,8 @@ def _edits(patches: list[SkipPatch], skip: Tensor, options: dict[str, Any]) -> l
 
     The noise level is read off the device once, and only where a range asks for it.
     """
-    sigma = float(options["sigmas"][0]) if any(patch.sigmas != ALWAYS for patch in patches) else None
+    ranged = "sigmas" in options and any(patch.sigmas != ALWAYS for patch in patches)
+    sigma = float(options["sigmas"][0]) if ranged else None
     patches = sorted(patches, key=lambda patch: (patch.tuner.name, patch.strength, patch.sigmas, patch.side))
     return [edit for patch in patches if (edit := patch.edit(skip, options, sigma)) is not None]
 

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..scedit_core import SCEditError, SCTuner, load_tuner
 from . import folders
 from .managed import ManagedTuner
-from .patch import SIDES, SkipPatch, check_fit, patched, sigma_range
+from .patch import SIDES, SkipPatch, check_fit, patched
 from .wires import SCTunerWire, block_weights_input, mask_input, range_inputs, strength_input
 
 
@@ -84,5 +84,5 @@ class SCEditApplySCTuner(io.ComfyNode):
         weights = None if block_weights is None else block_weights.for_blocks(len(layout))
         if strength == 0:
             return io.NodeOutput(model)
-        sigmas = sigma_range(model, start_percent, end_percent)
-        return io.NodeOutput(patched(model, SkipPatch(sc_tuner, strength, sigmas, weights, mask, side)))
+        patch = SkipPatch(sc_tuner, strength, block_weights=weights, mask=mask, side=side)
+        return io.NodeOutput(patched(model, patch, start_percent, end_percent))

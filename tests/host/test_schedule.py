@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy_extras.nodes_model_advanced as host_advanced
 import pytest
 import torch
 from small_model import prompt, relative, sample, small_model
@@ -53,6 +54,29 @@ def test_a_range_that_ends_at_one_has_the_last_step(pack, model, base):
 def test_an_empty_range_is_the_base(pack, model, base):
     assert torch.equal(sample(apply_sc(pack, model, sc_tuner(pack), start=0.5, end=0.5)), base)
     assert torch.equal(sample(model, *control_prompts(csc_tuner(pack), start=0.7, end=0.3)), base)
+
+
+def test_the_range_follows_a_schedule_that_is_changed_later(pack, model):
+    """A node that changes the noise schedule may stand before or after the tuner."""
+    tuner, change = sc_tuner(pack), host_advanced.ModelSamplingDiscrete()
+
+    def rescheduled(m):
+        return change.patch(m, "eps", zsnr=True)[0]
+
+    before = apply_sc(pack, rescheduled(model), tuner, start=0.3, end=0.6)
+    after = rescheduled(apply_sc(pack, model, tuner, start=0.3, end=0.6))
+    calls: list[int] = []
+    tuner.module.tuners["0"].register_forward_hook(lambda *_: calls.append(1))
+    found = sample(before, steps=STEPS)
+    seen = len(calls)
+    assert 0 < seen < STEPS
+    assert torch.equal(sample(after, steps=STEPS), found)
+    assert len(calls) == 2 * seen
+    positive, negative = control_prompts(csc_tuner(pack), start=0.3, end=0.6)
+    assert (
+        relative(sample(rescheduled(model), positive, negative, steps=STEPS), sample(rescheduled(model), steps=STEPS))
+        > 0
+    )
 
 
 @pytest.mark.parametrize("cfg", [3.0, 1.0])
