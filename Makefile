@@ -22,9 +22,9 @@ $(VENV)/.train-ready: requirements/train.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/train.txt
 	touch $@
 
-$(VENV)/.test-ready: $(VENV)/.train-ready requirements/test.txt requirements/reference.txt requirements/reference-alone.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/test.txt -r requirements/reference.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/reference-alone.txt
+$(VENV)/.test-ready: $(VENV)/.train-ready requirements/test.txt requirements/reference.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/reference.txt
 	touch $@
 
 clean:

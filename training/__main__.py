@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     base.add_argument("--vae-minutes", type=float, default=30)
     base.add_argument("--base-minutes", type=float, default=180)
     base.add_argument("--judge-minutes", type=float, default=3)
-    base.add_argument("--control-steps", type=int, default=2500)
+    base.add_argument("--control-steps", type=int, default=2400)
     options = parser.parse_args(arguments)
     try:
         return _run(options)

@@ -36,7 +36,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
         base.unet.set_attn_processor(AttnProcessor())  # on a CPU the backward pass of SDPA takes twice the time
     torch.manual_seed(config.loop.seed)
     tuner = build_tuner(config.tuner, base.layout)
-    console.print(_plan(config, base, tuner, len(examples)), highlight=False)
+    console.print(_plan(config, base, tuner, len(examples)), highlight=False, soft_wrap=True)
     data = TrainingSet(base, config.data, examples)
     run_steps(config.loop, base, tuner, data, accelerator, console)
     path = config.output

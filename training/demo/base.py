@@ -23,6 +23,7 @@ SCENES = 48_000
 BATCH = 32
 PEAK_LR = 1e-3
 CAPTION_DROPOUT = 0.1
+AVERAGE_EVERY = 4
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -139,7 +140,7 @@ def train_base(
         {"params": list(both["unet"].parameters()), "peak": PEAK_LR},
         {"params": list(both["text"].parameters()), "peak": PEAK_LR / 5},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     stage = TimedStage("base", folder, minutes, {"both": both, "average": average, "optimizer": optimizer})
     alpha_bar = build_scheduler().alphas_cumprod
     generator = torch.Generator().manual_seed(seed * 7919 + stage.step)
@@ -163,9 +164,11 @@ def train_base(
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            keep = min(0.9985, stage.step / (stage.step + 10))
-            torch._foreach_lerp_(list(average.parameters()), list(both.parameters()), 1 - keep)
+        if stage.step % AVERAGE_EVERY == 0:
+            keep = min(0.9985, stage.step / (stage.step + 10)) ** AVERAGE_EVERY
+            with torch.no_grad():
+                for slow, fast in zip(average.parameters(), both.parameters(), strict=True):
+                    slow.lerp_(fast, 1 - keep)
         stage.tick(BATCH, loss.item())
     stage.save()
     return average["unet"].eval(), average["text"].eval()

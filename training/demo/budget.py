@@ -32,6 +32,10 @@ class TimedStage:
             )
         self._start = self._saved = time.monotonic()
 
+    def start_clock(self) -> None:
+        """Count from here: what was done since the stage was made (drawing its data, say) is not training."""
+        self._start = self._saved = time.monotonic()
+
     @property
     def seconds(self) -> float:
         """Seconds of work so far, earlier runs included."""

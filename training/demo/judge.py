@@ -26,7 +26,7 @@ BATCH = 64
 class Judge(nn.Module):
     """Pictures [B,3,128,128] in -1..1 to logits of the 36 (shape, colour) pairs [B,36] and of the styles [B,2].
 
-    The pairs are judged at each place of an 8x8 grid, and the surest place counts, so several objects can be found.
+    Mean and maximum over the picture are judged together: the maximum finds each of several objects.
     """
 
     def __init__(self) -> None:
@@ -39,13 +39,14 @@ class Judge(nn.Module):
             ),
             *(nn.Sequential(nn.Conv2d(160, 160, 3, padding=1), nn.GroupNorm(8, 160), nn.SiLU()) for _ in range(2)),
         )
-        self.pairs = nn.Conv2d(160, PAIRS, 1)
-        self.style = nn.Linear(160, len(STYLES))
+        self.pairs = nn.Sequential(nn.Linear(320, 160), nn.SiLU(), nn.Linear(160, PAIRS))
+        self.style = nn.Linear(320, len(STYLES))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
         features = self.body(pictures)
-        return self.pairs(features).amax((2, 3)), self.style(features.mean((2, 3)))
+        pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)
+        return self.pairs(pooled), self.style(pooled)
 
 
 @dataclass
@@ -101,7 +102,7 @@ def train_judge(folder: Path, vae, minutes: float, seed: int = 3) -> Judge:
     if stage.done >= 1:
         return judge.eval()
     parts = [
-        rendered(count, seed + i, style, None) for i, (count, style) in enumerate([(6000, "plain"), (3000, "neon")])
+        rendered(count, seed + i, style, None) for i, (count, style) in enumerate([(4000, "plain"), (2000, "neon")])
     ]
     images = np.concatenate([images for images, _ in parts])
     pairs = pair_table([scene for _, scenes in parts for scene in scenes])
@@ -113,15 +114,18 @@ def train_judge(folder: Path, vae, minutes: float, seed: int = 3) -> Judge:
             seen = vae.decoder(vae.encoder(pictures[rows].float() / 127.5 - 1)).float().clamp(-1, 1)
             pictures[rows] = ((seen + 1) * 127.5).round().to(torch.uint8)
     generator = torch.Generator().manual_seed(seed + stage.step)
+    stage.start_clock()
     while stage.done < 1:
         for group in optimizer.param_groups:
             group["lr"] = stage.learning_rate(PEAK_LR, 50)
         rows = torch.randint(0, len(pictures), (BATCH,), generator=generator)
         x = pictures[rows].float() / 127.5 - 1
+        shift = torch.randint(-10, 11, (2,), generator=generator).tolist()
+        x = x.roll(shift, dims=(2, 3))
         x = x * (0.85 + 0.3 * torch.rand(BATCH, 3, 1, 1, generator=generator)) + 0.05 * torch.randn(x.shape)
         with torch.autocast("cpu", torch.bfloat16):
             found, style = judge(x)
-        loss = 8 * F.binary_cross_entropy_with_logits(found.float(), pairs[rows])
+        loss = 20 * F.binary_cross_entropy_with_logits(found.float(), pairs[rows])
         loss = loss + F.cross_entropy(style.float(), styles[rows])
         loss.backward()
         optimizer.step()

@@ -48,7 +48,7 @@ def sample(
                 guidance_rescale=RESCALE,
                 output_type="pt",
             ).images
-        pictures.append(images.float())
+        pictures.append(images.float().cpu())
     return torch.cat(pictures)
 
 
@@ -58,4 +58,4 @@ def reconstruct(base: BaseModel, pictures: Tensor) -> Tensor:
     with torch.no_grad():
         latents = base.encode_images(pictures * 2 - 1)
         decoded = vae.decode(latents / vae.config.scaling_factor).sample
-    return ((decoded.float() + 1) / 2).clamp(0, 1)
+    return ((decoded.float().cpu() + 1) / 2).clamp(0, 1)

@@ -57,6 +57,7 @@ def train_vae(folder: Path, minutes: float, seed: int = 1) -> AutoencoderTiny:
         return average
     images = np.concatenate([rendered(12000, seed)[0], rendered(2500, seed + 1, "neon")[0], clutter(400, seed + 2)])
     rng = np.random.default_rng((seed, stage.step))
+    stage.start_clock()
     while stage.done < 1:
         for group in optimizer.param_groups:
             group["lr"] = stage.learning_rate(PEAK_LR)
