@@ -27,6 +27,7 @@ FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 # A tuner has about a hundred tensors and a header of 20 KB; what is far beyond that is no tuner.
 _MAX_KEYS = 4096
+_MAX_KEY = 512
 _MAX_HEADER = 2**22
 _MAX_PICKLE = 2**18
 # All that the pickle of a state dict calls.  Storages are named there, but read from elsewhere in the archive.
@@ -57,6 +58,9 @@ class WeightFile:
             else:
                 self._pickled = self._open_pickle()
                 self.entries = {k: Entry(v.dtype, tuple(v.shape)) for k, v in self._pickled.items()}
+            longest = max(map(len, self.entries), default=0)
+            if longest > _MAX_KEY:  # formats match keys against patterns, which takes time on long ones
+                raise self._damaged(f"a name of {longest} characters")
         except TunerFileError:
             raise
         except Exception as error:  # whatever a hostile file makes a parser raise, it is a bad file

@@ -15,7 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scedit_core import TunerFileError, inspect_tuner, load_tuner
+import torch
+
+from scedit_core import CSCTuner, SCTuner, TunerFileError, inspect_tuner, load_tuner
 
 
 def peak() -> int:
@@ -40,7 +42,23 @@ def outcome(path: str, inspected: bool = True) -> tuple[str, str]:
         return "wrong", f"load: {error!r}"
     if not all(bool(p.isfinite().all()) for p in tuner.parameters()):
         return "wrong", "a loaded tuner that is not finite"
+    try:
+        use(tuner)
+    except BaseException as error:
+        return "wrong", f"use: {error!r}"
     return "loaded", ""
+
+
+@torch.no_grad()
+def use(tuner: SCTuner | CSCTuner) -> None:
+    """Edit one small skip of each block: what loads must also run."""
+    if isinstance(tuner, SCTuner):
+        for b in tuner.blocks:
+            tuner.residual(b, torch.ones(1, tuner.layout.channels[b], 2, 2, dtype=tuner.dtype))
+        return
+    features = tuner.encode_hint(torch.ones(1, 3, 64, 64, dtype=tuner.dtype))
+    for b in tuner.blocks:
+        tuner.residual(b, torch.ones_like(features[b]), features[b])
 
 
 def main(folder: Path) -> None:
