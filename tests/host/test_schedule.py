@@ -58,10 +58,10 @@ def test_an_empty_range_is_the_base(pack, model, base):
 
 def test_the_range_follows_a_schedule_that_is_changed_later(pack, model):
     """A node that changes the noise schedule may stand before or after the tuner."""
-    tuner, change = sc_tuner(pack), host_advanced.ModelSamplingDiscrete()
+    tuner, change = sc_tuner(pack), host_advanced.ModelSamplingContinuousEDM()
 
     def rescheduled(m):
-        return change.patch(m, "eps", zsnr=True)[0]
+        return change.patch(m, "eps", sigma_max=400.0, sigma_min=0.002)[0]
 
     before = apply_sc(pack, rescheduled(model), tuner, start=0.3, end=0.6)
     after = rescheduled(apply_sc(pack, model, tuner, start=0.3, end=0.6))
@@ -72,11 +72,6 @@ def test_the_range_follows_a_schedule_that_is_changed_later(pack, model):
     assert 0 < seen < STEPS
     assert torch.equal(sample(after, steps=STEPS), found)
     assert len(calls) == 2 * seen
-    positive, negative = control_prompts(csc_tuner(pack), start=0.3, end=0.6)
-    assert (
-        relative(sample(rescheduled(model), positive, negative, steps=STEPS), sample(rescheduled(model), steps=STEPS))
-        > 0
-    )
 
 
 @pytest.mark.parametrize("cfg", [3.0, 1.0])
