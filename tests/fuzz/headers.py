@@ -80,6 +80,8 @@ def lying_headers() -> Iterator[Case]:
     }
     for name, header in headers.items():
         yield "header-content", f"{name}.safetensors", packed(json.dumps(header).encode(), data)
+    for i, slow in enumerate(("down_blocks.", "up_blocks.0.resnets.0.scetuner_", "lora", "0.model.")):  # slow to match
+        yield "header-content", f"slow-{i}.safetensors", packed(json.dumps({slow * 50_000: entry}).encode(), data)
     texts = {
         "empty": b"",
         "invalid-utf8": b'{"\xff\xfe": 1}',
