@@ -63,7 +63,7 @@ class SCEditApplyCSCTuner(io.ComfyNode):
             display_name="Apply CSC-Tuner (to model)",
             category="SCEdit",
             description="Makes a model follow a hint image, positive and negative prompt alike and in one pass. Apply "
-            "ControlNet does the same for chosen prompts, and is the one for tiled sampling, where a model does not know "
+            "ControlNet does the same for chosen prompts, and is the one for tiled sampling: a model does not know "
             "which part of the picture it is given.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to edit; its U-Net must be of the tuner's family."),
