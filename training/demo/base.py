@@ -14,12 +14,14 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from .budget import TimedStage
+from .judge import pair_table
 from .language import TEXT_WIDTH, build_text_encoder, token_ids
-from .pictures import rendered
-from .scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, mirrored
+from .pictures import random_scenes
+from .scenes import BACKGROUNDS, Scene, draw, mirrored_caption
 from .vae import to_model
 
 SCENES = 48_000
+CHUNK = 4_000  # scenes drawn and encoded at a time
 BATCH = 32
 PEAK_LR = 1e-3
 CAPTION_DROPOUT = 0.1
@@ -67,46 +69,25 @@ def encode(vae: AutoencoderTiny, images: np.ndarray, batch: int = 64) -> torch.T
 
 
 def latents_of_scenes(vae: AutoencoderTiny, folder: Path, seed: int) -> tuple[torch.Tensor, list[str], list[Scene]]:
-    """Latents and captions of SCENES training scenes, half of them mirrored; the latents are kept in `folder`."""
+    """Latents, captions and facts of SCENES training scenes, half of them mirrored.  `folder` keeps the latents."""
+    scenes = [s for first in range(0, SCENES, CHUNK) for s in random_scenes(CHUNK, seed + first)]
+    captions = [mirrored_caption(s.caption) if i % 2 == 0 else s.caption for i, s in enumerate(scenes)]
     path = folder / "latents.safetensors"
-    chunk, chunks = 4000, []
-    kept = load_file(path)["latents"] if path.exists() else None
-    captions, scenes = [], []
-    if kept is not None:
-        from .scenes import random_scene  # only the facts are needed, nothing is drawn
-
-    for first in range(0, SCENES, chunk):
-        if kept is None:
-            images, drawn = rendered(chunk, seed + first)
-        else:
-            rng = np.random.default_rng(seed + first)
-            images, drawn = [None] * chunk, [random_scene(rng) for _ in range(chunk)]
-        texts = [s.caption for s in drawn]
-        for i in range(0, chunk, 2):
-            picture = images[i] if kept is None else np.empty((1, 1, 3), np.uint8)
-            flipped, texts[i] = mirrored(picture, texts[i])
-            if kept is None:
-                images[i] = flipped.copy()
-        if kept is None:
+    if not path.exists():
+        chunks = []
+        for first in range(0, SCENES, CHUNK):
+            images = np.stack([draw(s) for s in scenes[first : first + CHUNK]])
+            images[::2] = images[::2, :, ::-1].copy()
             chunks.append(encode(vae, images))
-            print(f"latents: {first + chunk} of {SCENES}", flush=True)
-        captions += texts
-        scenes += drawn
-    if kept is None:
-        kept = torch.cat(chunks)
-        save_file({"latents": kept}, path)
-    return kept, captions, scenes
+            print(f"latents: {first + CHUNK} of {SCENES}", flush=True)
+        save_file({"latents": torch.cat(chunks)}, path)
+    return load_file(path)["latents"], captions, scenes
 
 
 def facts(scenes: list[Scene]) -> torch.Tensor:
-    """What captions tell, as 0/1 [N, 36 + 5]: which (colour, shape) pairs are there, which background."""
-    colours, backgrounds = list(COLOURS), list(BACKGROUNDS)
-    table = torch.zeros(len(scenes), len(SHAPES) * len(colours) + len(backgrounds))
-    for row, scene in zip(table, scenes, strict=True):
-        for item in scene.items:
-            row[SHAPES.index(item.shape) * len(colours) + colours.index(item.colour)] = 1
-        row[len(SHAPES) * len(colours) + backgrounds.index(scene.background)] = 1
-    return table
+    """What captions tell, as 0/1 [N, 36 + 5]: which (shape, colour) pairs are there, which background."""
+    backgrounds = [list(BACKGROUNDS).index(s.background) for s in scenes]
+    return torch.cat([pair_table(scenes), F.one_hot(torch.tensor(backgrounds), len(BACKGROUNDS))], 1)
 
 
 def teach_language(encoder: CLIPTextModel, ids: torch.Tensor, told: torch.Tensor, steps: int = 800) -> None:

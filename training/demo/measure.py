@@ -13,8 +13,9 @@ from scedit_core.conditions.canny import canny
 
 from ..base_model import BaseModel
 from .judge import Judge, edge_f1, judge_pictures
+from .pictures import random_scenes
 from .sampling import reconstruct, sample
-from .scenes import Scene, draw, random_scene
+from .scenes import Scene, draw
 
 SCENES = 72
 SEED = 20_000
@@ -37,8 +38,7 @@ class Target:
 
 def held_out_scenes(count: int, seed: int = SEED) -> list[Scene]:
     """Scenes whose combination of shape, colour and background is in no training picture."""
-    rng = np.random.default_rng(seed)
-    return [random_scene(rng, held_out=True) for _ in range(count)]
+    return random_scenes(count, seed, held_out=True)
 
 
 def drawn(scenes: list[Scene]) -> Tensor:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .scenes import SIZE, draw, random_scene
+from .scenes import SIZE, Scene, draw, random_scene
+
+
+def random_scenes(count: int, seed: int, held_out: bool | None = False) -> list[Scene]:
+    """The facts of `count` scenes; see `scenes.random_scene`."""
+    rng = np.random.default_rng(seed)
+    return [random_scene(rng, held_out) for _ in range(count)]
 
 
 def rendered(count: int, seed: int, style: str = "plain", held_out: bool | None = False) -> tuple[np.ndarray, list]:
     """Render `count` random scenes.  Returns images [count, SIZE, SIZE, 3] uint8 and the list of their Scenes."""
-    rng = np.random.default_rng(seed)
-    scenes = [random_scene(rng, held_out) for _ in range(count)]
+    scenes = random_scenes(count, seed, held_out)
     return np.stack([draw(s, style) for s in scenes]), scenes
 
 

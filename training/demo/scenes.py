@@ -7,7 +7,7 @@ the size and shrunk, so lines are smooth and a scene costs about a millisecond.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -85,20 +85,8 @@ def random_scene(rng: np.random.Generator, held_out: bool | None = False) -> Sce
     return Scene(tuple(items), background, _caption(rng, items, background), int(rng.integers(2**31)))
 
 
-def scene(caption_items: list[tuple[str, str]], background: str, seed: int = 0, held_out: bool | None = None) -> Scene:
-    """A scene of the given (colour, shape) objects from left to right, with places and sizes drawn from `seed`."""
-    rng = np.random.default_rng(seed)
-    while True:
-        drawn = random_scene(rng, held_out)
-        if len(drawn.items) == len(caption_items):
-            break
-    items = tuple(replace(i, colour=c, shape=s) for i, (c, s) in zip(drawn.items, caption_items, strict=True))
-    named = " and ".join(f"a {c} {s}" for c, s in caption_items)
-    return Scene(items, background, f"{named}, {BACKGROUNDS[background]}", drawn.seed)
-
-
-def mirrored(image: np.ndarray, text: str) -> tuple[np.ndarray, str]:
-    """The picture flipped left to right, with the caption of the flipped scene.  image [H,W,3]."""
+def mirrored_caption(text: str) -> str:
+    """The caption of the same scene flipped left to right."""
     head, _, tail = text.partition(", ")
     if " and " in head:
         first, second = head.split(" and ")
@@ -107,7 +95,7 @@ def mirrored(image: np.ndarray, text: str) -> tuple[np.ndarray, str]:
         head = head.replace("left", "right")
     else:
         head = head.replace("right", "left")
-    return image[:, ::-1], f"{head}, {tail}" if tail else head
+    return f"{head}, {tail}" if tail else head
 
 
 def _caption(rng: np.random.Generator, items: list[Item], background: str) -> str:
