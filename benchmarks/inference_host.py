@@ -1,4 +1,4 @@
-"""What a tuner costs on the host: time of a sampling step with it over the same step without, and time to load a file.
+"""What a tuner costs on the host: time of a sampling step over the same step without, time to load a file, memory.
 
     python benchmarks/inference_host.py HOST [--out FILE.json] [--latent 64] [--width 320] [--steps 6] [--rounds 3]
 
@@ -189,6 +189,8 @@ def _variants(host: SimpleNamespace, options: argparse.Namespace) -> dict[str, t
 
 def _steps(host: SimpleNamespace, variants: dict[str, tuple], options: argparse.Namespace) -> list[dict]:
     """For each variant its time for a step, and its ratio to the base of the same round."""
+    weights = {name: _weights(variant) for name, variant in variants.items()}
+    peaks = dict.fromkeys(variants, 0)
     first: dict[str, list[float]] = {name: [] for name in variants}
     later: dict[str, list[float]] = {name: [] for name in variants}
     for name, variant in variants.items():  # one run that is not counted, to load and to warm up
@@ -196,7 +198,11 @@ def _steps(host: SimpleNamespace, variants: dict[str, tuple], options: argparse.
         print(f"ready: {name}", file=sys.stderr)
     for _ in range(options.rounds):
         for name, variant in variants.items():
+            if host.device.type == "cuda":
+                host.torch.cuda.reset_peak_memory_stats()
             seconds = _run(host, variant, options.latent, options.steps)
+            if host.device.type == "cuda":
+                peaks[name] = max(peaks[name], host.torch.cuda.max_memory_allocated())
             first[name].append(seconds[0])
             later[name].append(statistics.median(seconds[1:]))
     rows = []
@@ -210,9 +216,19 @@ def _steps(host: SimpleNamespace, variants: dict[str, tuple], options: argparse.
                 "ratio": round(statistics.median(ratios), 4),
                 "ratio_range": [round(min(ratios), 4), round(max(ratios), 4)],
                 "target": TARGETS.get(name),
+                "weights_mb": round((weights[name] - weights["base"]) / 1e6, 1),
+                "peak_mb": round(peaks[name] / 1e6, 1) if peaks[name] else None,
             }
         )
     return rows
+
+
+def _weights(variant: tuple) -> int:
+    """Bytes of all modules that a variant has the host load, the U-Net included."""
+    model, positive, _ = variant
+    control = positive[0][1].get("control")
+    models = [model, *model.model_patches_models(), *(control.get_models() if control else ())]
+    return sum(each.model_size() for each in {id(each.model): each for each in models}.values())
 
 
 def _run(host: SimpleNamespace, variant: tuple, latent: int, steps: int) -> list[float]:
@@ -280,13 +296,13 @@ def _print(report: dict) -> None:
         f"ComfyUI {report['host']}, {report['device']}, {report['dtype']}, latent {report['latent']}, "
         f"width {report['width']}, batch {report['batch']}"
     )
-    print(f"{'variant':<26}{'step':>12}{'first step':>14}{'ratio':>9}{'range':>18}{'target':>9}")
+    print(f"{'variant':<26}{'step':>12}{'first step':>14}{'ratio':>9}{'range':>18}{'target':>9}{'weights':>12}")
     for row in report["steps"]:
         low, high = row["ratio_range"]
         target = "" if row["target"] is None else f"{row['target']:.2f}"
         print(
             f"{row['variant']:<26}{row['step_ms']:>9.1f} ms{row['first_step_ms']:>11.1f} ms{row['ratio']:>9.3f}"
-            f"{f'{low:.3f} to {high:.3f}':>18}{target:>9}"
+            f"{f'{low:.3f} to {high:.3f}':>18}{target:>9}{row['weights_mb']:>9.0f} MB"
         )
     loading = report["loading"]
     print(
