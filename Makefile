@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint fuzz clean
 
 demo: $(VENV)/.train-ready
 	$(BIN)/python -m training demo
@@ -16,6 +16,10 @@ test: $(VENV)/.test-ready
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+fuzz: $(VENV)/.test-ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/fuzz.txt
+	$(BIN)/python tests/fuzz/fuzz_loading.py
 
 $(VENV)/.train-ready: requirements/train.txt
 	$(PYTHON) -m venv $(VENV)
