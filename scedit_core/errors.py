@@ -17,3 +17,7 @@ class LayoutError(SCEditError):
 
 class HintError(SCEditError):
     """A hint image has the wrong shape, size or batch."""
+
+
+class ConditionError(SCEditError):
+    """A condition image cannot be made: bad pictures, masks or options, or a missing or damaged detector."""

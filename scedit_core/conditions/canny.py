@@ -7,31 +7,41 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .pictures import as_bytes, as_pictures, from_grey
+from .ranges import check_range
+
 
 @dataclass(frozen=True)
 class CannyOptions:
-    """low, high: thresholds on 0..255; blur: sigma in pixels of a Gaussian blur before, 0 for none."""
+    """low, high: thresholds on 0..255; blur: sigma in pixels of a Gaussian blur before, 0 for none, at most 100.
+
+    Raises ConditionError for values outside those bounds; thresholds go beyond 255, as gradients do.
+    """
 
     low: float = 100.0
     high: float = 200.0
     blur: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_range("canny low", self.low, 0, 10000)
+        check_range("canny high", self.high, 0, 10000)
+        check_range("canny blur", self.blur, 0, 100)
+
 
 def canny(images: Tensor, options: CannyOptions | None = None) -> Tensor:
-    """Edges of images [B,H,W,3] in 0..1: float [B,H,W,3], 0 or 1, three equal channels, on the images' device.
+    """Edges of images [B,H,W,C] in 0..1: float [B,H,W,3], 0 or 1, three equal channels, on the images' device.
 
-    The defaults are those of the authors' annotator (reference/conditions.md).
+    The defaults are those of the authors' annotator (scepter.modules.annotator.canny).  Raises ConditionError for
+    images that `as_pictures` refuses.
     """
     import cv2
     import numpy as np
 
     options = options or CannyOptions()
-    pixels = (images[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    pixels = as_bytes(as_pictures(images))
     edges = np.empty(pixels.shape[:3], np.uint8)
     for picture, edge in zip(pixels, edges, strict=True):
-        picture = np.ascontiguousarray(picture)
         if options.blur > 0:
             picture = cv2.GaussianBlur(picture, (0, 0), options.blur)
         edge[:] = cv2.Canny(picture, options.low, options.high)
-    white = torch.from_numpy(edges).to(images.device).float() / 255
-    return white[..., None].expand(*white.shape, 3).contiguous()
+    return from_grey(torch.from_numpy(edges).to(images.device).float() / 255)

@@ -20,6 +20,12 @@ def randomise(module: nn.Module, seed: int) -> nn.Module:
 
 
 @pytest.fixture(scope="session")
+def fill():
+    """`randomise`, for tests."""
+    return randomise
+
+
+@pytest.fixture(scope="session")
 def tiny_unet():
     """A diffusers U-Net with 3 levels (32, 64, 64 channels) and 9 skips, frozen; 16x16 latents, text width 24."""
     from diffusers import UNet2DConditionModel
