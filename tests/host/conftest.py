@@ -66,6 +66,8 @@ def pack(models_folder) -> SimpleNamespace:
     core = importlib.import_module(f"{PACK_NAME}.scedit_core")
     for name in ("editing", "merging", "tuners"):
         importlib.import_module(f"{PACK_NAME}.scedit_core.{name}")
+    gc.collect()
+    gc.freeze()  # a host is a million objects that no test frees; looking through them each time takes longer than tests
     return SimpleNamespace(module=module, nodes=nodes, core=core, **found)
 
 

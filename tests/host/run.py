@@ -78,6 +78,8 @@ def main(arguments: list[str]) -> int:
         return 0
     print(f"Testing on {', '.join(map(_title, found))}, at the same time; the newest is shown as it goes.", flush=True)
     runs = [_Run(host, arguments, newest=host == found[-1], share=len(found)) for host in found]
+    while not all([run.ended() for run in runs]):
+        time.sleep(0.5)
     results = [run.finish() for run in reversed(runs)]  # the newest first, since the others wait in files
     print(RULE)
     for title, outcome, _ in results:
@@ -112,6 +114,7 @@ class _Run:
 
     def __init__(self, host: Path, arguments: list[str], newest: bool, share: int) -> None:
         self.title, self.begun, self.process = _title(host), time.monotonic(), None
+        self.seconds: float | None = None
         self.absent = missing(host)
         if self.absent:
             return
@@ -127,20 +130,26 @@ class _Run:
             command, cwd=HERE, env=environment, stdout=self.output, stderr=subprocess.STDOUT if self.output else None
         )
 
+    def ended(self) -> bool:
+        """Whether it is over; notes how long it took when first asked after that."""
+        over = self.process is None or self.process.poll() is not None
+        if over and self.seconds is None:
+            self.seconds = time.monotonic() - self.begun
+        return over
+
     def finish(self) -> tuple[str, str, int]:
-        """Wait for the end, show what was not shown yet; gives title, outcome and exit status."""
+        """After its end: show what was not shown yet; gives title, outcome and exit status."""
         if self.process is None:
             print(f"{RULE}\nNOT TESTED on {self.title}: its requirements are missing here: {', '.join(self.absent)}.")
             print(f"Install them with: {sys.executable} {HERE / 'install_requirements.py'}", flush=True)
             return self.title, "NOT TESTED, requirements missing", 1
-        status = self.process.wait()
-        seconds = time.monotonic() - self.begun
+        status = self.process.returncode
         if self.output is not None:
             self.output.seek(0)
             print(f"{RULE}\n{self.title}\n{RULE}\n{self.output.read()}", flush=True)
             self.output.close()
         outcome = "passed" if status == 0 else f"FAILED (pytest exit status {status})"
-        return self.title, f"{outcome} in {seconds:.0f} s", status
+        return self.title, f"{outcome} in {self.seconds:.0f} s", status
 
 
 def _title(host: Path) -> str:
