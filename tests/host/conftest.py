@@ -67,7 +67,7 @@ def pack(models_folder) -> SimpleNamespace:
     for name in ("editing", "merging", "tuners"):
         importlib.import_module(f"{PACK_NAME}.scedit_core.{name}")
     gc.collect()
-    gc.freeze()  # a host is a million objects that no test frees; looking through them each time takes longer than tests
+    gc.freeze()  # a host is a million objects that no test frees, and each test looks through all
     return SimpleNamespace(module=module, nodes=nodes, core=core, **found)
 
 

@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
         return 0
     print(f"Testing on {', '.join(map(_title, found))}, at the same time; the newest is shown as it goes.", flush=True)
     runs = [_Run(host, arguments, newest=host == found[-1], share=len(found)) for host in found]
-    while not all([run.ended() for run in runs]):
+    while [run for run in runs if not run.ended()]:
         time.sleep(0.5)
     results = [run.finish() for run in reversed(runs)]  # the newest first, since the others wait in files
     print(RULE)
