@@ -1,4 +1,4 @@
-"""python -m scedit_core inspect | convert | merge | prune: what tuner files are, and what to make of them."""
+"""python -m scedit_core inspect | convert | merge | prune | annotators: tuner files, and detectors of conditions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
+from .conditions.annotators import ANNOTATORS, default_folder, download
 from .converting import TARGETS, convert_tuner, nil_blocks, without_blocks
 from .errors import SCEditError
 from .files import inspect_tuner, load_tuner, save_tuner, tuner_names
@@ -78,6 +79,19 @@ def prune(options: argparse.Namespace) -> int:
     return 0
 
 
+def annotators(options: argparse.Namespace) -> int:
+    """Print which detectors are installed and where to take the others; with --download, fetch one first."""
+    folder = options.folder or default_folder()
+    if options.download is not None:
+        print(f"wrote {download(options.download, folder)}")
+    print(f"in {folder}")
+    for each in ANNOTATORS.values():
+        path = each.weight_file([folder])
+        state = f"installed, {path.name}" if path else f"missing, {each.megabytes} MB from {each.repository}"
+        print(f"{each.name:<16}  {each.condition:<12}  {each.licence:<12}  {state}")
+    return 0
+
+
 def _row(tuner: dict) -> tuple[str, ...]:
     hidden = sorted(set(tuner["hidden"]))
     place = tuner["path"] + (f" [{tuner['name']}]" if tuner["name"] else "")
@@ -94,7 +108,7 @@ def _row(tuner: dict) -> tuple[str, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m scedit_core", description="Tuner files of SCEdit.")
+    parser = argparse.ArgumentParser(prog="python -m scedit_core", description="Tuner files and detectors of SCEdit.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     command = commands.add_parser("inspect", help="what files are, from their headers alone")
@@ -122,6 +136,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("target", metavar="OUT", help="a .safetensors file")
     command.add_argument("--blocks", nargs="+", type=int, metavar="B", help="blocks to drop, 0 is the deepest")
     command.set_defaults(run=prune)
+
+    command = commands.add_parser("annotators", help="the detectors of conditions: what is installed, what is missing")
+    command.add_argument("--folder", metavar="PATH", help="where detectors lie; models/scedit_annotators by default")
+    command.add_argument("--download", metavar="NAME", help="fetch this one")
+    command.set_defaults(run=annotators)
     return parser
 
 

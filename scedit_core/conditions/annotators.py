@@ -1,0 +1,116 @@
+"""Detectors that some conditions need: where they lie, what is installed, and where to take what is missing.
+
+Each has a folder of its own in models/scedit_annotators.  Nothing is fetched unless `download` is called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConditionError
+from ..weight_files import first_line, shown
+
+FOLDER = "scedit_annotators"
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """A detector that can be installed.
+
+    name:       its folder in models/scedit_annotators.
+    condition:  what is made with it.
+    weights:    names that its weight file may have, the one in the repository first.
+    others:     files that stand beside it.
+    megabytes:  what the download takes.
+    licence:    of the weights.
+    repository: on the Hugging Face Hub.
+    """
+
+    name: str
+    condition: str
+    weights: tuple[str, ...]
+    others: tuple[str, ...]
+    megabytes: int
+    licence: str
+    repository: str
+
+    def weight_file(self, roots: Iterable[str | os.PathLike]) -> Path | None:
+        """Its weights in the first of `roots` where all of its files are; None where it is not installed."""
+        for folder in (Path(root) / self.name for root in roots):
+            found = [folder / name for name in self.weights if (folder / name).is_file()]
+            if found and all((folder / name).is_file() for name in self.others):
+                return found[0]
+        return None
+
+
+ANNOTATORS = {
+    each.name: each
+    for each in (
+        Annotator(
+            name="hed",
+            condition="soft_edge",
+            weights=("ControlNetHED.pth", "ControlNetHED.safetensors"),
+            others=(),
+            megabytes=29,
+            licence="Apache-2.0",
+            repository="lllyasviel/Annotators",
+        ),
+    )
+}
+
+
+def annotator(name: str) -> Annotator:
+    """The detector of that name.  Raises ConditionError for a name that none has."""
+    if name not in ANNOTATORS:
+        raise ConditionError(
+            f"annotator: expected one of {', '.join(ANNOTATORS)}, found {first_line(name)}; choose one of them"
+        )
+    return ANNOTATORS[name]
+
+
+def installed_weights(name: str, roots: Iterable[str | os.PathLike]) -> Path:
+    """The weight file of an installed detector.
+
+    roots: folders that hold detectors, such as models/scedit_annotators.  Raises ConditionError that says what to put
+    where: folder, file names, size, licence and repository.
+    """
+    wanted, roots = annotator(name), list(roots)
+    path = wanted.weight_file(roots)
+    if path is None:
+        files = " or ".join(wanted.weights) + "".join(f", {other}" for other in wanted.others)
+        where = shown(Path(roots[0]) / name) if roots else f"{FOLDER}/{name}"
+        raise ConditionError(
+            f"{wanted.condition}: expected {files} in {where}, found none; take {wanted.megabytes} MB "
+            f"({wanted.licence}) from huggingface.co/{wanted.repository}"
+        )
+    return path
+
+
+def default_folder() -> Path:
+    """models/scedit_annotators of the host that the pack is installed in, else of the current folder."""
+    above = Path(__file__).resolve().parents[3]
+    base = above.parent if above.name == "custom_nodes" else Path.cwd()
+    return base / "models" / FOLDER
+
+
+def download(name: str, root: str | os.PathLike) -> Path:
+    """Fetch a detector into its folder in `root`, with a progress bar; gives its weight file.
+
+    Raises ConditionError where huggingface_hub is not installed or the files cannot be had.
+    """
+    wanted = annotator(name)
+    folder = Path(root) / name
+    try:
+        from huggingface_hub import hf_hub_download
+
+        for file in (*wanted.others, wanted.weights[0]):
+            hf_hub_download(wanted.repository, file, local_dir=folder)
+    except Exception as error:  # no network, no space, no such package: the reason is in the error's first line
+        raise ConditionError(
+            f"{name}: expected a download from huggingface.co/{wanted.repository} into {shown(folder)}, "
+            f"found a failure ({first_line(error)}); put the files there by hand or try again"
+        ) from error
+    return installed_weights(name, [root])
