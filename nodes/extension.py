@@ -15,6 +15,10 @@ GROUPS = {
     "csc": ("SCEditLoadCSCTuner", "SCEditApplyCSCTuner"),
     "weighting": ("SCEditBlockWeights",),
     "tuner_files": ("SCEditTunerInfo", "SCEditMergeSCTuners", "SCEditSaveTuner"),
+    "canny": ("SCEditCanny",),
+    "color_palette": ("SCEditColorPalette",),
+    "completion": ("SCEditCompletion",),
+    "soft_edge": ("SCEditSoftEdge",),
 }
 
 

@@ -74,7 +74,7 @@ def load_hed(path: Path, dtype: torch.dtype = torch.float32, operations: Any = n
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        state = {k: v.to(dtype) for k, v in state.items()}
+        state = {k: v.to(dtype, copy=True) for k, v in state.items()}  # no map of a file that may be cut short
         network.load_state_dict(state, assign=True)
     except Exception as error:  # whatever a damaged file makes a parser raise, it is a bad file
         raise ConditionError(

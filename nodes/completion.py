@@ -1,0 +1,68 @@
+"""Completion: a picture with a hole, or on a larger canvas, for tuners that complete pictures."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..scedit_core.conditions.completion import Margins, inpainting, outpainting
+from ..scedit_core.errors import ConditionError
+from .condition_images import CATEGORY, image_input, shown
+
+_SIDES = ("left", "top", "right", "bottom")
+
+
+class SCEditCompletion(io.ComfyNode):
+    """IMAGE and MASK, or IMAGE and margins -> hint, picture and mask."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SCEditCompletion",
+            display_name="SCEdit Completion",
+            category=CATEGORY,
+            description="What a tuner that completes pictures needs: for inpainting a picture and a mask, for "
+            "outpainting a picture and margins. What is to be made is black in the hint.",
+            inputs=[
+                image_input(),
+                *(
+                    io.Int.Input(
+                        side,
+                        default=0,
+                        min=0,
+                        max=16384,
+                        step=8,
+                        tooltip=f"Pixels to add at the {side}. With any margin, the sides are rounded up to a "
+                        "multiple of 64. All 0 for inpainting.",
+                    )
+                    for side in _SIDES
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="For inpainting: what is to be made, 0.5 and more. Stretched to the picture; one for all "
+                    "pictures or one for each.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="hint", tooltip="For Apply nodes: black where something is to be made."),
+                io.Image.Output(
+                    display_name="image",
+                    tooltip="The picture on its canvas, for the host's inpainting nodes; new parts are grey.",
+                ),
+                io.Mask.Output(
+                    display_name="mask", tooltip="1 where something is to be made, as large as the picture."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image, left, top, right, bottom, mask=None) -> io.NodeOutput:
+        margins = Margins(left, top, right, bottom)
+        if (margins == Margins()) == (mask is None):
+            found = "neither" if mask is None else "both"
+            raise ConditionError(
+                f"completion: expected either a mask or margins, found {found}; connect a MASK with all margins at 0, "
+                "or set margins without one"
+            )
+        made = outpainting(image, margins) if mask is None else inpainting(image, mask)
+        return shown(cls, made.hint, made.image, made.mask)
