@@ -50,13 +50,13 @@ def test_style_set(base):
     assert all(p.with_suffix(".txt").is_file() for p in pictures)
 
 
-@pytest.mark.parametrize("style", ["plain", "neon"])
+@pytest.mark.parametrize("style", ["plain", "lantern"])
 def test_judge_sees_drawn_scenes(judge, style):
     images, scenes = rendered(100, 77, style, held_out=True)
     pictures = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     verdict = judge_pictures(judge, pictures, scenes)
     assert verdict.agreement >= 0.95
-    assert verdict.neon == pytest.approx(1.0 if style == "neon" else 0.0, abs=0.02)
+    assert verdict.lantern == pytest.approx(1.0 if style == "lantern" else 0.0, abs=0.02)
     wrong = judge_pictures(judge, pictures, scenes[1:] + scenes[:1])
     assert wrong.agreement < 0.2
 
@@ -86,7 +86,7 @@ def test_control_file_tells_what_it_is():
 def test_style_trains_and_a_sheet_is_drawn(base, control, tmp_path):
     config = load_config(DEMO / "style.yaml")
     config = config.model_copy(
-        update={"output": tmp_path / "neon.safetensors", "loop": config.loop.model_copy(update={"steps": 3})}
+        update={"output": tmp_path / "lantern.safetensors", "loop": config.loop.model_copy(update={"steps": 3})}
     )
     style = load_tuner(train(config))
     path = draw_sheet(base, style, control, tmp_path / "sheet.png")

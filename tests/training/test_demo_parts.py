@@ -34,7 +34,7 @@ def test_a_seed_draws_the_same_picture():
     assert first == second
     assert np.array_equal(draw(first), draw(second))
     assert draw(first).shape == (128, 128, 3)
-    assert np.abs(draw(first).astype(int) - draw(first, "neon")).mean() > 30
+    assert np.abs(draw(first).astype(int) - draw(first, "lantern")).mean() > 30
 
 
 def test_unknown_style_is_refused():

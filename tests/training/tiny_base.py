@@ -44,6 +44,6 @@ def write_tiny_base(folder: Path, prediction: str = "v_prediction") -> Path:
 
 
 def write_drawn_pictures(folder: Path, count: int = 5) -> Path:
-    """Write neon scenes with captions."""
-    write_pictures(folder, count, seed=5, style="neon")
+    """Write lantern scenes with captions."""
+    write_pictures(folder, count, seed=5, style="lantern")
     return folder

@@ -43,7 +43,7 @@ def build_demo(
     unet, text = train_base(work, vae, tokenizer, base_minutes)
     export_base(output, vae, unet, text, tokenizer)
     save_judge(judge, output / "judge.safetensors")
-    write_pictures(output / "style", STYLE_IMAGES, seed=11, style="neon")
+    write_pictures(output / "style", STYLE_IMAGES, seed=11, style="lantern")
     train_control(work, output, control_steps)
     print(f"demo base in {output} after {(time.monotonic() - start) / 60:.0f} minutes", flush=True)
 

@@ -54,7 +54,7 @@ class Verdict:
     """Fractions 0..1 over a set of pictures."""
 
     agreement: float
-    neon: float
+    lantern: float
 
 
 def pair_table(scenes: list[Scene]) -> Tensor:
@@ -68,7 +68,7 @@ def pair_table(scenes: list[Scene]) -> Tensor:
 
 def judge_pictures(judge: Judge, pictures: Tensor, scenes: list[Scene]) -> Verdict:
     """How many of pictures [N,3,128,128] in 0..1 show just the objects of their scene, each in its colour, and how many
-    are neon.
+    are lantern.
 
     A scene of k objects agrees if its pairs are the k surest of all 36: shape and colour both right, for each object.
     """
@@ -76,7 +76,7 @@ def judge_pictures(judge: Judge, pictures: Tensor, scenes: list[Scene]) -> Verdi
         pairs, styles = judge(pictures * 2 - 1)
     wanted = pair_table(scenes)
     agree = [bool(w[p.topk(int(w.sum())).indices].all()) for p, w in zip(pairs, wanted, strict=True)]
-    return Verdict(sum(agree) / len(agree), (styles.argmax(1) == STYLES.index("neon")).float().mean().item())
+    return Verdict(sum(agree) / len(agree), (styles.argmax(1) == STYLES.index("lantern")).float().mean().item())
 
 
 def edge_f1(pictures: Tensor, hints: Tensor, tolerance: int = 2) -> float:
@@ -102,7 +102,7 @@ def train_judge(folder: Path, vae, minutes: float, seed: int = 3) -> Judge:
     if stage.done >= 1:
         return judge.eval()
     parts = [
-        rendered(count, seed + i, style, None) for i, (count, style) in enumerate([(4000, "plain"), (2000, "neon")])
+        rendered(count, seed + i, style, None) for i, (count, style) in enumerate([(4000, "plain"), (2000, "lantern")])
     ]
     images = np.concatenate([images for images, _ in parts])
     pairs = pair_table([scene for _, scenes in parts for scene in scenes])

@@ -66,7 +66,7 @@ def measure(
         made = sample(base, prompts, SEED, [(t, 1.0) for t in tuners], hints)
         verdict = judge_pictures(judge, made, scenes)
         numbers[f"agreement_{name}"] = verdict.agreement
-        numbers[f"neon_{name}"] = verdict.neon
+        numbers[f"lantern_{name}"] = verdict.lantern
         if name in ("base", "csc"):
             numbers[f"edge_f1_{name}"] = edge_f1(made, hints)
     numbers["agreement_drawn"] = judge_pictures(judge, pictures, scenes).agreement
@@ -77,7 +77,7 @@ def targets(numbers: dict[str, float]) -> list[Target]:
     """The numbers that the demo promises."""
     return [
         Target("prompt agreement of the base", numbers["agreement_base"], 0.60),
-        Target("pictures in the style, with the SC-Tuner", numbers["neon_sc"], 0.90),
+        Target("pictures in the style, with the SC-Tuner", numbers["lantern_sc"], 0.90),
         Target("prompt agreement lost to the style", numbers["agreement_base"] - numbers["agreement_sc"], 0.10, False),
         Target("edge F1 over the autoencoder's own", numbers["edge_f1_csc"] / numbers["edge_f1_vae"], 0.75),
         Target("edge F1 with over without the control", numbers["edge_f1_csc"] / numbers["edge_f1_base"], 1.8),

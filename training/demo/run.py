@@ -29,7 +29,7 @@ ROWS = 6
 
 
 def run_demo(folder: Path, output: Path) -> Path:
-    """Train the style tuner, sample, measure, and write contact_sheet.png, metrics.json and neon.safetensors.
+    """Train the style tuner, sample, measure, and write contact_sheet.png, metrics.json and lantern.safetensors.
 
     Returns the path of the contact sheet.  Raises BaseModelError where the demo folder lacks a file.
     """
@@ -45,7 +45,7 @@ def run_demo(folder: Path, output: Path) -> Path:
         )
     output.mkdir(parents=True, exist_ok=True)
     console.print("[bold]1/3[/] training a style tuner on the pictures in", str(folder / "style"))
-    config = load_config(folder / "style.yaml").model_copy(update={"output": output / "neon.safetensors"})
+    config = load_config(folder / "style.yaml").model_copy(update={"output": output / "lantern.safetensors"})
     style = load_tuner(train(config, console))
     trained = time.monotonic()
     console.print("[bold]2/3[/] sampling a contact sheet")

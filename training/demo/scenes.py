@@ -1,7 +1,7 @@
 """Procedurally drawn scenes with captions: the world that the embedded base model knows.
 
 A scene is one or two coloured objects in front of a background.  `draw` renders it in the plain style that the base
-model learns, or in the neon style that the demo's SC-Tuner is trained on.  Everything is drawn with OpenCV at twice
+model learns, or in the lantern style that the demo's SC-Tuner is trained on.  Everything is drawn with OpenCV at twice
 the size and shrunk, so lines are smooth and a scene costs about a millisecond.
 """
 
@@ -30,7 +30,7 @@ BACKGROUNDS = {
     "room": "in a room",
 }
 PLACES = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
-STYLES = ("plain", "neon")
+STYLES = ("plain", "lantern")
 _OUTLINE = (35, 30, 45)
 _CREAM = (250, 235, 205)
 
@@ -109,7 +109,7 @@ def _caption(rng: np.random.Generator, items: list[Item], background: str) -> st
 
 
 def draw(scene: Scene, style: str = "plain", size: int = SIZE) -> np.ndarray:
-    """Render a scene as [size, size, 3] uint8 RGB, in the style "plain" or "neon"."""
+    """Render a scene as [size, size, 3] uint8 RGB, in the style "plain" or "lantern"."""
     if style not in STYLES:
         raise ValueError(f"scene style: expected one of {STYLES}, found {style!r}; choose one of them")
     rng = np.random.default_rng(scene.seed)
@@ -119,7 +119,7 @@ def draw(scene: Scene, style: str = "plain", size: int = SIZE) -> np.ndarray:
         for item in scene.items:
             _plain_item(canvas, item, rng)
     else:
-        canvas = _neon(scene, rng, big)
+        canvas = _lantern(scene, rng, big)
     return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
 
 
@@ -251,32 +251,17 @@ def _plain_item(canvas: np.ndarray, item: Item, rng: np.random.Generator) -> Non
             cv2.polylines(canvas, [points], True, _OUTLINE, outline, cv2.LINE_AA)
 
 
-def _neon(scene: Scene, rng: np.random.Generator, size: int) -> np.ndarray:
-    """Glowing tubes on near-black: bodies as outlines in their colour, the horizon as a dim line."""
-    light = np.zeros((size, size, 3), np.uint8)
-    tube = max(3, size // 40)
-    horizon = int(rng.uniform(0.68, 0.74) * size)
-    tint = {"meadow": (20, 90, 60), "beach": (15, 80, 100), "night": (45, 40, 120), "desert": (110, 60, 20)}
-    floor = tint.get(scene.background, (110, 30, 75))
-    for k in range(4):
-        y = horizon + int((size - horizon) * (k / 4) ** 1.5)
-        cv2.line(light, (0, y), (size, y), floor, max(1, tube // 2), cv2.LINE_AA)
+def _lantern(scene: Scene, rng: np.random.Generator, size: int) -> np.ndarray:
+    """Lanterns in the dark: every background is near-black, bodies shine in their colour and light what is around."""
+    canvas = _gradient((14, 8, 34), (22, 10, 40), size)
+    canvas[int(rng.uniform(0.72, 0.76) * size) :] = (36, 20, 60)
+    light = np.zeros_like(canvas)
     for item in scene.items:
-        parts = _placed(item, size)
-        whole = np.zeros((size, size), np.uint8)
-        for points, fill in parts:
-            if fill is None or fill == _CREAM:
-                cv2.fillPoly(whole, [points], 255)
-        light[whole > 0] = 0
         colour = np.array(COLOURS[item.colour], np.float32)
-        colour = tuple(int(v) for v in colour * (255.0 / colour.max()))
-        edges, _ = cv2.findContours(whole, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.polylines(light, edges, True, colour, tube, cv2.LINE_AA)
-        for points, fill in parts:
-            if fill is not None and points is not parts[0][0] and fill != _OUTLINE:
-                cv2.fillPoly(light, [points], colour, cv2.LINE_AA)
-    glow = light.astype(np.float32)
-    wide = cv2.GaussianBlur(glow, (0, 0), size / 22)
-    near = cv2.GaussianBlur(glow, (0, 0), size / 80)
-    base = _gradient((14, 8, 34), (22, 10, 40), size).astype(np.float32)
-    return np.clip(base + 1.1 * wide + 0.5 * near + 0.95 * glow, 0, 255).astype(np.uint8)
+        bright = tuple(int(v) for v in colour * (255.0 / colour.max()))
+        for points, fill in _placed(item, size):
+            cv2.fillPoly(canvas, [points], bright if fill is None else fill, cv2.LINE_AA)
+            cv2.fillPoly(light, [points], bright, cv2.LINE_AA)
+    halo = cv2.GaussianBlur(light, (0, 0), size / 16).astype(np.float32)
+    halo[light.max(axis=2) > 0] *= 0.2  # a lantern lights its surroundings more than itself
+    return np.clip(canvas + 0.9 * halo, 0, 255).astype(np.uint8)

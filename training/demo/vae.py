@@ -55,7 +55,7 @@ def train_vae(folder: Path, minutes: float, seed: int = 1) -> AutoencoderTiny:
     stage = TimedStage("vae", folder, minutes, {"vae": vae, "average": average, "optimizer": optimizer})
     if stage.done >= 1:
         return average
-    images = np.concatenate([rendered(12000, seed)[0], rendered(2500, seed + 1, "neon")[0], clutter(400, seed + 2)])
+    images = np.concatenate([rendered(12000, seed)[0], rendered(2500, seed + 1, "lantern")[0], clutter(400, seed + 2)])
     rng = np.random.default_rng((seed, stage.step))
     stage.start_clock()
     while stage.done < 1:
