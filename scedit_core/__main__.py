@@ -88,7 +88,7 @@ def annotators(options: argparse.Namespace) -> int:
     for each in ANNOTATORS.values():
         path = each.weight_file([folder])
         state = f"installed, {path.name}" if path else f"missing, {each.megabytes} MB from {each.repository}"
-        print(f"{each.name:<16}  {each.condition:<12}  {each.licence:<12}  {state}")
+        print(f"{each.name:<24}  {each.condition:<12}  {each.licence:<22}  {state}")
     return 0
 
 

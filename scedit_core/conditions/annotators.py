@@ -14,6 +14,8 @@ from ..errors import ConditionError
 from ..weight_files import first_line, shown
 
 FOLDER = "scedit_annotators"
+# Folders of transformers.
+_WEIGHTS, _CONFIGS = ("model.safetensors", "pytorch_model.bin"), ("config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Annotator:
 
     name:       its folder in models/scedit_annotators.
     condition:  what is made with it.
-    weights:    names that its weight file may have, the one in the repository first.
+    weights:    names that its weight file may have; a download takes the first that the repository has.
     others:     files that stand beside it.
     megabytes:  what the download takes.
     licence:    of the weights.
@@ -58,6 +60,42 @@ ANNOTATORS = {
             licence="Apache-2.0",
             repository="lllyasviel/Annotators",
         ),
+        Annotator(
+            name="dpt-hybrid-midas",
+            condition="depth",
+            weights=_WEIGHTS,
+            others=_CONFIGS,
+            megabytes=490,
+            licence="Apache-2.0",
+            repository="Intel/dpt-hybrid-midas",
+        ),
+        Annotator(
+            name="depth-anything-v2-small",
+            condition="depth",
+            weights=_WEIGHTS,
+            others=_CONFIGS,
+            megabytes=99,
+            licence="Apache-2.0",
+            repository="depth-anything/Depth-Anything-V2-Small-hf",
+        ),
+        Annotator(
+            name="upernet-convnext-small",
+            condition="segmentation",
+            weights=_WEIGHTS,
+            others=_CONFIGS,
+            megabytes=328,
+            licence="MIT",
+            repository="openmmlab/upernet-convnext-small",
+        ),
+        Annotator(
+            name="segformer-b0-ade",
+            condition="segmentation",
+            weights=_WEIGHTS,
+            others=_CONFIGS,
+            megabytes=15,
+            licence="NVIDIA, non-commercial",
+            repository="nvidia/segformer-b0-finetuned-ade-512-512",
+        ),
     )
 }
 
@@ -69,6 +107,11 @@ def annotator(name: str) -> Annotator:
             f"annotator: expected one of {', '.join(ANNOTATORS)}, found {first_line(name)}; choose one of them"
         )
     return ANNOTATORS[name]
+
+
+def names_for(condition: str) -> list[str]:
+    """The detectors that a condition can be made with, the authors' own first."""
+    return [each.name for each in ANNOTATORS.values() if each.condition == condition]
 
 
 def installed_weights(name: str, roots: Iterable[str | os.PathLike]) -> Path:
@@ -105,9 +148,16 @@ def download(name: str, root: str | os.PathLike) -> Path:
     folder = Path(root) / name
     try:
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
 
-        for file in (*wanted.others, wanted.weights[0]):
+        for file in wanted.others:
             hf_hub_download(wanted.repository, file, local_dir=folder)
+        for file in wanted.weights:
+            try:
+                hf_hub_download(wanted.repository, file, local_dir=folder)
+            except EntryNotFoundError:
+                continue
+            break
     except Exception as error:  # no network, no space, no such package: the reason is in the error's first line
         raise ConditionError(
             f"{name}: expected a download from huggingface.co/{wanted.repository} into {shown(folder)}, "

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from ..errors import ConditionError
 from .canny import CannyOptions
 from .color_palette import ColorPaletteOptions
+from .depth import DepthOptions
 from .soft_edge import SoftEdgeOptions
 
 Options = TypeVar("Options")
@@ -19,6 +20,7 @@ KEY = "scedit.condition"
 OPTIONS: dict[str, type] = {
     "canny": CannyOptions,
     "color_palette": ColorPaletteOptions,
+    "depth": DepthOptions,
     "soft_edge": SoftEdgeOptions,
 }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -23,6 +26,16 @@ def randomise(module: nn.Module, seed: int) -> nn.Module:
 def fill():
     """`randomise`, for tests."""
     return randomise
+
+
+@pytest.fixture(scope="session")
+def save_detector():
+    """`save_detector(kind, folder)` of tiny_detectors.py."""
+    place = Path(__file__).with_name("tiny_detectors.py")
+    spec = importlib.util.spec_from_file_location(place.stem, place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.save_detector
 
 
 @pytest.fixture(scope="session")

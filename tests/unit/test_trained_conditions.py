@@ -8,6 +8,7 @@ import pytest
 
 from scedit_core.conditions.canny import CannyOptions
 from scedit_core.conditions.color_palette import ColorPaletteOptions
+from scedit_core.conditions.depth import DepthOptions
 from scedit_core.conditions.soft_edge import SoftEdgeOptions
 from scedit_core.conditions.trained import trained_options
 from scedit_core.errors import ConditionError
@@ -26,6 +27,7 @@ def metadata(**condition) -> dict[str, str]:
         ({"scedit.condition": "canny"}, CannyOptions()),
         ({"scedit.condition": '"canny"'}, CannyOptions()),
         (metadata(type="color_palette", cell=32), ColorPaletteOptions(32)),
+        (metadata(type="depth", invert=True), DepthOptions(True)),
         (metadata(type="soft_edge", polarity="light_on_dark", safe=True), SoftEdgeOptions("light_on_dark", True)),
     ],
 )
@@ -43,7 +45,7 @@ def test_nothing_said(notes):
 @pytest.mark.parametrize(
     ("notes", "words"),
     [
-        (metadata(type="depth"), ("trained on canny", "'depth'")),
+        (metadata(type="pose"), ("trained on canny", "'pose'")),
         ({"scedit.condition": "[1]"}, ("JSON",)),
         ({"scedit.condition": "[" * 100_000}, ("canny",)),
         (metadata(low=1), ("JSON",)),

@@ -1,0 +1,54 @@
+"""Models of transformers in local folders: config.json, preprocessor_config.json and weights.  Never the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ConditionError
+from ..weight_files import first_line, shown
+
+_LONGEST = 4  # times the short side: a strip of a few rows would else become a picture that no memory holds
+
+
+def load_local(auto_class: str, folder: Path, unused: Iterable[str] = ()) -> tuple[nn.Module, Any]:
+    """A model and its image processor, on the CPU in float32, in evaluation mode.
+
+    auto_class: the name in transformers, such as AutoModelForDepthEstimation.
+    unused:     beginnings of names of weights that may be missing, because the model never uses them.
+
+    Raises ConditionError for a folder whose files are damaged, are of another kind of model, or lack weights.
+    """
+    import transformers
+
+    try:
+        model, report = getattr(transformers, auto_class).from_pretrained(
+            folder, local_files_only=True, output_loading_info=True
+        )
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # whatever a damaged folder makes transformers raise, it is a bad folder
+        raise ConditionError(
+            f"{shown(folder)}: expected a model for {auto_class}, found a folder that cannot be read as such "
+            f"({first_line(error)}); download it again"
+        ) from error
+    missing = sorted(k for k in report["missing_keys"] if not k.startswith(tuple(unused)))
+    if missing:  # transformers fills them with noise
+        raise ConditionError(
+            f"{shown(folder)}: expected all weights of its config.json, found {len(missing)} missing, such as "
+            f"{first_line(missing[0])}; download it again"
+        )
+    return model.float().eval().requires_grad_(False), processor
+
+
+def resized(pictures: Tensor, short_side: int, multiple: int) -> Tensor:
+    """Pictures [B,3,H,W] in 0..1 with `short_side` as their short side, and both sides multiples of `multiple`."""
+    height, width = pictures.shape[-2:]
+    scale = short_side / min(height, width)
+    size = [max(1, round(min(side * scale, _LONGEST * short_side) / multiple)) * multiple for side in (height, width)]
+    if size == [height, width]:
+        return pictures
+    return F.interpolate(pictures, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)

@@ -1,0 +1,106 @@
+"""Segmentation: what is where, in the colours of ADE20K's 150 classes (UperNet, SegFormer)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ConditionError
+from .local_models import load_local, resized
+from .pictures import as_pictures
+
+_MULTIPLE = 32  # what the deepest stage of such models divides a side by
+# The colour of each class as RRGGBB, in the order of ADE20K: wall, building, sky, floor, tree, ceiling, road, bed, ...
+_COLOURS = """
+787878 b47878 06e6e6 503232 04c803 787850 8c8c8c cc05ff e6e6e6 04fa07 e005ff ebff07 96053d 787846 08ff33
+ff0652 8fff8c ccff04 ff3307 cc4603 0066c8 3de6fa ff0633 0b66ff ff0747 ff09e0 0907e6 dcdcdc ff095c 7009ff
+08ffd6 07ffe0 ffb806 0aff47 ff290a 07ffff e0ff08 6608ff ff3d06 ffc207 ff7a08 00ff14 ff0829 ff0599 0633ff
+eb0cff a09614 00a3ff 8c8c8c fa0a0f 14ff00 1fff00 ff1f00 ffe000 99ff00 0000ff ff4700 00ebff 00adff 1f00ff
+0bc8c8 ff5200 00fff5 003dff 00ff70 00ff85 ff0000 ffa300 ff6600 c2ff00 008fff 33ff00 0052ff 00ff29 00ffad
+0a00ff adff00 00ff99 ff5c00 ff00ff ff00f5 ff0066 ffad00 ff0014 ffb8b8 001fff 00ff3d 0047ff ff00cc 00ffc2
+00ff52 000aff 0070ff 3300ff 00c2ff 007aff 00ffa3 ff9900 00ff0a ff7000 8fff00 5200ff a3ff00 ffeb00 08b8aa
+8500ff 00ff5c b800ff ff001f 00b8ff 00d6ff ff0070 5cff00 00e0ff 70e0ff 46b8a0 a300ff 9900ff 47ff00 ff00a3
+ffcc00 ff008f 00ffeb 85ff00 ff00eb f500ff ff007a fff500 0abed4 d6ff00 00ccff 1400ff ffff00 0099ff 0029ff
+00ffcc 2900ff 29ff00 ad00ff 00f5ff 4700ff 7a00ff 00ffb8 005cff b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff
+"""
+PALETTE = tuple(_COLOURS.split())
+
+
+def palette_picture(labels: Tensor) -> Tensor:
+    """Labels [B,H,W] (whole numbers, 0 to 149, as ADE20K counts from wall) as colours [B,H,W,3] in 0..1.
+
+    Raises ConditionError for other shapes, dtypes and labels.
+    """
+    if labels.ndim != 3 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ConditionError(
+            f"labels: expected whole numbers [B,H,W], found {str(labels.dtype)[6:]} {list(labels.shape)}; "
+            "give the class of each pixel"
+        )
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < len(PALETTE):
+        raise ConditionError(
+            f"labels: expected classes from 0 to {len(PALETTE) - 1}, found {int(labels.min())} to "
+            f"{int(labels.max())}; count from 0 for wall"
+        )
+    colours = torch.tensor([list(bytes.fromhex(c)) for c in PALETTE], device=labels.device).float() / 255
+    return colours[labels.long()]
+
+
+class SegmentationNetwork(nn.Module):
+    """A segmentation model of transformers (UperNet, SegFormer), with the preparation of its input.
+
+    model, processor: as `load_local` gives them.
+    """
+
+    def __init__(self, model: nn.Module, processor) -> None:
+        super().__init__()
+        self.model = model
+        for name in ("image_mean", "image_std"):
+            self.register_buffer(name, torch.tensor(getattr(processor, name), dtype=torch.float32)[:, None, None])
+        self.short_side = min(v for v in dict(processor.size).values() if v)  # 512 for models of ADE20K
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Pictures [1,3,H,W] in 0..1 -> logits [1,150,h,w] at a working size of the model's."""
+        prepared = resized(pictures, self.short_side, _MULTIPLE)
+        return self.model(pixel_values=(prepared - self.image_mean) / self.image_std).logits
+
+
+def load_segmentation(folder: Path) -> SegmentationNetwork:
+    """The model in a local folder, on the CPU.
+
+    Raises ConditionError (see `load_local`), and for a model with other classes than the 150 of ADE20K.
+    """
+    model, processor = load_local("AutoModelForSemanticSegmentation", folder)
+    if model.config.num_labels != len(PALETTE):
+        raise ConditionError(
+            f"{folder}: expected a model of the {len(PALETTE)} classes of ADE20K, found one of "
+            f"{model.config.num_labels}; choose a model that was trained on ADE20K"
+        )
+    return SegmentationNetwork(model, processor).eval()
+
+
+@torch.inference_mode()
+def segmentation(
+    images: Tensor,
+    network: SegmentationNetwork,
+    device: torch.device | str | None = None,
+    on_picture: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """The classes in images [B,H,W,C] in 0..1 as colours: float [B,H,W,3] in 0..1, on the images' device.
+
+    network:    on `device`, which is the images' by default.
+    on_picture: called after each picture; they go through the network one by one, which bounds the memory.
+
+    Source: paper, section 4.1 (condition types).  Raises ConditionError for images that `as_pictures` refuses.
+    """
+    pictures = as_pictures(images)
+    labels = torch.empty(pictures.shape[:3], dtype=torch.long, device=pictures.device)
+    for picture, out in zip(pictures, labels, strict=True):
+        logits = network(picture.to(device or picture.device).permute(2, 0, 1)[None]).float()
+        logits = F.interpolate(logits, size=tuple(out.shape), mode="bilinear", align_corners=False)
+        out.copy_(logits[0].argmax(0))
+        on_picture()
+    return palette_picture(labels)
