@@ -19,6 +19,8 @@ GROUPS = {
     "color_palette": ("SCEditColorPalette",),
     "completion": ("SCEditCompletion",),
     "soft_edge": ("SCEditSoftEdge",),
+    "depth": ("SCEditDepth",),
+    "segmentation": ("SCEditSegmentation",),
 }
 
 

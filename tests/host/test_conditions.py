@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 
 import comfy.model_management
 import folder_paths
-import numpy as np
 import pytest
 import torch
 from conftest import PACK_NAME
-from host_server import error_of
-from small_model import randomise
+from small_detectors import install_hed, install_model
 from small_tuners import csc_tuner
 
+DEPTH, SEGMENTATION = "SCEditDepth", "SCEditSegmentation"
 CANNY, PALETTE, COMPLETION, SOFT_EDGE = "SCEditCanny", "SCEditColorPalette", "SCEditCompletion", "SCEditSoftEdge"
 DEFAULTS = {CANNY: (100.0, 200.0, 0.0), PALETTE: (64,), SOFT_EDGE: ("auto", False, False)}
 
@@ -33,23 +33,11 @@ def temporary_files(tmp_path):
 
 
 @pytest.fixture
-def hed(pack):
-    """`hed(seed)` puts HED with random weights where the node looks for it, and gives the network."""
-    core = importlib.import_module(f"{PACK_NAME}.scedit_core.conditions.hed")
-    detectors = importlib.import_module(f"{PACK_NAME}.nodes.detectors")
-    made = []
-
-    def install(root, seed: int = 1):
-        network = randomise(core.HED(), seed).eval().requires_grad_(False)
-        made.append(root / "scedit_annotators" / "hed" / "ControlNetHED.pth")
-        made[-1].parent.mkdir(parents=True, exist_ok=True)
-        torch.save(network.state_dict(), made[-1])
-        return network
-
-    yield install
-    for path in made:
-        path.unlink(missing_ok=True)
-    detectors._loaded.clear()
+def annotators(pack, models_folder):
+    """The models folder, for detectors in it; none before and after the test."""
+    yield models_folder
+    shutil.rmtree(models_folder / "scedit_annotators", ignore_errors=True)
+    importlib.import_module(f"{PACK_NAME}.nodes.detectors")._loaded.clear()
 
 
 def condition(name: str):
@@ -98,8 +86,8 @@ def test_completion_wants_a_mask_or_margins(pack, margin, mask, found):
         pack.nodes[COMPLETION].execute(noise(1, 8, 8, 3), margin, 0, 0, 0, mask)
 
 
-def test_soft_edges_are_those_of_the_core(pack, hed, models_folder):
-    network, image = hed(models_folder), noise(2, 40, 33, 3)
+def test_soft_edges_are_those_of_the_core(pack, annotators):
+    network, image = install_hed(annotators), noise(2, 40, 33, 3)
     soft_edge = condition("soft_edge")
     for polarity in ("dark_on_light", "light_on_dark"):
         found = pack.nodes[SOFT_EDGE].execute(image, polarity, False, False).args[0]
@@ -108,8 +96,36 @@ def test_soft_edges_are_those_of_the_core(pack, hed, models_folder):
     assert set(pack.nodes[SOFT_EDGE].execute(image, "auto", True, True).args[0].unique().tolist()) <= {0, 1}
 
 
-def test_a_detector_is_the_hosts_and_is_loaded_once(pack, hed, models_folder):
-    hed(models_folder)
+@pytest.mark.parametrize(
+    ("node", "name", "kind", "options"),
+    [
+        (DEPTH, "dpt-hybrid-midas", "dpt", (False,)),
+        (DEPTH, "depth-anything-v2-small", "depth_anything", (True,)),
+        (SEGMENTATION, "upernet-convnext-small", "upernet", ()),
+        (SEGMENTATION, "segformer-b0-ade", "segformer", ()),
+    ],
+)
+def test_models_of_transformers(pack, annotators, node, name, kind, options):
+    image, run = noise(2, 70, 130, 3), pack.nodes[node].execute
+    with pytest.raises(pack.core.SCEditError, match=f"expected model.safetensors or .*{name}, found none"):
+        run(image, name, *options)
+    install_model(kind, annotators, name)
+    found = run(image, name, *options).args[0]
+    assert found.shape == image.shape
+    assert found.std() > 0.001
+    core = condition(node.removeprefix("SCEdit").lower())
+    if node == DEPTH:
+        network = core.load_depth(annotators / "scedit_annotators" / name)
+        expected = core.depth(image, network, core.DepthOptions(*options))
+    else:
+        expected = core.segmentation(image, core.load_segmentation(annotators / "scedit_annotators" / name))
+    assert (found - expected).abs().max() < 1e-5
+    comfy.model_management.unload_all_models()
+    assert torch.equal(run(image, name, *options).args[0], found)
+
+
+def test_a_detector_is_the_hosts_and_is_loaded_once(pack, annotators):
+    install_hed(annotators)
     image, detectors = noise(1, 24, 24, 3), importlib.import_module(f"{PACK_NAME}.nodes.detectors")
     first = pack.nodes[SOFT_EDGE].execute(image, *DEFAULTS[SOFT_EDGE]).args[0]
     patcher = detectors._loaded["hed"][1].patcher
@@ -118,21 +134,21 @@ def test_a_detector_is_the_hosts_and_is_loaded_once(pack, hed, models_folder):
     assert detectors._loaded["hed"][1].patcher is patcher
     comfy.model_management.unload_all_models()  # the host may want its memory at any time
     assert torch.equal(pack.nodes[SOFT_EDGE].execute(image, *DEFAULTS[SOFT_EDGE]).args[0], first)
-    hed(models_folder, seed=2)
+    install_hed(annotators, seed=2)
     assert not torch.equal(pack.nodes[SOFT_EDGE].execute(image, *DEFAULTS[SOFT_EDGE]).args[0], first)
 
 
-def test_a_missing_detector_is_one_sentence(pack, models_folder):
+def test_a_missing_detector_is_one_sentence(pack, annotators):
     with pytest.raises(pack.core.SCEditError) as raised:
         pack.nodes[SOFT_EDGE].execute(noise(1, 24, 24, 3), *DEFAULTS[SOFT_EDGE])
-    folder = models_folder / "scedit_annotators" / "hed"
+    folder = annotators / "scedit_annotators" / "hed"
     for said in (str(folder), "ControlNetHED.pth", "29 MB", "Apache-2.0", "lllyasviel/Annotators"):
         assert said in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_a_connected_tuner_sets_the_options(pack, hed, models_folder):
-    hed(models_folder)
+def test_a_connected_tuner_sets_the_options(pack, annotators):
+    install_hed(annotators)
     image = noise(1, 64, 64, 3)
     for name, said, options in (
         (CANNY, {"type": "canny", "low": 300, "high": 600, "blur": 0}, (300.0, 600.0, 0.0)),
@@ -160,42 +176,3 @@ def test_pictures_of_nan_are_refused(pack, name):
     image[1, 0, 0, 0] = float("nan")
     with pytest.raises(pack.core.SCEditError, match="expected finite values, found NaN"):
         pack.nodes[name].execute(image, *DEFAULTS[name])
-
-
-def graph(photograph: str, name: str, **inputs) -> dict:
-    """A picture, its mask and a condition of it, in the host's API form."""
-    links = {"image": ["1", 0]} | ({"mask": ["1", 1]} if name == COMPLETION else {})
-    return {
-        "1": {"class_type": "LoadImage", "inputs": {"image": photograph}},
-        "2": {"class_type": name, "inputs": links | inputs},
-        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "condition"}},
-    }
-
-
-def test_every_node_runs_in_a_graph(server, hed):
-    import io
-
-    import graphs
-    from PIL import Image
-
-    size = Image.open(server.base / "input" / graphs.PHOTOGRAPH).size
-    margins = dict.fromkeys(("left", "top", "right", "bottom"), 0)
-    soft_edge = {"polarity": "auto", "safe": False, "scribble": False}
-    prompt_id, answer = server.queue(graph(graphs.PHOTOGRAPH, SOFT_EDGE, **soft_edge))
-    assert prompt_id, answer
-    assert "expected ControlNetHED.pth or ControlNetHED.safetensors in" in error_of(server.wait(prompt_id))
-    hed(server.base / "models")
-    for name, inputs in (
-        (CANNY, {"low": 100, "high": 200, "blur": 0}),
-        (PALETTE, {"cell": 64}),
-        (COMPLETION, margins),
-        (SOFT_EDGE, soft_edge),
-    ):
-        prompt_id, answer = server.queue(graph(graphs.PHOTOGRAPH, name, **inputs))
-        assert prompt_id, answer
-        pictures = server.images(server.wait(prompt_id))
-        assert len(pictures) == 2, name  # the node's own preview, and what is saved
-        for each in pictures:
-            picture = Image.open(io.BytesIO(each))
-            assert picture.size == size
-            assert np.asarray(picture).std() > 5

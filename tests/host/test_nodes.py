@@ -260,7 +260,7 @@ def test_without_cv2_or_transformers_the_pack_loads(models_folder):
     assert done.returncode == 0, done.stderr
     for name in IDS:
         assert name in done.stdout
-    for name in ("SCEditCanny", "SCEditColorPalette", "SCEditSoftEdge"):  # opencv makes these
+    for name in ("SCEditCanny", "SCEditColorPalette", "SCEditSoftEdge", "SCEditDepth", "SCEditSegmentation"):
         assert name not in done.stdout
         assert f"{name} not available" in done.stderr
     assert "SCEditCompletion" in done.stdout
