@@ -35,13 +35,13 @@ def canny(images: Tensor, options: CannyOptions | None = None) -> Tensor:
     images that `as_pictures` refuses.
     """
     import cv2
-    import numpy as np
 
     options = options or CannyOptions()
-    pixels = as_bytes(as_pictures(images))
-    edges = np.empty(pixels.shape[:3], np.uint8)
-    for picture, edge in zip(pixels, edges, strict=True):
+    pictures = as_pictures(images)
+    edges = torch.empty(pictures.shape[:3], dtype=torch.uint8)
+    for picture, edge in zip(pictures, edges, strict=True):
+        pixels = as_bytes(picture)
         if options.blur > 0:
-            picture = cv2.GaussianBlur(picture, (0, 0), options.blur)
-        edge[:] = cv2.Canny(picture, options.low, options.high)
-    return from_grey(torch.from_numpy(edges).to(images.device).float() / 255)
+            pixels = cv2.GaussianBlur(pixels, (0, 0), options.blur)
+        edge.copy_(torch.from_numpy(cv2.Canny(pixels, options.low, options.high)))
+    return from_grey(edges.to(images.device).float() / 255)

@@ -32,11 +32,11 @@ def color_palette(images: Tensor, options: ColorPaletteOptions | None = None) ->
     import numpy as np
 
     options = options or ColorPaletteOptions()
-    pixels = as_bytes(as_pictures(images))
-    _, height, width, _ = pixels.shape
+    pictures = as_pictures(images)
+    _, height, width, _ = pictures.shape
     squares = (max(1, width // options.cell), max(1, height // options.cell))
-    mosaics = np.empty(pixels.shape, np.float32)
-    for picture, mosaic in zip(pixels, mosaics, strict=True):
-        small = cv2.resize(picture, squares, interpolation=cv2.INTER_CUBIC).astype(np.float32) / 255
+    mosaics = np.empty(tuple(pictures.shape), np.float32)
+    for picture, mosaic in zip(pictures, mosaics, strict=True):
+        small = cv2.resize(as_bytes(picture), squares, interpolation=cv2.INTER_CUBIC).astype(np.float32) / 255
         cv2.resize(small, (width, height), dst=mosaic, interpolation=cv2.INTER_NEAREST)
     return torch.from_numpy(mosaics).to(images.device)

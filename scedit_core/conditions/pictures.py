@@ -69,11 +69,11 @@ def as_masks(masks: Tensor, pictures: Tensor) -> Tensor:
     return (masks >= 0.5).expand(batch, height, width)
 
 
-def as_bytes(pictures: Tensor) -> np.ndarray:
-    """Pictures [B,H,W,3] in 0..1 as uint8 in 0..255, rounded, contiguous, on the CPU: what cv2 works on."""
-    import numpy as np
+def as_bytes(picture: Tensor) -> np.ndarray:
+    """A picture [H,W,3] in 0..1 as uint8 in 0..255, rounded, contiguous, on the CPU: what cv2 works on."""
+    import cv2
 
-    return np.ascontiguousarray((pictures * 255).round_().to(torch.uint8).cpu().numpy())
+    return cv2.convertScaleAbs(picture.contiguous().cpu().numpy(), alpha=255)
 
 
 def from_grey(grey: Tensor) -> Tensor:
