@@ -17,7 +17,7 @@ from .pictures import random_scenes
 from .sampling import reconstruct, sample
 from .scenes import Scene, draw
 
-SCENES = 48
+SCENES = 72
 SEED = 20_000
 
 
