@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     if options.command == "train":
-        from .config import load_config
+        from .config_file import load_config
         from .loop import train
 
         train(load_config(options.config))

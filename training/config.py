@@ -1,74 +1,284 @@
-"""The trainer's configuration: YAML, checked by pydantic, unknown keys refused.  Relative paths start at the file."""
+"""The trainer's configuration: typed sections, unknown keys refused.  `config_file.py` reads it from YAML.
+
+Every path may be relative: it then starts at the folder of the YAML file.  The commented manual of all keys is
+`examples/`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .errors import ConfigError
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A group of keys: frozen, and none but those it names."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TunerConfig(_Section):
-    """What is trained.  `kernel`, `hint_ratio` and `stem_width` are for controls (kind csc) only."""
+class TunerConfig(Section):
+    """What is trained.  `kernel`, `hint_ratio` and `stem_width` are for controls (kind csc) only.
+
+    `start_from` is a tuner file whose weights and shapes the run begins with, in place of the other keys.
+    """
 
     kind: Literal["sc", "csc"]
     ratio: Annotated[float, Field(gt=0, le=8)] = 1.0
-    blocks: list[Annotated[int, Field(ge=0)]] | None = None
+    blocks: list[Count] | None = None
     kernel: Literal[1, 3] = 1
-    hint_ratio: Annotated[int, Field(ge=1, le=8)] = 1
+    hint_ratio: Annotated[int, Field(ge=1, le=8)] | None = None  # None: 2 for SDXL, 1 for others
     stem_width: Annotated[int, Field(ge=8, le=1280)] = 256
+    start_from: Path | None = None
 
 
-class CannyConfig(_Section):
-    """Canny hints, made from the training images: thresholds on 0..255, blur as sigma in pixels."""
+class CannyCondition(Section):
+    """Edges: thresholds on 0..255, blur as sigma in pixels."""
 
     type: Literal["canny"]
-    low: Annotated[float, Field(ge=0, le=255)] = 100.0
-    high: Annotated[float, Field(ge=0, le=255)] = 200.0
-    blur: Annotated[float, Field(ge=0, le=20)] = 0.0
+    low: Annotated[float, Field(ge=0, le=10000)] = 100.0
+    high: Annotated[float, Field(ge=0, le=10000)] = 200.0
+    blur: Annotated[float, Field(ge=0, le=100)] = 0.0
 
 
-class DataConfig(_Section):
-    """A folder of images, each with its caption in a .txt file of the same name."""
+class SoftEdgeCondition(Section):
+    """Soft edges of HED; `detector` is its weight file."""
+
+    type: Literal["soft_edge"]
+    polarity: Literal["dark_on_light", "light_on_dark"] = "dark_on_light"
+    safe: bool = False
+    scribble: bool = False
+    detector: Path | None = None
+
+
+class DepthCondition(Section):
+    """Depth, near is light unless inverted; `detector` is a transformers folder."""
+
+    type: Literal["depth"]
+    invert: bool = False
+    detector: Path | None = None
+
+
+class PoseCondition(Section):
+    """OpenPose's body; `detector` is a transformers folder of ViTPose, `persons` one of RT-DETR."""
+
+    type: Literal["pose"]
+    detector: Path | None = None
+    persons: Path | None = None
+
+
+class SegmentationCondition(Section):
+    """ADE20K classes in the standard palette; `detector` is a transformers folder."""
+
+    type: Literal["segmentation"]
+    detector: Path | None = None
+
+
+class ColorPaletteCondition(Section):
+    """A mosaic; `cell` is the side of a square in pixels."""
+
+    type: Literal["color_palette"]
+    cell: Annotated[int, Field(ge=1, le=4096)] = 64
+
+
+class CompletionCondition(Section):
+    """A picture to complete: in each step another part of it is missing."""
+
+    type: Literal["completion"]
+
+
+class CustomCondition(Section):
+    """Hints of your own, from `data.hints`; `name` goes into the tuner's metadata."""
+
+    type: Literal["custom"]
+    name: Annotated[str, Field(min_length=1, max_length=60)]
+
+
+Condition = Annotated[
+    CannyCondition
+    | SoftEdgeCondition
+    | DepthCondition
+    | PoseCondition
+    | SegmentationCondition
+    | ColorPaletteCondition
+    | CompletionCondition
+    | CustomCondition,
+    Field(discriminator="type"),
+]
+
+
+class PriorConfig(Section):
+    """Pictures of the subject's class, which keep the base's idea of it (prior preservation)."""
 
     folder: Path
+    weight: Annotated[float, Field(ge=0, le=10)] = 1.0
+
+
+class DataConfig(Section):
+    """The pictures: a `folder`, or tar `shards` (brace patterns such as set-{000..099}.tar).
+
+    captions:   "required" stops at a picture without one, "optional" trains it without, "none" reads none.
+    caption:    put before every caption, and used alone where there is none.
+    hints:      folder of ready condition images, paired by stem; without it they are made as `condition` says.
+    masks:      folder of masks, paired by stem: the loss counts where they are white.
+    bad_files:  "skip" names unreadable or unpaired files and goes on, "stop" ends the run.
+    cache:      folder for latents and text states, in the run folder by default; may be shared by runs.
+    """
+
+    folder: Path | None = None
+    shards: str | list[str] | None = None
     resolution: Annotated[int, Field(ge=64, le=4096, multiple_of=64)] = 512
-    captions: Literal["required", "optional"] = "required"
-    condition: CannyConfig | None = None
+    buckets: bool = True
+    max_aspect: Annotated[float, Field(ge=1, le=8)] = 2.0
+    flip: bool = False
+    repeats: Annotated[int, Field(ge=1)] = 1
+    captions: Literal["required", "optional", "none"] = "required"
+    caption: str = ""
+    condition: Condition | None = None
+    hints: Path | None = None
+    masks: Path | None = None
+    prior: PriorConfig | None = None
+    bad_files: Literal["skip", "stop"] = "skip"
+    cache: Path | None = None
+    annotators: Path | None = None  # where detectors lie, a host's models/scedit_annotators
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        if (self.folder is None) == (self.shards is None):
+            found = "neither" if self.folder is None else "both"
+            raise ValueError(f"expected either a folder or shards, found {found}")
+        if self.condition is None and self.hints is not None:
+            raise ValueError("expected a condition that says what the hints are, found none")
+        if self.condition is not None and self.condition.type == "custom" and self.hints is None:
+            raise ValueError("expected a folder of hints for the condition custom, found none")
+        if self.flip and self.condition is not None and self.condition.type in ("pose", "custom"):
+            raise ValueError(f"expected flip: false for {self.condition.type} hints, whose left and right differ")
+        return self
 
 
-class LoopConfig(_Section):
-    """How long and how fast."""
+class ObjectiveConfig(Section):
+    """What the loss asks for.
+
+    min_snr_gamma:     weighs timesteps by min(snr, gamma); 5 is usual, None leaves them equal.
+    noise_offset:      a constant added to the noise of each channel, for darker and brighter pictures.
+    zero_terminal_snr: rescales the betas; "auto" as the base's schedule says.
+    caption_dropout:   share of examples trained without their caption.
+    condition_dropout: share of examples trained with a black hint.
+    """
+
+    min_snr_gamma: Annotated[float, Field(gt=0)] | None = None
+    noise_offset: Annotated[float, Field(ge=0, le=1)] = 0.0
+    zero_terminal_snr: bool | Literal["auto"] = "auto"
+    caption_dropout: Share = 0.1
+    condition_dropout: Share = 0.0
+
+
+class LoopConfig(Section):
+    """How long and how fast.  `steps` and `warmup` count optimiser updates; `ema` is a decay such as 0.999."""
 
     steps: Annotated[int, Field(ge=1)] = 1000
     batch: Annotated[int, Field(ge=1)] = 4
     accumulate: Annotated[int, Field(ge=1)] = 1
+    optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    warmup: Annotated[int, Field(ge=0)] = 50
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    warmup: Count = 50
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: int = 0
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    seed: Count = 0
 
 
-class TrainConfig(_Section):
-    """One training run: a base model, a tuner, data, a loop, and the file that comes out."""
+class MemoryConfig(Section):
+    """What is given for less memory.
+
+    checkpointing:       decoder blocks are computed again in the backward pass.
+    frozen_convolutions: frozen layers of the decoder keep no inputs for the backward pass.
+    fp8:                 the frozen U-Net is stored in 8 bits and computed in `loop.precision`.
+    compile:             torch.compile on the U-Net's two halves.
+    vae:                 precision of the VAE; fp16 is not offered, since SDXL's VAE overflows in it.
+    """
+
+    checkpointing: bool = False
+    frozen_convolutions: bool = True
+    fp8: bool = False
+    compile: bool = False
+    vae: Literal["fp32", "bf16"] = "fp32"
+
+
+class SavingConfig(Section):
+    """A checkpoint every so many updates, the last `keep` of them kept, and the best by validation."""
+
+    every: Annotated[int, Field(ge=1)] = 500
+    keep: Annotated[int, Field(ge=1)] = 2
+
+
+class PreviewConfig(Section):
+    """Pictures drawn while training, at fixed seeds, with and without the tuner.  0 for `every` draws none.
+
+    Without `prompts` (and `hints`, files for controls) the first captions and hints of the set are used.
+    """
+
+    every: Count = 250
+    count: Annotated[int, Field(ge=1, le=16)] = 4
+    prompts: list[str] = []
+    hints: list[Path] = []
+    negative: str = ""
+    steps: Annotated[int, Field(ge=1, le=200)] = 25
+    guidance: Annotated[float, Field(ge=0, le=50)] = 5.0
+    seed: Count = 1
+
+
+class ValidationConfig(Section):
+    """Loss at fixed noise and timesteps, tuner on and off, hint on and off.  0 for `every` measures none.
+
+    Pictures come from `folder`, laid out as the training folder, else `hold_out` of the set (at most a tenth) are kept
+    out of training; where that is none, the first of the set are measured.
+    """
+
+    every: Count = 250
+    images: Annotated[int, Field(ge=1)] = 8
+    timesteps: Annotated[int, Field(ge=1, le=50)] = 4
+    folder: Path | None = None
+    hold_out: Count = 0
+
+
+class TrainConfig(Section):
+    """One run: a base model, a tuner, data, and the file that comes out.
+
+    base:       a diffusers folder or a single checkpoint file.
+    prediction: what the base predicts, where "auto" guesses wrong.
+    tokenizer:  folder with a CLIP tokenizer, where none is found by itself.
+    output:     the tuner's file.
+    run:        folder for checkpoints, events, previews and report; `output` with .run for its suffix by default.
+    """
 
     base: Path
+    prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    tokenizer: Path | None = None
     output: Path
+    run: Path | None = None
+    title: str | None = None
     tuner: TunerConfig
     data: DataConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
     loop: LoopConfig = LoopConfig()
-    title: str | None = None
+    memory: MemoryConfig = MemoryConfig()
+    saving: SavingConfig = SavingConfig()
+    previews: PreviewConfig = PreviewConfig()
+    validation: ValidationConfig = ValidationConfig()
+    tensorboard: bool = True
+    wandb: bool = False
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run keeps what is not the tuner's file."""
+        return self.run or self.output.with_suffix(".run")
 
     @model_validator(mode="after")
     def _condition_fits_kind(self) -> TrainConfig:
@@ -80,55 +290,3 @@ class TrainConfig(_Section):
         if self.output.suffix != ".safetensors":
             raise ValueError(f"expected an output that ends in .safetensors, found {self.output.name}")
         return self
-
-
-def load_config(path: str | Path) -> TrainConfig:
-    """Read a YAML file.  Raises ConfigError, in one sentence that names the first wrong key."""
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: expected a configuration file, found none ({error.strerror}); check the path"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())[:160]
-        raise ConfigError(f"{path}: expected YAML, found something else ({line}); correct that line") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys such as base, output, tuner and data, found {type(values).__name__}")
-    config = parse_config(values, str(path))
-    return config.model_copy(
-        update={
-            "base": _resolved(path, config.base),
-            "output": _resolved(path, config.output),
-            "data": config.data.model_copy(update={"folder": _resolved(path, config.data.folder)}),
-        }
-    )
-
-
-def parse_config(values: dict, where: str = "configuration") -> TrainConfig:
-    """Check a dictionary.  Raises ConfigError; `where` begins its sentence."""
-    try:
-        return TrainConfig(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "file"
-        known = ", ".join(_section_of(first["loc"]).model_fields)
-        if first["type"] == "extra_forbidden":
-            reason = f"{key}: expected one of the keys {known}, found an unknown key; correct or remove it"
-        elif first["type"] == "missing":
-            reason = f"{key}: expected a value, found none; add this key"
-        else:
-            reason = f"{key}: {first['msg'].removeprefix('Value error, ')}, found {first['input']!r:.80}; correct it"
-        raise ConfigError(f"{where}: {reason}") from error
-
-
-def _section_of(location: tuple) -> type[BaseModel]:
-    sections = {"tuner": TunerConfig, "data": DataConfig, "loop": LoopConfig}
-    if len(location) > 2 and location[:2] == ("data", "condition"):
-        return CannyConfig
-    return sections.get(location[0], TrainConfig) if len(location) > 1 else TrainConfig
-
-
-def _resolved(config_path: Path, path: Path) -> Path:
-    return path if path.is_absolute() else config_path.parent / path

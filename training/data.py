@@ -14,7 +14,7 @@ from torch import Tensor
 from scedit_core.conditions.canny import CannyOptions, canny
 
 from .base_model import BaseModel
-from .config import CannyConfig, DataConfig
+from .config import CannyCondition, DataConfig
 from .errors import DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -80,7 +80,7 @@ def read_image(path: Path, resolution: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def make_hints(images: Tensor, condition: CannyConfig) -> Tensor:
+def make_hints(images: Tensor, condition: CannyCondition) -> Tensor:
     """Hints [B,3,H,W] in 0..1 from images [B,H,W,3] in 0..1."""
     options = CannyOptions(low=condition.low, high=condition.high, blur=condition.blur)
     return canny(images, options).permute(0, 3, 1, 2)

@@ -13,7 +13,7 @@ from rich.console import Console
 from scedit_core import CSCTuner, SCTuner, SkipLayout
 
 from .base_model import BaseModel, load_base
-from .config import LoopConfig, TrainConfig, TunerConfig
+from .config import TrainConfig, TunerConfig
 from .data import TrainingSet, epochs, find_examples
 from .errors import ConfigError, TrainingError
 from .objective import loss_of, pose_problem
@@ -38,7 +38,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
     tuner = build_tuner(config.tuner, base.layout)
     console.print(_plan(config, base, tuner, len(examples)), highlight=False, soft_wrap=True)
     data = TrainingSet(base, config.data, examples)
-    run_steps(config.loop, base, tuner, data, accelerator, console)
+    run_steps(config, base, tuner, data, accelerator, console)
     path = config.output
     if accelerator.is_main_process:
         metadata = tuner_metadata(config, base, len(examples), config.loop.steps)
@@ -48,7 +48,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
 
 
 def run_steps(
-    loop: LoopConfig,
+    config: TrainConfig,
     base: BaseModel,
     tuner: SCTuner | CSCTuner,
     data: TrainingSet,
@@ -56,6 +56,7 @@ def run_steps(
     console: Console,
 ) -> None:
     """Change `tuner` by `loop.steps` optimiser updates.  Raises TrainingError where the loss is not finite."""
+    loop = config.loop
     optimizer = torch.optim.AdamW(tuner.parameters(), lr=loop.learning_rate, weight_decay=loop.weight_decay)
     schedule = get_scheduler(
         "constant_with_warmup" if loop.schedule == "constant" else "cosine",
@@ -71,7 +72,7 @@ def run_steps(
             for part in range(loop.accumulate):
                 generator = step_generator(loop.seed, update * loop.accumulate + part, accelerator.process_index)
                 rows = next(rows_of_steps)[accelerator.process_index :: accelerator.num_processes]
-                batch = data.batch(rows, torch.rand(len(rows), generator=generator) < loop.caption_dropout)
+                batch = data.batch(rows, torch.rand(len(rows), generator=generator) < config.objective.caption_dropout)
                 problem = pose_problem(base.scheduler, batch.latents.to(accelerator.device), generator)
                 hints = None if batch.hints is None else batch.hints.to(accelerator.device)
                 with accelerator.accumulate(step_module):
@@ -107,7 +108,7 @@ def build_tuner(config: TunerConfig, layout: SkipLayout) -> SCTuner | CSCTuner:
         ratio=config.ratio,
         blocks=config.blocks,
         kernel=config.kernel,
-        hint_ratio=config.hint_ratio,
+        hint_ratio=config.hint_ratio or (2 if layout.family == "sdxl" else 1),
         stem_width=config.stem_width,
     )
 

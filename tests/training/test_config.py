@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from training.config import load_config, parse_config
+from training.config_file import load_config, parse_config
 from training.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ def test_valid_values_pass(values):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"bass": "x"}, ["bass", "unknown key", "base, output"]),
+        ({"bass": "x"}, ["bass", "unknown key", "base, prediction"]),
         ({"loop": {"stepz": 3}}, ["loop.stepz", "unknown key", "learning_rate"]),
         ({"loop": {"steps": 0}}, ["loop.steps", "greater than or equal to 1", "0"]),
         ({"tuner": {}}, ["tuner.kind", "found none"]),

@@ -10,7 +10,7 @@ import torch
 from scedit_core import CSCTuner, SCTuner, load_tuner
 from scedit_core.diffusers import attach
 from training.base_model import load_base
-from training.config import parse_config
+from training.config_file import parse_config
 from training.data import epochs
 from training.loop import train
 from training.step import TrainingStep

@@ -13,7 +13,7 @@ import yaml
 from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor2_0
 
-from ..config import load_config
+from ..config_file import load_config
 from ..loop import train
 from .base import build_scheduler, train_base
 from .judge import save_judge, train_judge

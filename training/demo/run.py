@@ -16,7 +16,7 @@ from rich.table import Table
 from scedit_core import load_tuner
 
 from ..base_model import load_base
-from ..config import load_config
+from ..config_file import load_config
 from ..errors import BaseModelError
 from ..loop import train
 from .judge import load_judge

@@ -1,0 +1,91 @@
+"""Reading a configuration from YAML; each refusal is one sentence that names the key."""
+
+from __future__ import annotations
+
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from .config import Section, TrainConfig
+from .errors import ConfigError
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Read a YAML file.  Raises ConfigError, in one sentence that names the first wrong key."""
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: expected a configuration file, found none ({error.strerror}); check the path"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())[:160]
+        raise ConfigError(f"{path}: expected YAML, found something else ({line}); correct that line") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys such as base, output, tuner and data, found {type(values).__name__}")
+    return _resolved(parse_config(values, str(path)), path.parent)
+
+
+def parse_config(values: dict, where: str = "configuration") -> TrainConfig:
+    """Check a dictionary.  Raises ConfigError; `where` begins its sentence."""
+    try:
+        return TrainConfig(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        section = _section_at(first["loc"])
+        key = ".".join(str(part) for part in first["loc"] if not _is_tag(part, first["loc"])) or "file"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(section.model_fields)
+            reason = f"{key}: expected one of the keys {known}, found an unknown key; correct or remove it"
+        elif first["type"] == "missing":
+            reason = f"{key}: expected a value, found none; add this key"
+        else:
+            reason = f"{key}: {first['msg'].removeprefix('Value error, ')}, found {first['input']!r:.80}; correct it"
+        raise ConfigError(f"{where}: {reason}") from error
+
+
+def _resolved(section: Section, folder: Path) -> Any:
+    """The section with every relative path in it, at any depth, starting at `folder`."""
+    update = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            update[name] = _resolved(value, folder)
+        elif isinstance(value, Path):
+            update[name] = folder / value
+        elif isinstance(value, list) and value and isinstance(value[0], Path):
+            update[name] = [folder / each for each in value]
+        elif name == "shards" and value is not None:
+            several = [value] if isinstance(value, str) else value
+            update[name] = [each if "://" in each else str(folder / each) for each in several]
+    return section.model_copy(update=update)
+
+
+def _section_at(location: tuple) -> type[Section]:
+    """The section in which pydantic found the key at `location`."""
+    section: type[Section] = TrainConfig
+    for part in location[:-1]:
+        inner = _sections_of(section.model_fields[part].annotation) if part in section.model_fields else []
+        tag = location[location.index(part) + 1] if len(inner) > 1 else None
+        inner = [s for s in inner if tag is None or typing.get_args(s.model_fields["type"].annotation) == (tag,)]
+        if not inner:
+            continue
+        section = inner[0]
+    return section
+
+
+def _sections_of(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return [annotation] if issubclass(annotation, Section) else []
+    return [found for each in typing.get_args(annotation) for found in _sections_of(each)]
+
+
+def _is_tag(part: Any, location: tuple) -> bool:
+    """Whether pydantic put this part in to say which condition was meant."""
+    at = location.index(part)
+    return at > 0 and location[at - 1] == "condition" and at < len(location) - 1
