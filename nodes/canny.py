@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import cv2  # noqa: F401  without opencv this node is missing, rather than failing when it runs
 from comfy_api.latest import io
 
 from ..scedit_core.conditions.canny import CannyOptions, canny
-from .condition_images import CATEGORY, chosen, condition_output, csc_tuner_input, image_input, one_by_one, shown
+from .condition_images import CATEGORY, chosen, condition_output, csc_tuner_input, image_input, needs, one_by_one, shown
+
+needs("cv2")
 
 
 class SCEditCanny(io.ComfyNode):

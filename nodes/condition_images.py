@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import comfy.model_management
 import comfy.utils
@@ -15,13 +16,26 @@ from ..scedit_core.conditions.trained import trained_options
 from ..scedit_core.errors import ConditionError
 from .control import SCEditControl
 
-Options = TypeVar("Options")
+Options, Made = TypeVar("Options"), TypeVar("Made")
 CATEGORY = "SCEdit/conditions"
+_PACKAGES = {"cv2": "opencv-python-headless", "transformers": "transformers"}
 
 
-def image_input() -> io.Image.Input:
+def needs(*modules: str) -> None:
+    """Raises ImportError where one is not installed: the nodes of that file are then missing, and the log says so.
+
+    Looks without importing, because each takes the host a second to start.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(f"{module} is not installed; python -m pip install {_PACKAGES[module]}", name=module)
+
+
+def image_input(optional: bool = False) -> io.Image.Input:
     """The pictures to make condition images of."""
-    return io.Image.Input("image", tooltip="The picture, or a batch of them; an alpha channel is left out.")
+    return io.Image.Input(
+        "image", optional=optional, tooltip="The picture, or a batch of them; an alpha channel is left out."
+    )
 
 
 def csc_tuner_input() -> io.ControlNet.Input:
@@ -53,19 +67,19 @@ def chosen(csc_tuner, options: Options) -> Options:
     return trained_options(csc_tuner.tuner.tuner.metadata, type(options)) or options
 
 
-def one_by_one(image: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-    """`make` for each picture [1,H,W,C] of a batch, with the host's progress bar."""
+def one_by_one(image: Tensor, make: Callable[[Tensor], Made], join: Callable[[list[Made]], Made] = torch.cat) -> Made:
+    """`make` for each picture [1,H,W,C] of a batch, with the host's progress bar; `join` puts the results together."""
     bar = comfy.utils.ProgressBar(len(image))
     made = []
     for picture in image:
         comfy.model_management.throw_exception_if_processing_interrupted()
         made.append(make(picture[None]))
         bar.update(1)
-    return torch.cat(made) if made else make(image)
+    return join(made) if made else make(image)
 
 
-def shown(node: type[io.ComfyNode], image: Tensor, *more: Tensor) -> io.NodeOutput:
-    """The outputs on the host's device for them, the first of them shown on the node."""
+def shown(node: type[io.ComfyNode], image: Tensor, *more: Any) -> io.NodeOutput:
+    """The outputs, tensors among them on the host's device for that, the first of them shown on the node."""
     device = comfy.model_management.intermediate_device()
-    image, *more = (each.to(device) for each in (image, *more))
+    image, *more = (each.to(device) if isinstance(each, Tensor) else each for each in (image, *more))
     return io.NodeOutput(image, *more, ui=ui.PreviewImage(image, cls=node))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import transformers  # noqa: F401  without it this node is missing, rather than failing when it runs
 from comfy_api.latest import io
 
 from ..scedit_core.conditions.annotators import names_for
 from ..scedit_core.conditions.depth import DepthOptions, depth, load_depth
-from .condition_images import CATEGORY, chosen, condition_output, csc_tuner_input, image_input, one_by_one, shown
-from .detectors import managed_detector
+from .condition_images import CATEGORY, chosen, condition_output, csc_tuner_input, image_input, needs, one_by_one, shown
+from .detectors import loaded, managed_detector
+
+needs("transformers")
 
 # Bytes beside the weights: attention and fusion at the largest working size, 1024 pixels for the short side.
 _WORKING_BYTES = 2 * 2**30
@@ -43,6 +44,7 @@ class SCEditDepth(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, detector, invert, csc_tuner=None) -> io.NodeOutput:
-        options = chosen(csc_tuner, DepthOptions(invert=invert))
-        network, device = managed_detector(detector, lambda path: load_depth(path.parent)).loaded(_WORKING_BYTES)
-        return shown(cls, one_by_one(image, lambda picture: depth(picture, network, options, device)))
+        options = chosen(csc_tuner, DepthOptions(invert=invert, detector=detector))
+        managed = managed_detector(options.detector, lambda path: load_depth(path.parent))
+        device = loaded(_WORKING_BYTES, managed)
+        return shown(cls, one_by_one(image, lambda picture: depth(picture, managed.module, options, device)))

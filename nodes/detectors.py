@@ -11,6 +11,7 @@ import comfy.model_management
 import comfy.model_patcher
 import folder_paths
 import torch
+from comfy.patcher_extension import CallbacksMP
 from torch import nn
 
 from ..scedit_core.conditions.annotators import FOLDER, installed_weights
@@ -18,40 +19,59 @@ from ..scedit_core.weight_files import SUFFIXES
 
 
 class ManagedDetector:
-    """A detector with the host's ModelPatcher around it: the host moves it to its device, and away when it wants."""
+    """A detector with the host's ModelPatcher around it: the host moves it to its device, and away when it wants.
 
-    def __init__(self, module: nn.Module) -> None:
+    state: what its file was when it was read.
+    """
+
+    def __init__(self, name: str, state: tuple, module: nn.Module) -> None:
         management = comfy.model_management
+        self.name, self.state = name, state
         self.patcher = comfy.model_patcher.ModelPatcher(
             module, load_device=management.get_torch_device(), offload_device=management.unet_offload_device()
         )
+        # The patcher thus refers to itself and outlives its unloading until the next garbage collection, as the host's
+        # log line after an unloading needs.
+        self.patcher.add_callback(CallbacksMP.ON_DETACH, self._detached)
 
-    def loaded(self, working_bytes: int) -> tuple[nn.Module, torch.device]:
-        """The module on the device it runs on, where `working_bytes` are free beside it."""
-        comfy.model_management.load_models_gpu([self.patcher], memory_required=working_bytes)
-        return self.patcher.model, self.patcher.load_device
+    @property
+    def module(self) -> nn.Module:
+        """The network, on whatever device the host has it."""
+        return self.patcher.model
+
+    def _detached(self, patcher: comfy.model_patcher.ModelPatcher, unloaded: bool) -> None:
+        if unloaded and _in_use.get(self.name) is self:
+            del _in_use[self.name]
 
 
-# The last detector of each name, with the state of its file: graphs that run again do not load it again.
-_loaded: dict[str, tuple[tuple, ManagedDetector]] = {}
+# The host keeps only weak references to what it has loaded.  An entry goes when the host unloads its detector, so that
+# the memory, on the device and off it, is the host's to free.
+_in_use: dict[str, ManagedDetector] = {}
 
 
 def managed_detector(name: str, load: Callable[[Path], nn.Module]) -> ManagedDetector:
-    """The installed detector of that name, loaded once for as long as its file stays what it is.
+    """The installed detector of that name: the one that the host has, else, or where its file has changed, a new one.
 
     load: makes the module of a weight file.  Raises ConditionError where it is missing or damaged.
     """
     try:
         path = installed_weights(name, folder_paths.get_folder_paths(FOLDER))
     except Exception:
-        _loaded.pop(name, None)
+        _in_use.pop(name, None)
         raise
-    state = os.stat(path)
-    key = (path, state.st_mtime_ns, state.st_size, state.st_ino)
-    if name not in _loaded or _loaded[name][0] != key:
-        _loaded.pop(name, None)  # its memory is free before the next one takes some
-        _loaded[name] = (key, ManagedDetector(load(path)))
-    return _loaded[name][1]
+    now = os.stat(path)
+    state = (path, now.st_mtime_ns, now.st_size, now.st_ino)
+    if name not in _in_use or _in_use[name].state != state:
+        _in_use.pop(name, None)  # its memory is free before the next one takes some
+        _in_use[name] = ManagedDetector(name, state, load(path))
+    return _in_use[name]
+
+
+def loaded(working_bytes: int, *detectors: ManagedDetector) -> torch.device:
+    """Have the host load them with `working_bytes` free beside them; gives the device that they are on."""
+    patchers = [detector.patcher for detector in detectors]
+    comfy.model_management.load_models_gpu(patchers, memory_required=working_bytes)
+    return patchers[0].load_device
 
 
 def register() -> None:

@@ -20,6 +20,7 @@ GROUPS = {
     "completion": ("SCEditCompletion",),
     "soft_edge": ("SCEditSoftEdge",),
     "depth": ("SCEditDepth",),
+    "pose": ("SCEditPose",),
     "segmentation": ("SCEditSegmentation",),
 }
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import comfy.ops
-import cv2  # noqa: F401  without opencv this node is missing, rather than failing when it draws scribbles
 from comfy_api.latest import io
 
 from ..scedit_core.conditions.hed import load_hed
 from ..scedit_core.conditions.soft_edge import POLARITIES, SoftEdgeOptions, soft_edge
-from .condition_images import CATEGORY, chosen, condition_output, csc_tuner_input, image_input, one_by_one, shown
-from .detectors import managed_detector
+from .condition_images import CATEGORY, chosen, condition_output, csc_tuner_input, image_input, needs, one_by_one, shown
+from .detectors import loaded, managed_detector
+
+needs("cv2")
 
 # Bytes for each pixel while HED runs: the widest features, 64 channels of 4 bytes, twice and once more for cudnn.
 _BYTES_A_PIXEL = 3 * 64 * 4
@@ -54,5 +55,5 @@ class SCEditSoftEdge(io.ComfyNode):
     def execute(cls, image, polarity, safe, scribble, csc_tuner=None) -> io.NodeOutput:
         options = chosen(csc_tuner, SoftEdgeOptions(polarity=polarity, safe=safe, scribble=scribble))
         detector = managed_detector("hed", lambda path: load_hed(path, operations=comfy.ops.manual_cast))
-        network, device = detector.loaded(image.shape[1] * image.shape[2] * _BYTES_A_PIXEL)
-        return shown(cls, one_by_one(image, lambda picture: soft_edge(picture, network, options, device)))
+        device = loaded(image.shape[1] * image.shape[2] * _BYTES_A_PIXEL, detector)
+        return shown(cls, one_by_one(image, lambda picture: soft_edge(picture, detector.module, options, device)))

@@ -23,7 +23,7 @@ class Annotator:
     """A detector that can be installed.
 
     name:       its folder in models/scedit_annotators.
-    condition:  what is made with it.
+    condition:  what is made with it; "people" is the first half of a pose.
     weights:    names that its weight file may have; a download takes the first that the repository has.
     others:     files that stand beside it.
     megabytes:  what the download takes.
@@ -77,6 +77,24 @@ ANNOTATORS = {
             megabytes=99,
             licence="Apache-2.0",
             repository="depth-anything/Depth-Anything-V2-Small-hf",
+        ),
+        Annotator(
+            name="rtdetr-r50",
+            condition="people",
+            weights=_WEIGHTS,
+            others=_CONFIGS,
+            megabytes=172,
+            licence="Apache-2.0",
+            repository="PekingU/rtdetr_r50vd_coco_o365",
+        ),
+        Annotator(
+            name="vitpose-base",
+            condition="pose",
+            weights=_WEIGHTS,
+            others=_CONFIGS,
+            megabytes=344,
+            licence="Apache-2.0",
+            repository="usyd-community/vitpose-base-simple",
         ),
         Annotator(
             name="upernet-convnext-small",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .opencv import opencv
 from .pictures import as_bytes, as_pictures, from_grey
 from .ranges import check_range
 
@@ -34,9 +35,7 @@ def canny(images: Tensor, options: CannyOptions | None = None) -> Tensor:
     The defaults are those of the authors' annotator (scepter.modules.annotator.canny).  Raises ConditionError for
     images that `as_pictures` refuses.
     """
-    import cv2
-
-    options = options or CannyOptions()
+    cv2, options = opencv(), options or CannyOptions()
     pictures = as_pictures(images)
     edges = torch.empty(pictures.shape[:3], dtype=torch.uint8)
     for picture, edge in zip(pictures, edges, strict=True):

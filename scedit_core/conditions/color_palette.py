@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .opencv import opencv
 from .pictures import as_bytes, as_pictures
 from .ranges import check_range
 
@@ -28,10 +29,9 @@ def color_palette(images: Tensor, options: ColorPaletteOptions | None = None) ->
     that of the authors' annotator (scepter.modules.annotator.color).  Raises ConditionError for images that
     `as_pictures` refuses.
     """
-    import cv2
     import numpy as np
 
-    options = options or ColorPaletteOptions()
+    cv2, options = opencv(), options or ColorPaletteOptions()
     pictures = as_pictures(images)
     _, height, width, _ = pictures.shape
     squares = (max(1, width // options.cell), max(1, height // options.cell))

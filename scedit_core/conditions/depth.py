@@ -20,9 +20,10 @@ _UNUSED = ("neck.fusion_stage.layers.0.residual_layer1.",)
 
 @dataclass(frozen=True)
 class DepthOptions:
-    """invert: near is dark."""
+    """invert: near is dark; detector: which of the annotators makes it."""
 
     invert: bool = False
+    detector: str = "dpt-hybrid-midas"
 
 
 class DepthNetwork(nn.Module):

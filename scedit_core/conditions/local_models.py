@@ -21,14 +21,20 @@ def load_local(auto_class: str, folder: Path, unused: Iterable[str] = ()) -> tup
     auto_class: the name in transformers, such as AutoModelForDepthEstimation.
     unused:     beginnings of names of weights that may be missing, because the model never uses them.
 
-    Raises ConditionError for a folder whose files are damaged, are of another kind of model, or lack weights.
+    Raises ConditionError for a folder whose files are damaged, are of another kind of model, or lack weights, and for
+    a transformers that is missing or too old.
     """
-    import transformers
-
     try:
-        model, report = getattr(transformers, auto_class).from_pretrained(
-            folder, local_files_only=True, output_loading_info=True
-        )
+        import transformers
+
+        kind = getattr(transformers, auto_class)
+    except (ImportError, AttributeError) as error:
+        raise ConditionError(
+            f"transformers: expected a version that has {auto_class}, found none ({first_line(error)}); "
+            "install it with: python -m pip install --upgrade transformers"
+        ) from error
+    try:
+        model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
         processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever a damaged folder makes transformers raise, it is a bad folder
         raise ConditionError(

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConditionError
+from .opencv import opencv
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,9 +72,7 @@ def as_masks(masks: Tensor, pictures: Tensor) -> Tensor:
 
 def as_bytes(picture: Tensor) -> np.ndarray:
     """A picture [H,W,3] in 0..1 as uint8 in 0..255, rounded, contiguous, on the CPU: what cv2 works on."""
-    import cv2
-
-    return cv2.convertScaleAbs(picture.contiguous().cpu().numpy(), alpha=255)
+    return opencv().convertScaleAbs(picture.contiguous().cpu().numpy(), alpha=255)
 
 
 def from_grey(grey: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import ConditionError
 from .hed import HED
+from .opencv import opencv
 from .pictures import as_pictures, from_grey
 
 POLARITIES = ("auto", "dark_on_light", "light_on_dark")
@@ -73,9 +74,9 @@ def scribbled(edges: Tensor) -> Tensor:
 
     A pixel is on a ridge where none of its two neighbours in one of the four directions is stronger.
     """
-    import cv2
     import numpy as np
 
+    cv2 = opencv()
     grey = (edges * 255).floor().cpu().numpy().astype(np.float32)
     smooth = cv2.GaussianBlur(grey, (0, 0), _SIGMA)
     row = np.zeros((3, 3), np.uint8)
