@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import folder_paths
 import torch
 from comfy_api.latest import io
 
@@ -149,7 +148,7 @@ class SCEditSaveTuner(io.ComfyNode):
 
     @classmethod
     def execute(cls, tuner, name: str, dtype: str, overwrite: bool, title: str = "", note: str = "") -> io.NodeOutput:
-        path = cls._target(name)
+        path = folders.path_for(name)
         if os.path.exists(path) and not overwrite:
             raise SCEditError(
                 f"{path}: expected a name that is not taken, found a file; choose another name or switch overwrite on"
@@ -157,14 +156,3 @@ class SCEditSaveTuner(io.ComfyNode):
         added = {"modelspec.title": title, "modelspec.description": note}
         saved = save_tuner(_managed(tuner).tuner, path, {k: v for k, v in added.items() if v}, _DTYPES[dtype])
         return io.NodeOutput(str(saved), ui={"text": [f"Saved {saved}"]})
-
-    @classmethod
-    def _target(cls, name: str) -> str:
-        folder = os.path.realpath(folder_paths.get_folder_paths(folders.KEY)[0])
-        name = name.strip().removesuffix(".safetensors")
-        path = os.path.realpath(os.path.join(folder, name.replace("\0", "") + ".safetensors"))
-        if not os.path.basename(name) or not path.startswith(folder + os.sep) or "\0" in name:
-            raise SCEditError(
-                f"name: expected a file name inside {folder}, found {name[:80]!r}; write one without leading folders"
-            )
-        return path
