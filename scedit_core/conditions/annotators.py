@@ -15,7 +15,7 @@ from ..weight_files import first_line, shown
 
 FOLDER = "scedit_annotators"
 # Folders of transformers.
-_WEIGHTS, _CONFIGS = ("model.safetensors", "pytorch_model.bin"), ("config.json", "preprocessor_config.json")
+WEIGHTS, _CONFIGS = ("model.safetensors", "pytorch_model.bin"), ("config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ ANNOTATORS = {
         Annotator(
             name="dpt-hybrid-midas",
             condition="depth",
-            weights=_WEIGHTS,
+            weights=WEIGHTS,
             others=_CONFIGS,
             megabytes=490,
             licence="Apache-2.0",
@@ -72,7 +72,7 @@ ANNOTATORS = {
         Annotator(
             name="depth-anything-v2-small",
             condition="depth",
-            weights=_WEIGHTS,
+            weights=WEIGHTS,
             others=_CONFIGS,
             megabytes=99,
             licence="Apache-2.0",
@@ -81,7 +81,7 @@ ANNOTATORS = {
         Annotator(
             name="rtdetr-r50",
             condition="people",
-            weights=_WEIGHTS,
+            weights=WEIGHTS,
             others=_CONFIGS,
             megabytes=172,
             licence="Apache-2.0",
@@ -90,7 +90,7 @@ ANNOTATORS = {
         Annotator(
             name="vitpose-base",
             condition="pose",
-            weights=_WEIGHTS,
+            weights=WEIGHTS,
             others=_CONFIGS,
             megabytes=344,
             licence="Apache-2.0",
@@ -99,7 +99,7 @@ ANNOTATORS = {
         Annotator(
             name="upernet-convnext-small",
             condition="segmentation",
-            weights=_WEIGHTS,
+            weights=WEIGHTS,
             others=_CONFIGS,
             megabytes=328,
             licence="MIT",
@@ -108,11 +108,20 @@ ANNOTATORS = {
         Annotator(
             name="segformer-b0-ade",
             condition="segmentation",
-            weights=_WEIGHTS,
+            weights=WEIGHTS,
             others=_CONFIGS,
             megabytes=15,
             licence="NVIDIA, non-commercial",
             repository="nvidia/segformer-b0-finetuned-ade-512-512",
+        ),
+        Annotator(
+            name="oneformer-swin-tiny",
+            condition="segmentation",
+            weights=WEIGHTS,
+            others=(*_CONFIGS, "vocab.json", "merges.txt"),
+            megabytes=204,
+            licence="MIT",
+            repository="shi-labs/oneformer_ade20k_swin_tiny",
         ),
     )
 }

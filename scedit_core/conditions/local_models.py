@@ -15,11 +15,22 @@ from ..weight_files import first_line, shown
 _LONGEST = 4  # times the short side: a strip of a few rows would else become a picture that no memory holds
 
 
-def load_local(auto_class: str, folder: Path, unused: Iterable[str] = ()) -> tuple[nn.Module, Any]:
-    """A model and its image processor, on the CPU in float32, in evaluation mode.
+def bad_folder(folder: Path, expected: str, error: Exception) -> ConditionError:
+    """The error for a folder of a detector that cannot be read."""
+    return ConditionError(
+        f"{shown(folder)}: expected {expected}, found a folder that cannot be read as such ({first_line(error)}); "
+        "download it again"
+    )
+
+
+def load_local(
+    auto_class: str, folder: Path, unused: Iterable[str] = (), processor: bool = True
+) -> tuple[nn.Module, Any]:
+    """A model on the CPU in float32, in evaluation mode, and its image processor.
 
     auto_class: the name in transformers, such as AutoModelForDepthEstimation.
     unused:     beginnings of names of weights that may be missing, because the model never uses them.
+    processor:  whether it is wanted; else it is None.
 
     Raises ConditionError for a folder whose files are damaged, are of another kind of model, or lack weights, and for
     a transformers that is missing or too old.
@@ -35,19 +46,16 @@ def load_local(auto_class: str, folder: Path, unused: Iterable[str] = ()) -> tup
         ) from error
     try:
         model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-        processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        images = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True) if processor else None
     except Exception as error:  # whatever a damaged folder makes transformers raise, it is a bad folder
-        raise ConditionError(
-            f"{shown(folder)}: expected a model for {auto_class}, found a folder that cannot be read as such "
-            f"({first_line(error)}); download it again"
-        ) from error
+        raise bad_folder(folder, f"a model for {auto_class}", error) from error
     missing = sorted(k for k in report["missing_keys"] if not k.startswith(tuple(unused)))
     if missing:  # transformers fills them with noise
         raise ConditionError(
             f"{shown(folder)}: expected all weights of its config.json, found {len(missing)} missing, such as "
             f"{first_line(missing[0])}; download it again"
         )
-    return model.float().eval().requires_grad_(False), processor
+    return model.float().eval().requires_grad_(False), images
 
 
 def resized(pictures: Tensor, short_side: int, multiple: int) -> Tensor:

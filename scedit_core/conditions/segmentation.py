@@ -1,8 +1,10 @@
-"""Segmentation: what is where, in the colours of ADE20K's 150 classes (UperNet, SegFormer)."""
+"""Segmentation: what is where, in the colours of ADE20K's 150 classes (UperNet, SegFormer, OneFormer)."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConditionError
-from .local_models import load_local, resized
+from .local_models import bad_folder, load_local, resized
 from .pictures import as_pictures
 
 _MULTIPLE = 32  # what the deepest stage of such models divides a side by
@@ -28,44 +30,89 @@ ffcc00 ff008f 00ffeb 85ff00 ff00eb f500ff ff007a fff500 0abed4 d6ff00 00ccff 140
 00ffcc 2900ff 29ff00 ad00ff 00f5ff 4700ff 7a00ff 00ffb8 005cff b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff
 """
 PALETTE = tuple(_COLOURS.split())
+NOTHING = 255  # the label of pixels that belong to no class
+
+
+@dataclass(frozen=True)
+class SegmentationOptions:
+    """detector: which of the annotators makes it."""
+
+    detector: str = "upernet-convnext-small"
 
 
 def palette_picture(labels: Tensor) -> Tensor:
     """Labels [B,H,W] (whole numbers, 0 to 149, as ADE20K counts from wall) as colours [B,H,W,3] in 0..1.
 
-    Raises ConditionError for other shapes, dtypes and labels.
+    255 is nothing, and black.  Raises ConditionError for other shapes, dtypes and labels.
     """
     if labels.ndim != 3 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ConditionError(
             f"labels: expected whole numbers [B,H,W], found {str(labels.dtype)[6:]} {list(labels.shape)}; "
             "give the class of each pixel"
         )
-    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < len(PALETTE):
+    strange = (labels < 0) | ((labels >= len(PALETTE)) & (labels != NOTHING))
+    if strange.any():
         raise ConditionError(
-            f"labels: expected classes from 0 to {len(PALETTE) - 1}, found {int(labels.min())} to "
-            f"{int(labels.max())}; count from 0 for wall"
+            f"labels: expected classes from 0 to {len(PALETTE) - 1}, and {NOTHING} for nothing, found "
+            f"{int(labels[strange][0])}; count from 0 for wall"
         )
-    colours = torch.tensor([list(bytes.fromhex(c)) for c in PALETTE], device=labels.device).float() / 255
+    colours = torch.zeros(NOTHING + 1, 3, device=labels.device)
+    colours[: len(PALETTE)] = torch.tensor([list(bytes.fromhex(c)) for c in PALETTE]) / 255
     return colours[labels.long()]
 
 
-class SegmentationNetwork(nn.Module):
-    """A segmentation model of transformers (UperNet, SegFormer), with the preparation of its input.
+def labels_of(images: Tensor, from_one: bool = False) -> Tensor:
+    """The labels [B,H,W] in pictures of a label map [B,H,W,C], whose grey of 0..255 is the class of each pixel.
 
-    model, processor: as `load_local` gives them.
+    from_one: they count from 1 for wall, and 0 is nothing, as in ADE20K's own files; else from 0 for wall.
+
+    Raises ConditionError for pictures that are coloured, or lie between whole numbers.
+    """
+    pictures = as_pictures(images)
+    values = pictures[..., 0] * 255
+    labels = values.round()
+    if (pictures != pictures[..., :1]).any() or ((values - labels).abs() > 0.01).any():
+        raise ConditionError(
+            "labels: expected grey pictures whose values of 0..255 are classes, found colours or values in between; "
+            "connect a label map that was neither coloured nor smoothly resized"
+        )
+    labels = labels.long()
+    if from_one:
+        labels = torch.where((labels == 0) | (labels == NOTHING), NOTHING, labels - 1)
+    return labels
+
+
+def stretched(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels [B,h,w] at another size [B,H,W], each pixel's being that of the nearest."""
+    if len(labels) == 0:  # nothing to stretch, which `interpolate` refuses
+        return labels.new_empty(0, *size)
+    return F.interpolate(labels[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
+
+
+class SegmentationNetwork(nn.Module):
+    """A segmentation model of transformers, with the preparation of its input.
+
+    model:             UperNet, SegFormer, or with `task` OneFormer.
+    mean, std:         of the three channels that it was trained on.
+    short_side:        in pixels, 512 for most models of ADE20K.
+    task:              [1,n], the tokens that tell OneFormer what to do.
     """
 
-    def __init__(self, model: nn.Module, processor) -> None:
+    def __init__(self, model: nn.Module, mean, std, short_side: int, task: Tensor | None = None) -> None:
         super().__init__()
-        self.model = model
-        for name in ("image_mean", "image_std"):
-            self.register_buffer(name, torch.tensor(getattr(processor, name), dtype=torch.float32)[:, None, None])
-        self.short_side = min(v for v in dict(processor.size).values() if v)  # 512 for models of ADE20K
+        self.model, self.short_side = model, short_side
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[:, None, None])
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32)[:, None, None])
+        self.register_buffer("task", task)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Pictures [1,3,H,W] in 0..1 -> logits [1,150,h,w] at a working size of the model's."""
-        prepared = resized(pictures, self.short_side, _MULTIPLE)
-        return self.model(pixel_values=(prepared - self.image_mean) / self.image_std).logits
+        prepared = (resized(pictures, self.short_side, _MULTIPLE) - self.mean) / self.std
+        if self.task is None:
+            return self.model(pixel_values=prepared).logits
+        found = self.model(pixel_values=prepared, task_inputs=self.task)
+        classes = found.class_queries_logits.softmax(-1)[..., :-1]  # the last one is no class
+        return torch.einsum("bqc,bqhw->bchw", classes, found.masks_queries_logits.sigmoid())
 
 
 def load_segmentation(folder: Path) -> SegmentationNetwork:
@@ -73,13 +120,45 @@ def load_segmentation(folder: Path) -> SegmentationNetwork:
 
     Raises ConditionError (see `load_local`), and for a model with other classes than the 150 of ADE20K.
     """
-    model, processor = load_local("AutoModelForSemanticSegmentation", folder)
+    universal = _read(folder, "config.json").get("model_type") == "oneformer"
+    if universal:  # its image processor would ask the network for names of classes, which are not needed here
+        model = load_local("AutoModelForUniversalSegmentation", folder, processor=False)[0]
+        task = _task(folder, model.config.task_seq_len)
+    else:
+        model, task = load_local("AutoModelForSemanticSegmentation", folder, processor=False)[0], None
     if model.config.num_labels != len(PALETTE):
         raise ConditionError(
             f"{folder}: expected a model of the {len(PALETTE)} classes of ADE20K, found one of "
             f"{model.config.num_labels}; choose a model that was trained on ADE20K"
         )
-    return SegmentationNetwork(model, processor).eval()
+    preparation = _read(folder, "preprocessor_config.json")
+    try:
+        size = preparation["size"]
+        sides = [int(side) for side in (size.values() if isinstance(size, dict) else [size]) if side]
+        mean, std = ([float(v) for v in preparation[key]] for key in ("image_mean", "image_std"))
+        return SegmentationNetwork(model, mean, std, min(sides), task).eval()
+    except (KeyError, TypeError, ValueError) as error:
+        raise bad_folder(folder, "a preprocessor_config.json with size, image_mean and image_std", error) from error
+
+
+def _read(folder: Path, name: str) -> dict:
+    """A JSON file of the folder."""
+    try:
+        return dict(json.loads((folder / name).read_text("utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise bad_folder(folder, name, error) from error
+
+
+def _task(folder: Path, length: int) -> Tensor:
+    """The tokens of OneFormer's semantic task [1,length], zeros after their end."""
+    import transformers
+
+    try:
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        tokens = tokenizer("the task is semantic", padding="max_length", max_length=length, truncation=True)
+        return torch.tensor([[i * m for i, m in zip(tokens["input_ids"], tokens["attention_mask"], strict=True)]])
+    except Exception as error:  # whatever damaged files make it raise, they are bad files
+        raise bad_folder(folder, "the tokenizer of OneFormer", error) from error
 
 
 @torch.inference_mode()

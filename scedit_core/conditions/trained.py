@@ -1,4 +1,7 @@
-"""`hint: auto`: the options with which a tuner's hints were made, as the metadata of its file says."""
+"""`hint: auto`: the options with which a tuner's hints were made, as the metadata of its file says.
+
+Making those hints is the work of hint_making.py.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ from ..errors import ConditionError
 from .canny import CannyOptions
 from .color_palette import ColorPaletteOptions
 from .depth import DepthOptions
+from .pose import PoseOptions
+from .random_masks import CompletionOptions
+from .segmentation import SegmentationOptions
 from .soft_edge import SoftEdgeOptions
 
 Options = TypeVar("Options")
@@ -20,7 +26,10 @@ KEY = "scedit.condition"
 OPTIONS: dict[str, type] = {
     "canny": CannyOptions,
     "color_palette": ColorPaletteOptions,
+    "completion": CompletionOptions,
     "depth": DepthOptions,
+    "pose": PoseOptions,
+    "segmentation": SegmentationOptions,
     "soft_edge": SoftEdgeOptions,
 }
 
@@ -61,12 +70,26 @@ def trained_options(metadata: Mapping[str, str], wanted: type[Options]) -> Optio
             f"csc_tuner: expected a tuner trained on {name}, found one trained on {said['type'][:40]!r}; "
             "make that condition for it"
         )
+    return options_of(said)
+
+
+def options_of(condition: Mapping[str, Any]) -> Any:
+    """The options of a condition such as {"type": "canny", "low": 100}, of the class that `OPTIONS` has for its type.
+
+    What is not said, or None, has its default; names that are no options are passed over.  Raises ConditionError for
+    an unknown type, and for values that such options cannot have.
+    """
+    name = condition["type"]
+    if name not in OPTIONS:
+        raise ConditionError(
+            f"condition: expected one of {', '.join(OPTIONS)}, found {name[:40]!r}; choose one of them"
+        )
     given = {}
-    for each in dataclasses.fields(wanted):
-        value = said.get(each.name)
+    for each in dataclasses.fields(OPTIONS[name]):
+        value = condition.get(each.name)
         if value is not None:
             given[each.name] = _as(type(each.default), value, f"{name} {each.name}")
-    return wanted(**given)
+    return OPTIONS[name](**given)
 
 
 def _as(kind: type, value: Any, name: str) -> Any:
