@@ -1,4 +1,4 @@
-"""Command line: python -m training train CONFIG.yaml | demo."""
+"""Command line: python -m training train CONFIG.yaml | check CONFIG.yaml | demo | demo-base."""
 
 from __future__ import annotations
 
@@ -15,6 +15,17 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train a tuner as a YAML file says")
     train.add_argument("config", type=Path)
+    train.add_argument(
+        "--resume",
+        default="auto",
+        metavar="WHERE",
+        help="auto: go on from the newest checkpoint where there is one (default); latest: insist on one; "
+        "never: begin anew; or the path of a checkpoint, whatever its settings",
+    )
+    train.add_argument("--cache-only", action="store_true", help="encode pictures and captions, then stop")
+    train.add_argument("--allow-download", action="store_true", help="fetch missing parts of the base from its hub")
+    check = commands.add_parser("check", help="read everything a YAML file names, run two steps, draw what is trained")
+    check.add_argument("config", type=Path)
     demo = commands.add_parser("demo", help="train a style on the embedded base and draw a contact sheet")
     demo.add_argument("--base", type=Path, default=Path(__file__).parent.parent / "demo", help="the demo folder")
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="where pictures and numbers go")
@@ -38,7 +49,17 @@ def _run(options: argparse.Namespace) -> int:
         from .config_file import load_config
         from .loop import train
 
-        train(load_config(options.config))
+        train(
+            load_config(options.config),
+            start=options.resume,
+            cache_only=options.cache_only,
+            allow_download=options.allow_download,
+        )
+    elif options.command == "check":
+        from .config_file import load_config
+        from .data.check import run_check
+
+        return run_check(load_config(options.config))
     elif options.command == "demo":
         from .demo.run import run_demo
 

@@ -1,147 +1,273 @@
-"""The training loop: reads in one sitting, and leaves configuration, data, objective and state to their modules."""
+"""The training loop: reads in one sitting, and leaves everything else to the modules that it names."""
 
 from __future__ import annotations
 
+import contextlib
+import time
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from diffusers.models.attention_processor import AttnProcessor
-from diffusers.optimization import get_scheduler
 from rich.console import Console
 
-from scedit_core import CSCTuner, SCTuner, SkipLayout
+from scedit_core import SCEditError, save_tuner
 
-from .base_model import BaseModel, load_base
-from .config import TrainConfig, TunerConfig
-from .data import TrainingSet, epochs, find_examples
-from .errors import ConfigError, TrainingError
-from .objective import loss_of, pose_problem
-from .progress import TrainingProgress
-from .state import check_writable, save_trained, tuner_metadata
+from .bases.loading import load_base
+from .checkpoints import forget_checkpoints
+from .config import TrainConfig
+from .data.training_set import TrainingSet
+from .errors import TrainingError
+from .machine import DTYPES, frozen_dtype, peak_memory_mib
+from .memory.preparing import prepare_unet
+from .new_tuner import new_tuner, trainable
+from .objective import Objective, loss_of
+from .optimizing import build_ema, build_optimizer, build_schedule
+from .run import Run, resume
+from .run_folder import RunFolder, Stopped, open_run
+from .seeing.events import Events, open_events
+from .seeing.previews import Previews
+from .seeing.report import write_report
+from .seeing.validation import Validation
 from .step import TrainingStep
+from .tuner_file import check_writable, save_trained
 
 
-def train(config: TrainConfig, console: Console | None = None) -> Path:
-    """Train one tuner as `config` says and return the path of the saved file.
+def train(
+    config: TrainConfig,
+    console: Console | None = None,
+    *,
+    start: str = "auto",
+    cache_only: bool = False,
+    allow_download: bool = False,
+) -> Path | None:
+    """Train one tuner as `config` says.
 
-    Raises ConfigError, BaseModelError, DataError, TunerFileError and TrainingError, each with one sentence.
+    start:      "auto" goes on from the run folder's newest checkpoint where there is one; "never" begins anew,
+                "latest" insists on a checkpoint, and a path names one.
+    cache_only: fill the caches and stop.
+
+    Returns the path of the saved tuner, or None where the run was stopped (it can be resumed) or only cached.
+    Raises SCEditError (ConfigError, BaseModelError, DataError, TunerFileError, TrainingError), each with one sentence.
     """
-    console = console or Console()
     accelerator = Accelerator(gradient_accumulation_steps=config.loop.accumulate, mixed_precision="no")
+    main = accelerator.is_main_process
     check_writable(config.output)
-    examples = find_examples(config.data)
-    base = load_base(config.base, frozen_dtype(config.loop.precision, accelerator.device), accelerator.device)
-    if accelerator.device.type == "cpu":
+    with open_run(config.run_folder, main) as folder:
+        if main and start == "never":
+            forget_checkpoints(folder.checkpoints)
+            (folder.path / "events.jsonl").unlink(missing_ok=True)
+        with contextlib.closing(open_events(config, console or Console(), main)) as events:
+            try:
+                run = prepare(config, accelerator, folder, events, allow_download, start)
+                return None if cache_only else _train(run)
+            except Stopped as stop:
+                events.emit("stopped", reason=stop.args[0])
+                return None
+            except torch.OutOfMemoryError as error:
+                events.emit("error", message=str(_out_of_memory(config)))
+                raise _out_of_memory(config) from error
+            except SCEditError as error:
+                events.emit("error", message=str(error))
+                raise
+
+
+def prepare(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    folder: RunFolder,
+    events: Events,
+    allow_download: bool = False,
+    start: str = "never",
+) -> Run:
+    """Load the base, encode the data, build the tuner, and go back to a checkpoint where `start` asks for one."""
+    loop, device = config.loop, accelerator.device
+    dtype = frozen_dtype(loop.precision, device)
+    base = load_base(
+        config.base,
+        dtype,
+        device,
+        prediction=config.prediction,
+        tokenizer=config.tokenizer,
+        vae_dtype=DTYPES[config.memory.vae],
+        allow_download=allow_download,
+    )
+    if device.type == "cpu":
         base.unet.set_attn_processor(AttnProcessor())  # on a CPU the backward pass of SDPA takes twice the time
-    torch.manual_seed(config.loop.seed)
-    tuner = build_tuner(config.tuner, base.layout)
-    console.print(_plan(config, base, tuner, len(examples)), highlight=False, soft_wrap=True)
-    data = TrainingSet(base, config.data, examples)
-    run_steps(config, base, tuner, data, accelerator, console)
-    path = config.output
-    if accelerator.is_main_process:
-        metadata = tuner_metadata(config, base, len(examples), config.loop.steps)
-        save_trained(tuner.float(), path, metadata, base)
-        console.print(f"saved {path}", highlight=False, soft_wrap=True)
+    objective = Objective(base.scheduler, base.prediction, config.objective)
+    tuner = new_tuner(config.tuner, base.layout, loop.seed).to(device)
+
+    def say(event: str, **values) -> None:
+        events.emit(event, **values)
+        folder.check()  # what is cached stays cached, so that this may be left at any point
+
+    with accelerator.main_process_first():
+        data = TrainingSet.prepare(base, config, say, (accelerator.process_index, accelerator.num_processes))
+    base.release_encoders()
+    prepare_unet(base.unet, config.memory, dtype)
+    optimizer = build_optimizer(trainable(tuner), loop)
+    run = Run(
+        config=config,
+        accelerator=accelerator,
+        folder=folder,
+        events=events,
+        base=base,
+        data=data,
+        tuner=tuner,
+        objective=objective,
+        step_module=accelerator.prepare(TrainingStep(base.unet, tuner, dtype)),
+        optimizer=optimizer,
+        schedule=build_schedule(optimizer, loop),
+        scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+        ema=build_ema(trainable(tuner), loop),
+    )
+    resume(run, start)
+    return run
+
+
+def _train(run: Run) -> Path:
+    """Update by update to the end, and whatever is due after each."""
+    config, events, main = run.config, run.events, run.accelerator.is_main_process
+    events.emit("plan", **plan(run))
+    validation = Validation(config, run.base, run.data) if config.validation.every and main else None
+    previews = Previews(config, run.base, run.data) if config.previews.every and main else None
+    first, begun = run.step, time.monotonic()
+    while run.step < config.loop.steps:
+        loss, norm = update(run)
+        speed = (run.step - first) / (time.monotonic() - begun)
+        events.emit(
+            "step",
+            step=run.step,
+            steps=config.loop.steps,
+            loss=loss,
+            grad_norm=norm,
+            learning_rate=run.optimizer.param_groups[0]["lr"],
+            images_per_second=speed * config.loop.batch * config.loop.accumulate * run.accelerator.num_processes,
+            memory_mib=peak_memory_mib(run.accelerator.device),
+            eta_seconds=(config.loop.steps - run.step) / speed,
+        )
+        last = run.step == config.loop.steps
+        if validation and (last or run.step % config.validation.every == 0):
+            _validate(run, validation)  # before the checkpoint, which holds the best loss so far
+        if last or run.step % config.saving.every == 0 or run.folder.save_wish():
+            run.save()  # before previews, which may run out of memory
+        if previews and (last or run.step % config.previews.every == 0):
+            _preview(run, previews)
+        wish = _agreed(run, run.folder.stop_wish())
+        if wish and not last:
+            run.save()
+            raise Stopped(wish)
+    return _finish(run)
+
+
+def update(run: Run) -> tuple[float, float]:
+    """One optimiser update.  Returns the mean loss and the norm of the gradient before it was clipped.
+
+    Raises TrainingError where either is not finite; the tuner is then as it was before.
+    """
+    loop, accelerator, device = run.config.loop, run.accelerator, run.accelerator.device
+    size = loop.batch * accelerator.num_processes
+    losses = []
+    for piece in range(loop.accumulate):
+        number = run.step * loop.accumulate + piece
+        batch = run.data.batch(number, size, run.part)
+        problem = run.objective.pose(batch.latents.to(device), loop.seed, number, size, run.part)
+        inputs = run.base.unet_inputs(batch.text, batch.sizes)
+        hints, masks = (None if x is None else x.to(device) for x in (batch.hints, batch.masks))
+        last = piece == loop.accumulate - 1
+        with contextlib.nullcontext() if last else accelerator.no_sync(run.step_module):
+            prediction = run.step_module(problem.noisy, problem.timesteps, hints, **inputs)
+            loss = loss_of(prediction, problem, masks, batch.weights.to(device))
+            accelerator.backward(run.scaler.scale(loss))
+        losses.append(loss.detach())
+    run.scaler.unscale_(run.optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(trainable(run.tuner), loop.max_grad_norm)
+    mean = accelerator.reduce(torch.stack(losses).mean(), "mean")
+    mean, norm = torch.stack([mean, norm.to(mean)]).tolist()  # one look at the device for both
+    if not _finite(mean) or not (_finite(norm) or run.scaler.is_enabled()):
+        what = "loss" if not _finite(mean) else "gradient"
+        raise TrainingError(
+            f"step {run.step + 1}: expected a finite {what}, found {norm if what == 'gradient' else mean}; lower "
+            "loop.learning_rate or use precision bf16 or fp32, then go on with --resume latest"
+        )
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.schedule.step()
+    if run.ema is not None:
+        run.ema.step(trainable(run.tuner))
+    run.step += 1
+    return mean, norm
+
+
+def plan(run: Run) -> dict:
+    """What is about to happen, for people and for programs."""
+    config, loop = run.config, run.config.loop
+    seen = loop.batch * loop.accumulate * run.accelerator.num_processes
+    return {
+        "base": run.base.name,
+        "family": run.base.layout.title,
+        "prediction": run.base.prediction,
+        "kind": config.tuner.kind,
+        "condition": None if config.data.condition is None else config.data.condition.type,
+        "parameters": sum(p.numel() for p in trainable(run.tuner)),
+        "blocks": len(run.tuner.blocks),
+        "skips": len(run.base.layout),
+        "images": len(run.data.examples),
+        "resolution": config.data.resolution,
+        "batch": seen,
+        "first_step": run.step,
+        "steps": loop.steps,
+        "epochs": loop.steps * seen / max(len(run.data.examples), 1),
+        "precision": str(frozen_dtype(loop.precision, run.accelerator.device)).removeprefix("torch."),
+        "device": str(run.accelerator.device),
+        "output": str(config.output),
+    }
+
+
+def _validate(run: Run, validation: Validation) -> None:
+    numbers = validation.measure(run.result())
+    run.events.emit("validation", step=run.step, **numbers)
+    if run.best is None or numbers["loss_with"] < run.best:
+        run.best = numbers["loss_with"]
+        save_tuner(run.result(), run.folder.best, {**run.metadata(), "scedit.step": str(run.step)})
+
+
+def _preview(run: Run, previews: Previews) -> None:
+    try:
+        path = previews.draw(run.step, run.result())
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        run.events.emit("note", message=f"step {run.step}: no memory for previews; set previews.count to less")
+        return
+    run.events.emit("preview", step=run.step, path=str(path))
+
+
+def _finish(run: Run) -> Path:
+    run.save()
+    path = run.config.output
+    if run.accelerator.is_main_process:
+        save_trained(run.result(), path, run.metadata(), run.base)
+        write_report(run.folder.path)
+        run.events.emit("finished", step=run.step, path=str(path))
+    run.accelerator.wait_for_everyone()
     return path
 
 
-def run_steps(
-    config: TrainConfig,
-    base: BaseModel,
-    tuner: SCTuner | CSCTuner,
-    data: TrainingSet,
-    accelerator: Accelerator,
-    console: Console,
-) -> None:
-    """Change `tuner` by `loop.steps` optimiser updates.  Raises TrainingError where the loss is not finite."""
-    loop = config.loop
-    optimizer = torch.optim.AdamW(tuner.parameters(), lr=loop.learning_rate, weight_decay=loop.weight_decay)
-    schedule = get_scheduler(
-        "constant_with_warmup" if loop.schedule == "constant" else "cosine",
-        optimizer,
-        num_warmup_steps=loop.warmup,
-        num_training_steps=loop.steps,
-    )
-    step_module, optimizer = accelerator.prepare(TrainingStep(base.unet, tuner.to(accelerator.device)), optimizer)
-    rows_of_steps = epochs(len(data), loop.batch * accelerator.num_processes, loop.seed)
-    with TrainingProgress(tuner.kind.upper() + "-Tuner", loop.steps, loop.batch * loop.accumulate, console) as progress:
-        for update in range(loop.steps):
-            losses = []
-            for part in range(loop.accumulate):
-                generator = step_generator(loop.seed, update * loop.accumulate + part, accelerator.process_index)
-                rows = next(rows_of_steps)[accelerator.process_index :: accelerator.num_processes]
-                batch = data.batch(rows, torch.rand(len(rows), generator=generator) < config.objective.caption_dropout)
-                problem = pose_problem(base.scheduler, batch.latents.to(accelerator.device), generator)
-                hints = None if batch.hints is None else batch.hints.to(accelerator.device)
-                with accelerator.accumulate(step_module):
-                    states = batch.states.to(accelerator.device)
-                    loss = loss_of(step_module(problem.noisy, problem.timesteps, states, hints), problem)
-                    accelerator.backward(loss)
-                    if accelerator.sync_gradients:
-                        accelerator.clip_grad_norm_(tuner.parameters(), loop.max_grad_norm)
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
-                losses.append(loss.item())
-            schedule.step()
-            mean = sum(losses) / len(losses)
-            if mean != mean or mean == float("inf"):
-                raise TrainingError(
-                    f"step {update}: expected a finite loss, found {mean}; "
-                    "lower loop.learning_rate or use precision fp32"
-                )
-            progress.tick(mean)
+def _agreed(run: Run, wish: str | None) -> str | None:
+    """The wish of any process, so that all of them stop after the same step."""
+    if run.accelerator.num_processes == 1:
+        return wish
+    flag = torch.tensor(float(wish is not None), device=run.accelerator.device)
+    return (wish or "another process") if run.accelerator.reduce(flag, "sum").item() else None
 
 
-def build_tuner(config: TunerConfig, layout: SkipLayout) -> SCTuner | CSCTuner:
-    """A fresh tuner for `layout`, in float32.  Raises ConfigError for blocks that the U-Net does not have."""
-    if config.blocks is not None and (not config.blocks or max(config.blocks) >= len(layout)):
-        raise ConfigError(
-            f"tuner.blocks: expected numbers from 0 to {len(layout) - 1} for this base, "
-            f"found {config.blocks}; correct them"
-        )
-    if config.kind == "sc":
-        return SCTuner(layout, ratio=config.ratio, blocks=config.blocks)
-    return CSCTuner(
-        layout,
-        ratio=config.ratio,
-        blocks=config.blocks,
-        kernel=config.kernel,
-        hint_ratio=config.hint_ratio or (2 if layout.family == "sdxl" else 1),
-        stem_width=config.stem_width,
-    )
+def _finite(value: float) -> bool:
+    return value == value and abs(value) != float("inf")
 
 
-def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
-    """The one source of chance of a step; drawn from (seed, step, rank), so there is no state to save."""
-    return torch.Generator().manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)
-
-
-def frozen_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of the frozen base: bfloat16 where the device computes in it, else float32."""
-    if precision != "auto":
-        return torch.bfloat16 if precision == "bf16" else torch.float32
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    fast = device.type == "cpu" and "avx512_bf16" in _cpu_flags()
-    return torch.bfloat16 if fast else torch.float32
-
-
-def _cpu_flags() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ""
-
-
-def _plan(config: TrainConfig, base: BaseModel, tuner: SCTuner | CSCTuner, images: int) -> str:
-    loop = config.loop
-    seen = loop.steps * loop.batch * loop.accumulate
-    parameters = sum(p.numel() for p in tuner.parameters())
-    return (
-        f"base {base.name} ({base.layout.title}, {base.prediction}, {str(base.unet.dtype)[6:]}), "
-        f"{config.tuner.kind.upper()}-Tuner of {parameters / 1e6:.2f} M parameters on {len(tuner.blocks)} of "
-        f"{len(base.layout)} skips\n{images} images at {config.data.resolution} px, {loop.steps} updates of "
-        f"{loop.batch * loop.accumulate} images ({seen / max(images, 1):.1f} epochs)"
+def _out_of_memory(config: TrainConfig) -> TrainingError:
+    return TrainingError(
+        f"GPU memory: expected room for {config.loop.batch} pictures of {config.data.resolution} px, found too little; "
+        "set memory.checkpointing or memory.fp8 to true, or lower loop.batch, and raise loop.accumulate instead"
     )

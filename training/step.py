@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +17,21 @@ class TrainingStep(nn.Module):
 
     Nothing trainable feeds the encoder or the middle block, so autograd keeps no graph of them: that is SCEdit's
     saving, and it can be lost without a sign (reference/training.md).  Every forward checks it.
+
+    dtype: what the U-Net computes in, where that is not what it is stored in.
     """
 
-    def __init__(self, unet: nn.Module, tuner: SCTuner | CSCTuner) -> None:
+    def __init__(self, unet: nn.Module, tuner: SCTuner | CSCTuner, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.unet, self.tuner = unet, tuner
+        self.dtype = unet.dtype if dtype is None else dtype
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, states: Tensor, hints: Tensor | None) -> Tensor:
-        """noisy [B,4,h,w], timesteps [B], states [B,L,D], hints [B,3,8h,8w] or None -> prediction [B,4,h,w]."""
-        dtype = self.unet.dtype
+    def forward(self, noisy: Tensor, timesteps: Tensor, hints: Tensor | None, **inputs: Any) -> Tensor:
+        """noisy [B,4,h,w], timesteps [B], hints [B,3,8h,8w] or None, and the U-Net's inputs from the text as
+        `BaseModel.unet_inputs` gives them -> prediction [B,4,h,w].
+        """
         with encoder_without_graph(self.unet), attach(self.unet, [(self.tuner, 1.0, hints)]):
-            return self.unet(noisy.to(dtype), timesteps, states.to(dtype), return_dict=False)[0]
+            return self.unet(noisy.to(self.dtype), timesteps, return_dict=False, **inputs)[0]
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
-from training.demo.build import write_pictures
 from training.demo.language import build_text_encoder, build_tokenizer
+from training.demo.pictures import write_pictures
 
 
 def write_tiny_base(folder: Path, prediction: str = "v_prediction") -> Path:

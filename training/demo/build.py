@@ -7,7 +7,6 @@ import shutil
 import time
 from pathlib import Path
 
-import cv2
 import torch
 import yaml
 from diffusers import StableDiffusionPipeline
@@ -18,7 +17,7 @@ from ..loop import train
 from .base import build_scheduler, train_base
 from .judge import save_judge, train_judge
 from .language import build_tokenizer
-from .pictures import rendered
+from .pictures import write_pictures
 from .vae import train_vae
 
 STYLE_IMAGES = 30
@@ -62,15 +61,6 @@ def export_base(output: Path, vae, unet, text, tokenizer) -> None:
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(output, safe_serialization=True)
-
-
-def write_pictures(folder: Path, count: int, seed: int, style: str) -> None:
-    """Render `count` training scenes to PNG files with .txt captions."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for i, (image, scene) in enumerate(zip(*rendered(count, seed, style), strict=True)):
-        cv2.imwrite(str(folder / f"{i:05d}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        (folder / f"{i:05d}.txt").write_text(scene.caption + "\n", "utf-8")
 
 
 def train_control(work: Path, output: Path, steps: int) -> None:

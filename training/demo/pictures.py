@@ -1,6 +1,9 @@
-"""Arrays of rendered scenes for training the parts of the embedded base."""
+"""Rendered scenes for training the parts of the embedded base, as arrays and as files."""
 
 from __future__ import annotations
+
+import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -37,3 +40,12 @@ def clutter(count: int, seed: int) -> np.ndarray:
             canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(1, 6))
         image[:] = cv2.resize(canvas, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
     return images
+
+
+def write_pictures(folder: Path, count: int, seed: int, style: str) -> None:
+    """Render `count` training scenes to PNG files with .txt captions."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for i, (image, scene) in enumerate(zip(*rendered(count, seed, style), strict=True)):
+        cv2.imwrite(str(folder / f"{i:05d}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        (folder / f"{i:05d}.txt").write_text(scene.caption + "\n", "utf-8")

@@ -1,0 +1,117 @@
+"""The objective against formulas written out in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+
+from training.config import ObjectiveConfig
+from training.errors import BaseModelError, ConfigError
+from training.objective import Objective, loss_of
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def reference_alphas() -> torch.Tensor:
+    """alpha_bar of Stable Diffusion's schedule, in float64 from its definition."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, 0)
+
+
+def objective(prediction: str = "v_prediction", **options) -> Objective:
+    return Objective(DDPMScheduler(**SD), prediction, ObjectiveConfig(**options))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("timestep", [0, 1, 500, 998, 999])
+def test_target_and_noisy_latents_follow_the_definition(prediction, timestep):
+    draw = torch.Generator().manual_seed(timestep)
+    x, noise = (torch.randn(2, 4, 3, 5, dtype=torch.float64, generator=draw) for _ in range(2))
+    alpha = reference_alphas()[timestep]
+    problem = objective(prediction).at(x.float(), noise.float(), torch.tensor([timestep, timestep]))
+    torch.testing.assert_close(problem.noisy.double(), alpha.sqrt() * x + (1 - alpha).sqrt() * noise, atol=2e-6, rtol=0)
+    target = noise if prediction == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * x
+    torch.testing.assert_close(problem.target.double(), target, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("gamma", [1.0, 5.0, 20.0])
+def test_min_snr_weights_follow_the_paper(prediction, gamma):
+    alphas = reference_alphas()
+    snr = alphas / (1 - alphas)
+    expected = snr.clamp(max=gamma) / (snr if prediction == "epsilon" else snr + 1)
+    found = objective(prediction, min_snr_gamma=gamma).snr_weights(torch.arange(1000))
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-4)
+    assert found[0] < 0.02  # nearly clean pictures count little
+    assert (found[-1] > 0.99) == (prediction == "epsilon")
+
+
+def test_zero_terminal_betas_follow_the_published_algorithm():
+    """Lin et al. 2023, algorithm 1, in float64."""
+    root = reference_alphas().sqrt()
+    first, last = root[0].clone(), root[-1].clone()
+    shifted = (root - last) * first / (first - last)
+    found = objective(zero_terminal_snr=True).alphas_cumprod
+    torch.testing.assert_close(found.sqrt(), shifted, atol=2e-4, rtol=0)
+    assert found[-1] == 0
+    torch.testing.assert_close(found[0], reference_alphas()[0], atol=1e-6, rtol=0)
+
+
+def test_zero_terminal_weights_are_finite():
+    weights = objective(zero_terminal_snr=True, min_snr_gamma=5.0).snr_weights(torch.arange(1000))
+    assert torch.isfinite(weights).all()
+    assert weights[-1] == 0
+
+
+def test_a_base_with_zero_terminal_betas_keeps_them():
+    own = DDIMScheduler(**SD, rescale_betas_zero_snr=True)
+    for wish in ("auto", True):
+        assert Objective(own, "v_prediction", ObjectiveConfig(zero_terminal_snr=wish)).alphas_cumprod[-1] < 1e-6
+    with pytest.raises(ConfigError, match="set it to auto"):
+        Objective(own, "v_prediction", ObjectiveConfig(zero_terminal_snr=False))
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ConfigError, match="zero_terminal_snr"):
+        objective("epsilon", zero_terminal_snr=True)
+    with pytest.raises(BaseModelError, match="epsilon or v_prediction"):
+        objective("sample")
+
+
+def test_each_process_sees_its_rows_of_one_batch():
+    one = objective(noise_offset=0.1)
+    latents = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = one.pose(latents, seed=3, step=17)
+    for rank in range(2):
+        half = one.pose(latents[rank::2], seed=3, step=17, size=6, part=(rank, 2))
+        for name in ("noisy", "timesteps", "target", "weights"):
+            assert torch.equal(getattr(half, name), getattr(whole, name)[rank::2]), name
+    other = one.pose(latents, seed=3, step=18)
+    assert not torch.equal(other.noisy, whole.noisy)
+
+
+def test_noise_offset_moves_whole_channels():
+    latents = torch.zeros(400, 4, 16, 16)
+    plain, moved = (objective("epsilon", noise_offset=o).pose(latents, 0, 0).target for o in (0.0, 0.5))
+    means = moved.mean((2, 3)) - plain.mean((2, 3))
+    assert abs(means.std() - 0.5) < 0.03
+    assert (moved - plain).var((2, 3)).max() < 1e-10
+
+
+def test_masks_and_weights_in_the_loss():
+    one = objective("epsilon")
+    latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    problem = one.pose(latents, 0, 0)
+    answer = problem.target.clone()
+    answer[:, :, :4] += 2.0  # wrong in the upper half only
+    plain = loss_of(answer, problem)
+    torch.testing.assert_close(plain, torch.tensor(2.0))
+    masks = torch.zeros(3, 1, 8, 8)
+    masks[:, :, 4:] = 1
+    assert loss_of(answer, problem, masks) == 0
+    torch.testing.assert_close(loss_of(answer, problem, 1 - masks), torch.tensor(4.0))
+    assert loss_of(answer, problem, torch.zeros(3, 1, 8, 8)) == 0
+    assert loss_of(answer, problem, torch.ones(3, 1, 8, 8)) == pytest.approx(plain.item(), rel=1e-6)
+    weights = torch.tensor([1.0, 0.0, 0.5])
+    torch.testing.assert_close(loss_of(answer, problem, None, weights), torch.tensor(1.0))

@@ -1,0 +1,43 @@
+"""What the machine can do: the dtype to compute in, and the memory in use."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def frozen_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of the frozen base; "auto" is bfloat16 where the device computes in it, else float32."""
+    if precision != "auto":
+        return DTYPES[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    fast = device.type == "cpu" and "avx512_bf16" in _cpu_flags()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """The most memory this process has held so far: of the GPU where it trains on one, else of the computer."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if resource is None:
+        return psutil.Process().memory_info().peak_wset / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _cpu_flags() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,174 @@
+"""All that a run holds, and how it is taken down into a checkpoint and up again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+
+from scedit_core import CSCTuner, SCTuner
+from scedit_core.tuners import rebuilt
+
+from .bases.base_model import BaseModel
+from .checkpoints import State, checkpoints_in, load_checkpoint, prune_checkpoints, save_checkpoint
+from .config import TrainConfig
+from .data.training_set import TrainingSet
+from .errors import ConfigError, TrainingError
+from .objective import Objective
+from .run_folder import RunFolder
+from .seeing.events import Events
+from .tuner_file import tuner_metadata
+
+# What may differ between a checkpoint and the run that goes on from it: nothing that its numbers depend on.
+_FREE = {
+    "": {"output", "run", "title", "tokenizer", "memory", "saving", "previews", "tensorboard", "wandb"},
+    "data": {"cache", "annotators"},
+    "loop": {"steps"},
+    "validation": {"every", "images", "timesteps"},
+}
+
+
+@dataclass
+class Run:
+    """The parts of a training run.  `step` counts optimiser updates done."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    folder: RunFolder
+    events: Events
+    base: BaseModel
+    data: TrainingSet
+    tuner: SCTuner | CSCTuner
+    objective: Objective
+    step_module: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler
+    ema: EMAModel | None
+    step: int = 0
+    best: float | None = None
+    saved: int | None = None  # the step of the newest checkpoint
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """(rank, processes)."""
+        return self.accelerator.process_index, self.accelerator.num_processes
+
+    def metadata(self) -> dict[str, str]:
+        """Metadata of the tuner as it is now."""
+        return tuner_metadata(self.config, self.base, len(self.data.examples), self.step)
+
+    def mean_tuner(self) -> SCTuner | CSCTuner | None:
+        """The running mean of the tuner, as a tuner; None where the run keeps none."""
+        if self.ema is None:
+            return None
+        mean = rebuilt(self.tuner, torch.nn, torch.float32)
+        for p, shadow in zip(_matching(mean, self.tuner), self.ema.shadow_params, strict=True):
+            p.data = shadow.detach().to(p.device, p.dtype, copy=True)
+        return mean
+
+    def result(self) -> SCTuner | CSCTuner:
+        """What the run delivers: the mean tuner where one is kept, else the tuner."""
+        return self.mean_tuner() or self.tuner
+
+    def save(self) -> Path | None:
+        """Write a checkpoint on the main process.  Raises TrainingError where that fails."""
+        if not self.accelerator.is_main_process or self.saved == self.step:
+            return None
+        parts = {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        if self.ema is not None:
+            parts["ema"] = {k: v for k, v in self.ema.state_dict().items() if k != "shadow_params"}
+        state = State(self.step, comparable(self.config), self.best, parts)
+        path = save_checkpoint(self.folder.checkpoints, state, self.tuner, self.mean_tuner(), self.metadata())
+        prune_checkpoints(self.folder.checkpoints, self.config.saving.keep)
+        self.saved = self.step
+        self.events.emit("saved", step=self.step, path=str(path))
+        return path
+
+    def restore(self, path: Path, any_config: bool = False) -> None:
+        """Go on from a checkpoint.
+
+        Raises TrainingError where it is not whole or holds another tuner, ConfigError where its settings differ in
+        what the numbers depend on, unless `any_config`.
+        """
+        state, tuner, mean = load_checkpoint(path)
+        changed = [] if any_config else _differences(state.config, comparable(self.config))
+        if changed:
+            raise ConfigError(
+                f"{path}: expected a checkpoint of these settings, found other values for {', '.join(changed[:4])}; "
+                "set them back, start anew with --resume never, or go on with --resume and the path of this checkpoint"
+            )
+        try:
+            self.tuner.load_state_dict(tuner.state_dict())
+            self.optimizer.load_state_dict(state.parts["optimizer"])
+            self.schedule.load_state_dict(state.parts["schedule"])
+            self.scaler.load_state_dict(state.parts["scaler"])
+            if self.ema is not None and mean is not None:
+                shadow = [p.detach().clone() for p in _matching(mean, self.tuner)]
+                self.ema.load_state_dict({**state.parts["ema"], "shadow_params": shadow})
+                self.ema.to(self.accelerator.device)
+        except (RuntimeError, KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise TrainingError(
+                f"{path}: expected a checkpoint of this tuner and optimiser, found another ({reason}); "
+                "start anew with --resume never"
+            ) from error
+        self.step, self.best, self.saved = state.step, state.best, state.step
+
+
+def resume(run: Run, wish: str) -> None:
+    """Bring `run` to where `wish` says: "never", "auto" (go on where there is something), "latest", or a path.
+
+    A checkpoint that is not whole is passed over for the one before it.  Raises TrainingError where "latest" finds
+    none, and what `Run.restore` raises.
+    """
+    if wish == "never":
+        return
+    if wish not in ("auto", "latest"):
+        run.restore(Path(wish), any_config=True)
+        return
+    for path in reversed(checkpoints_in(run.folder.checkpoints)):
+        try:
+            run.restore(path)
+            return
+        except TrainingError as error:
+            run.events.emit("note", message=str(error))
+    if wish == "latest":
+        raise TrainingError(
+            f"{run.folder.checkpoints}: expected a checkpoint to resume from, found none that is whole; "
+            "use --resume never, or check `run` and `output`"
+        )
+
+
+def comparable(config: TrainConfig) -> dict[str, Any]:
+    """The settings that a run's numbers depend on, as plain values."""
+    values = config.model_dump(mode="json", exclude=_FREE[""])
+    return {
+        key: {k: v for k, v in value.items() if k not in _FREE.get(key, ())} if isinstance(value, dict) else value
+        for key, value in values.items()
+    }
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted({*before, *now}):
+        a, b = before.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key} ({a} before, {b} now)")
+    return found
+
+
+def _matching(tuner: SCTuner | CSCTuner, like: SCTuner | CSCTuner) -> list[torch.nn.Parameter]:
+    """The parameters of `tuner` at the places of the trainable ones of `like`."""
+    wanted = {name for name, p in like.named_parameters() if p.requires_grad}
+    return [p for name, p in tuner.named_parameters() if name in wanted]
