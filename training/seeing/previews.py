@@ -1,0 +1,226 @@
+"""Previews: the same noise drawn again as the training goes on, with and without the tuner.
+
+previews/step-000250.jpg   a row for each prompt: its hint, without the tuner, with it
+previews/grid.jpg          a column for each prompt; rows: hint, without the tuner, step 250, step 500, ...
+previews/pictures/         each picture by itself, in full size
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scedit_core import CSCTuner, SCTuner
+
+from ..bases.base_model import BaseModel, TextStates
+from ..config import TrainConfig
+from ..machine import frozen_dtype
+from .sampling import preview_scheduler, sample, starting_noise
+from .sheets import draw_sheet, save_picture
+
+if TYPE_CHECKING:
+    from ..data.training_set import TrainingSet
+
+_CELL, _GRID_CELL, _GRID_ROWS = 512, 256, 12
+_HINT, _WITHOUT = "hint", "without"
+
+
+@dataclass
+class Scene:
+    """One picture that is drawn again and again.
+
+    hint: [1,3,height,width] in 0..1 for a control, else None.
+    text: two rows, of the negative prompt and of the prompt.
+    """
+
+    prompt: str
+    hint: Tensor | None
+    height: int
+    width: int
+    text: TextStates | None = None
+
+
+class Previews:
+    """Draws previews into `previews/` of the run folder.
+
+    Prompts and hints are those of the configuration, else the first of `data.held`.
+    """
+
+    def __init__(self, config: TrainConfig, base: BaseModel, data: TrainingSet) -> None:
+        self._config, self._base = config.previews, base
+        self.folder = config.run_folder / "previews"
+        self._dtype = frozen_dtype(config.loop.precision, base.unet.device)
+        self._scheduler = preview_scheduler(base, config.objective)
+        self.scenes = scenes_of(config, data)
+        with contextlib.ExitStack() as stack:
+            for encoder in (base.pipeline.text_encoder, getattr(base.pipeline, "text_encoder_2", None)):
+                if encoder is not None:
+                    stack.enter_context(_on_device(encoder, base.device))
+            for scene in self.scenes:
+                scene.text = base.encode_captions([self._config.negative, scene.prompt]).to("cpu")
+        self._forget_others(config)
+
+    def draw(self, step: int, tuner: SCTuner | CSCTuner, check: Callable[[], None] | None = None) -> Path:
+        """Draw every scene with the tuner as it is, and return the sheet of this step.
+
+        check: called before every sampling step; may raise to leave.  Raises torch.OutOfMemoryError where there is no
+        room beside what training holds, OSError where pictures cannot be written.
+        """
+        self._forget_after(step)
+        latents: dict[tuple[int, str], Tensor] = {}
+        for i, scene in enumerate(self.scenes):
+            if scene.hint is not None and not self._file(_HINT, i).exists():
+                save_picture(_picture(scene.hint), self._file(_HINT, i))
+            if not self._file(_WITHOUT, i).exists():
+                latents[i, _WITHOUT] = self._sample(i, None, check)
+            latents[i, _row(step)] = self._sample(i, tuner, check)
+        with _on_device(self._base.vae, self._base.device):
+            for (i, row), each in latents.items():
+                save_picture(_picture(decode(self._base, each)), self._file(row, i))
+        self._draw_grid()
+        return self._draw_step(step)
+
+    def _sample(self, i: int, tuner: SCTuner | CSCTuner | None, check: Callable[[], None] | None) -> Tensor:
+        scene, wanted = self.scenes[i], self._config
+        noise = starting_noise(scene.height, scene.width, wanted.seed + i)
+        made = sample(
+            self._base,
+            self._scheduler,
+            scene.text,
+            noise,
+            wanted.steps,
+            wanted.guidance,
+            tuner,
+            scene.hint,
+            self._dtype,
+            check,
+        )
+        return made.cpu()
+
+    def _file(self, row: str, i: int) -> Path:
+        return self.folder / "pictures" / f"{row}-{i}.jpg"
+
+    def _draw_step(self, step: int) -> Path:
+        rows = [(_HINT, "hint")] if self.scenes[0].hint is not None else []
+        rows += [(_WITHOUT, "without the tuner"), (_row(step), f"with it, step {step}")]
+        pictures = [(s.prompt, [_opened(self._file(r, i)) for r, _ in rows]) for i, s in enumerate(self.scenes)]
+        path = self.folder / f"{_row(step)}.jpg"
+        return draw_sheet(path, [title for _, title in rows], pictures, _cell(self.scenes, _CELL))
+
+    def _draw_grid(self) -> Path:
+        steps = sorted({p.stem.rsplit("-", 1)[0] for p in (self.folder / "pictures").glob("step-*.jpg")})
+        rows = [(_HINT, "hint")] if self.scenes[0].hint is not None else []
+        rows += [(_WITHOUT, "without the tuner")]
+        rows += [(step, f"step {int(step.removeprefix('step-'))}") for step in _spread(steps, _GRID_ROWS)]
+        indices = range(len(self.scenes))
+        pictures = [(title, [_opened(self._file(row, i)) for i in indices]) for row, title in rows]
+        prompts = [scene.prompt for scene in self.scenes]
+        return draw_sheet(self.folder / "grid.jpg", prompts, pictures, _cell(self.scenes, _GRID_CELL))
+
+    def _forget_after(self, step: int) -> None:
+        """Remove the pictures of later steps, which a run that begins again has not come to."""
+        for path in (self.folder / "pictures").glob("step-*.jpg"):
+            if path.name[: len(_row(step))] > _row(step):
+                path.unlink(missing_ok=True)
+
+    def _forget_others(self, config: TrainConfig) -> None:
+        """Remove the pictures of other prompts, seeds or bases: a grid compares what differs in the step alone."""
+        wanted = self._config.model_dump(mode="json")
+        condition = config.data.condition and config.data.condition.model_dump(mode="json")
+        settings = {
+            "base": [self._base.name, self._base.vae_fingerprint, self._base.text_fingerprint],
+            "previews": wanted,
+            "condition": condition,
+            "scenes": [[s.prompt, s.height, s.width] for s in self.scenes],
+        }
+        text = json.dumps(settings, indent=1, ensure_ascii=False)
+        file = self.folder / "pictures" / "settings.json"
+        if file.is_file() and file.read_text("utf-8") == text:
+            return
+        shutil.rmtree(file.parent, ignore_errors=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, "utf-8")
+
+
+def scenes_of(config: TrainConfig, data: TrainingSet) -> list[Scene]:
+    """What is drawn: prompts and hints of the configuration where it has them, else the first of the set."""
+    wanted, side = config.previews, config.data.resolution
+    prompts, hints = list(wanted.prompts), []
+    examples = list(data.held)[: wanted.count]
+    if config.data.condition is not None and wanted.hints:
+        hints = [data.hint_of(path) for path in wanted.hints]
+        prompts = prompts or [config.data.caption]
+    elif config.data.condition is not None or not prompts:
+        batches = [data.batch_of([example]) for example in examples]
+        prompts = prompts or [example.caption for example in examples]
+        if config.data.condition is not None:
+            hints = [batch.hints.float().cpu() for batch in batches]
+        else:
+            return [
+                Scene(prompt, None, *(8 * side for side in batch.latents.shape[-2:]))
+                for prompt, batch in zip(prompts, batches, strict=True)
+            ]
+    if not hints:
+        return [Scene(prompt, None, side, side) for prompt in prompts]
+    count = max(len(prompts), len(hints) if wanted.hints or not wanted.prompts else 0)
+    chosen = [(prompts[i % len(prompts)], hints[i % len(hints)]) for i in range(count)]
+    return [Scene(prompt, hint, *hint.shape[-2:]) for prompt, hint in chosen]
+
+
+def decode(base: BaseModel, latents: Tensor) -> Tensor:
+    """A picture [1,3,H,W] in 0..1 of latents [1,4,h,w]; in tiles where there is no room for the whole."""
+    vae = base.vae
+    try:
+        return base.decode(latents)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        vae.enable_tiling()
+        try:
+            return base.decode(latents)
+        finally:
+            vae.disable_tiling()
+
+
+@contextlib.contextmanager
+def _on_device(part: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """A part of the base on `device` while the context is open, then where it was."""
+    before = next(part.parameters()).device
+    part.to(device)
+    try:
+        yield
+    finally:
+        part.to(before)
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    """[1,3,H,W] in 0..1 as a picture."""
+    values = (pixels[0].float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(values)
+
+
+def _opened(path: Path) -> Image.Image | None:
+    return Image.open(path) if path.is_file() else None
+
+
+def _row(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _cell(scenes: list[Scene], most: int) -> int:
+    return min(most, max(max(s.height, s.width) for s in scenes) * 2)
+
+
+def _spread(steps: list[str], most: int) -> list[str]:
+    """At most `most` of them, evenly, with the first and the last."""
+    if len(steps) <= most:
+        return steps
+    return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]

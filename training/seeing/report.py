@@ -1,0 +1,160 @@
+"""report.html: what a run was, how it went and what came out, in one file that can be kept and sent."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment
+
+from .curves import Curve, draw_curves, smooth, thin
+from .event_log import EVENTS_FILE, latest_run_of_steps, read_events
+from .pace import duration
+from .report_page import PAGE
+from .run_config import CONFIG_FILE
+from .verdict import verdict
+
+REPORT_FILE = "report.html"
+_KINDS = {"sc": "SC-Tuner", "csc": "Controllable SC-Tuner"}
+# The losses of a validation: key, name in legends and tables, colour.
+_LOSSES = (
+    ("loss_with", "with the tuner", "one"),
+    ("loss_without", "without it", "two"),
+    ("loss_no_hint", "with it, without its hint", "three"),
+)
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write `report.html` into a run's folder from its events, previews and configuration, and return the path.
+
+    It may be written at any time, again and again.  Raises OSError where there are no events or it cannot be written.
+    """
+    events = latest_run_of_steps(read_events(run_folder / EVENTS_FILE))
+    of = {name: [e for e in events if e["event"] == name] for name in ("plan", "step", "validation", "preview", "note")}
+    plan = of["plan"][-1] if of["plan"] else {}
+    last = of["validation"][-1] if of["validation"] else None
+    text = _read(run_folder / CONFIG_FILE)
+    config = (yaml.safe_load(text) if text else None) or {}
+    kind = (config.get("tuner") or {}).get("kind", "sc")
+    name = config.get("title") or Path(config.get("output", run_folder.name)).stem
+    latest = run_folder / "previews" / Path(of["preview"][-1]["path"]).name if of["preview"] else None
+    page = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
+    html = page.render(
+        title=name,
+        subtitle=_subtitle(kind, plan, events),
+        verdict=verdict(last) if last else None,
+        facts=_facts(plan, of["step"]),
+        curves=_curves(of["step"], of["validation"]),
+        timesteps=_timesteps(last),
+        validation_step=last and last["step"],
+        validation_images=f"{last['images']} pictures" if last and "images" in last else "the same pictures",
+        grid=_data_uri(run_folder / "previews" / "grid.jpg"),
+        latest=latest and _data_uri(latest),
+        latest_caption=latest and f"After step {of['preview'][-1]['step']}, larger.",
+        notes=list(dict.fromkeys(e["message"] for e in of["note"])),
+        config=text,
+    )
+    path = run_folder / REPORT_FILE
+    part = path.with_suffix(".part")
+    part.write_text(html, "utf-8")
+    os.replace(part, path)
+    return path
+
+
+def _subtitle(kind: str, plan: dict[str, Any], events: list[dict[str, Any]]) -> str:
+    parts = [_KINDS.get(kind, kind)]
+    if plan.get("condition"):
+        parts[0] += f" for {str(plan['condition']).replace('_', ' ')}"
+    if plan.get("base"):
+        parts.append(f"trained on {plan['base']}")
+    steps = [e for e in events if e["event"] == "step"]
+    if steps:
+        done, wanted = steps[-1]["step"], steps[-1]["steps"]
+        parts.append(f"{done} steps" if done >= wanted else f"{done} of {wanted} steps so far")
+    if events:
+        parts.append(datetime.datetime.fromisoformat(events[-1]["time"]).strftime("%d %B %Y, %H:%M"))
+    return ", ".join(parts)
+
+
+def _facts(plan: dict[str, Any], steps: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Names and values of the tiles."""
+    facts = []
+    for key, name, form in (
+        ("images", "pictures", "{:,}"),
+        ("resolution", "resolution", "{} px"),
+        ("batch", "pictures in an update", "{}"),
+        ("epochs", "times each was seen", "{:.1f}"),
+        ("parameters", "parameters trained", "{:,}"),
+    ):
+        if isinstance(plan.get(key), (int, float)):
+            facts.append((name, form.format(plan[key])))
+    speeds = sorted(e["images_per_second"] for e in steps if e.get("images_per_second"))
+    if speeds:
+        facts.append(("pictures a second", f"{speeds[len(speeds) // 2]:.2f}"))
+    memory = [e["memory_mib"] for e in steps if e.get("memory_mib")]
+    if memory:
+        facts.append(("most memory", f"{max(memory) / 1024:.1f} GiB"))
+    if len(steps) > 1:
+        facts.append(("time", duration(_seconds_of(steps))))
+    return facts
+
+
+def _seconds_of(steps: list[dict[str, Any]]) -> float:
+    """Time from step to step, without the pauses between a stop and the next start: at most ten minutes each."""
+    times = [datetime.datetime.fromisoformat(e["time"]) for e in steps]
+    gaps = [(b - a).total_seconds() for a, b in itertools.pairwise(times)]
+    return sum(each for each in gaps if each < 600)
+
+
+def _curves(steps: list[dict[str, Any]], validations: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Headings and drawings."""
+    drawn = []
+    losses = [(e["step"], e["loss"]) for e in steps if e.get("loss") is not None]
+    if len(losses) > 1:
+        x, y = zip(*losses, strict=True)
+        mean = thin(x, smooth(y))
+        curves = [Curve(*thin(x, y), "each step", "one", faint=True), Curve(*mean, "mean", "one")]
+        drawn.append(("Training loss", draw_curves(curves, "step")))
+    if validations:
+        at = {e["step"]: e for e in validations}
+        curves = []
+        for key, name, color in _LOSSES:
+            known = [(step, e[key]) for step, e in sorted(at.items()) if e.get(key) is not None]
+            if known:
+                curves.append(Curve(*zip(*known, strict=True), name, color))
+        drawn.append(("Validation loss, same noise each time", draw_curves(curves, "step")))
+    for key, heading in (("learning_rate", "Learning rate"), ("grad_norm", "Norm of the gradient")):
+        known = [(e["step"], e[key]) for e in steps if e.get(key) is not None]
+        if len(known) > 1:
+            x, y = zip(*known, strict=True)
+            drawn.append((heading, draw_curves([Curve(*thin(x, y), None, "one")], "step")))
+    return drawn
+
+
+def _timesteps(validation: dict[str, Any] | None) -> dict[str, list] | None:
+    """Names and rows of the table of the last validation."""
+    rows = (validation or {}).get("by_timestep")
+    if not rows:
+        return None
+    keys = [(key, name) for key, name, _ in _LOSSES if key in rows[0]]
+    table = [[row["timestep"], *("" if row[key] is None else f"{row[key]:.5f}" for key, _ in keys)] for row in rows]
+    return {"names": [name for _, name in keys], "rows": table}
+
+
+def _data_uri(path: Path) -> str | None:
+    try:
+        return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+    except OSError:
+        return None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8")
+    except OSError:
+        return None

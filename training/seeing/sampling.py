@@ -1,0 +1,83 @@
+"""Pictures from the base while it is being trained on: DDIM with trailing steps and plain guidance.
+
+That is what the host's KSampler makes of the same noise with sampler ddim (or euler) and scheduler sgm_uniform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from scedit_core import CSCTuner, SCTuner
+from scedit_core.diffusers import attach
+
+from ..bases.base_model import BaseModel, TextStates
+from ..config import ObjectiveConfig
+
+# What schedulers of checkpoints may say that is wrong for these steps.
+_STEPS = {
+    "timestep_spacing": "trailing",
+    "set_alpha_to_one": True,
+    "clip_sample": False,
+    "thresholding": False,
+}
+
+
+def preview_scheduler(base: BaseModel, objective: ObjectiveConfig) -> DDIMScheduler:
+    """A scheduler with the base's betas, and with zero terminal SNR where it is trained to that."""
+    changes = {**_STEPS, "prediction_type": base.prediction}
+    if objective.zero_terminal_snr is True:
+        changes["rescale_betas_zero_snr"] = True
+    return DDIMScheduler.from_config(base.scheduler.config, **changes)
+
+
+def starting_noise(height: int, width: int, seed: int) -> Tensor:
+    """Noise [1,4,height/8,width/8] as the host draws it for a seed: on the CPU, whatever trains."""
+    return torch.randn(1, 4, height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def sample(
+    base: BaseModel,
+    scheduler: DDIMScheduler,
+    text: TextStates,
+    noise: Tensor,
+    steps: int,
+    guidance: float,
+    tuner: SCTuner | CSCTuner | None = None,
+    hint: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    check: Callable[[], None] | None = None,
+) -> Tensor:
+    """Latents [1,4,h,w] of one picture, scaled, on the U-Net's device.
+
+    text:  two rows, of the negative prompt and of the prompt.
+    noise: [1,4,h,w].
+    hint:  [1,3,8h,8w] in 0..1 for a CSC-Tuner.
+    dtype: what the U-Net computes in.
+    check: called before every step; may raise to leave.
+    """
+    device = base.unet.device
+    rows = [1] if guidance == 1 else [0, 1]
+    sizes = None
+    if base.needs_sizes:
+        height, width = (8 * side for side in noise.shape[-2:])
+        sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(rows), device=device)
+    inputs = base.unet_inputs(text.rows(rows).to(device, dtype), sizes)
+    attached = [] if tuner is None else [(tuner, 1.0, hint if isinstance(tuner, CSCTuner) else None)]
+    scheduler.set_timesteps(steps, device=device)
+    latents = noise.to(device, torch.float32)
+    with attach(base.unet, attached):
+        for timestep in scheduler.timesteps:
+            if check is not None:
+                check()
+            seen = torch.cat([latents] * len(rows)).to(dtype)
+            said = base.unet(seen, timestep, return_dict=False, **inputs)[0].float()
+            if len(rows) == 2:
+                without, with_prompt = said.chunk(2)
+                said = without + guidance * (with_prompt - without)
+            latents = scheduler.step(said, timestep, latents, return_dict=False)[0]
+    return latents

@@ -1,0 +1,118 @@
+"""How a run is seen in a terminal: bars that move, or plain lines where there is none."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from ..config import TrainConfig
+from .pace import duration
+
+_SECONDS_BETWEEN_LINES = 15
+_SMOOTHING = 0.02  # of the loss shown: a running mean over about fifty steps
+
+
+class Terminal:
+    """Shows events on `console`.  Errors are left to the command line, which prints their sentence."""
+
+    def __init__(self, config: TrainConfig, console: Console) -> None:
+        self.title = config.tuner.kind.upper() + "-Tuner"
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._said = self._start = time.monotonic()
+        self._loss, self._steps_seen = 0.0, 0
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Show one event."""
+        show = getattr(self, f"_show_{event['event']}", None)
+        if show is not None:
+            show(event)
+
+    def close(self) -> None:
+        """Take the bars away."""
+        self._bars.stop()
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _advance(self, task: str, done: int, total: int | None, told: str) -> None:
+        """Move a bar; without a terminal, say it now and then, and at the end."""
+        if task not in self._tasks:
+            self._bars.start()
+            self._tasks[task] = self._bars.add_task(task, total=total, told="")
+        self._bars.update(self._tasks[task], completed=done, total=total, told=told)
+        now = time.monotonic()
+        if not self._console.is_terminal and (now - self._said > _SECONDS_BETWEEN_LINES or done == total):
+            self._said = now
+            self._say(f"{task}: {done} of {total}{', ' if told else ''}{told}")
+
+    def _show_plan(self, event: dict[str, Any]) -> None:
+        self._start = time.monotonic()
+        nature = [str(event[k]) for k in ("family", "prediction", "precision", "device") if event.get(k) is not None]
+        what = self.title + (f" for {event['condition']}" if event.get("condition") else "")
+        if event.get("parameters") is not None:
+            what += f" of {event['parameters'] / 1e6:.2f} M parameters"
+        if event.get("blocks") is not None:
+            what += f" on {event['blocks']} of {event['skips']} skips"
+        self._say(f"base {event['base']}{' (' + ', '.join(nature) + ')' if nature else ''}, {what}")
+        often = f" ({event['epochs']:.1f} epochs)" if event.get("epochs") is not None else ""
+        size = f" at {event['resolution']} px" if event.get("resolution") is not None else ""
+        on = f"; goes on from step {event['first_step']}" if event.get("first_step") else ""
+        self._say(f"{event['images']} images{size}, {event['steps']} updates of {event['batch']} images{often}{on}")
+
+    def _show_caching(self, event: dict[str, Any]) -> None:
+        hits, misses = event.get("hits"), event.get("misses")
+        told = "" if hits is None else f"{hits} from the cache, {misses} made"
+        self._advance("caching", event["done"], event["total"], told)
+
+    def _show_step(self, event: dict[str, Any]) -> None:
+        self._steps_seen += 1
+        loss = event.get("loss")
+        if loss is not None:
+            self._loss += max(1 / self._steps_seen, _SMOOTHING) * (loss - self._loss)
+        told = [f"loss {self._loss:.4f}"]
+        for key, text in (
+            ("learning_rate", "lr {:.1e}"),
+            ("images_per_second", "{:.1f} images/s"),
+            ("memory_mib", "{:.0f} MiB"),
+        ):
+            if event.get(key) is not None:
+                told.append(text.format(event[key]))
+        if event.get("eta_seconds") is not None:
+            told.append(f"{duration(event['eta_seconds'])} left")
+        self._advance(self.title, event["step"], event["steps"], ", ".join(told))
+
+    def _show_preview(self, event: dict[str, Any]) -> None:
+        self._say(f"step {event['step']}: preview {event['path']}")
+
+    def _show_validation(self, event: dict[str, Any]) -> None:
+        told = [f"{event['loss_with']:.4f} with the tuner", f"{event['loss_without']:.4f} without"]
+        if event.get("loss_no_hint") is not None:
+            told.append(f"{event['loss_no_hint']:.4f} with it but without its hint")
+        self._say(f"step {event['step']}: validation loss {', '.join(told)}")
+
+    def _show_saved(self, event: dict[str, Any]) -> None:
+        self._say(f"step {event['step']}: saved {event['path']}")
+
+    def _show_stopped(self, event: dict[str, Any]) -> None:
+        self._bars.stop()
+        where = f"at step {event['step']} " if event.get("step") is not None else ""
+        self._say(f"stopped {where}({event['reason']}); the same command goes on from here")
+
+    def _show_finished(self, event: dict[str, Any]) -> None:
+        self._bars.stop()
+        self._say(f"finished in {duration(time.monotonic() - self._start)}: {event['path']}")
+
+    def _show_note(self, event: dict[str, Any]) -> None:
+        self._say(f"note: {event['message']}")
