@@ -1,0 +1,74 @@
+"""Three nodes that load the embedded base (demo/) into the host, for tests and for pictures of the page."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .embedded_base import DemoText, DemoVAE, load_model
+
+
+class SCEditDemoModel(io.ComfyNode):
+    """-> MODEL."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SCEditDemoModel",
+            display_name="Demo model",
+            category="SCEdit/demo",
+            description="The U-Net of the embedded base.",
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(load_model())
+
+
+class SCEditDemoPrompt(io.ComfyNode):
+    """Text -> CONDITIONING."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SCEditDemoPrompt",
+            display_name="Demo prompt",
+            category="SCEdit/demo",
+            description="A prompt for the embedded base.",
+            inputs=[io.String.Input("text", default="a red house in the middle, in a meadow", multiline=True)],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, text: str) -> io.NodeOutput:
+        return io.NodeOutput(DemoText().encode(text))
+
+
+class SCEditDemoVAE(io.ComfyNode):
+    """-> VAE."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SCEditDemoVAE",
+            display_name="Demo VAE",
+            category="SCEdit/demo",
+            description="The autoencoder of the embedded base.",
+            outputs=[io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(DemoVAE())
+
+
+class DemoExtension(ComfyExtension):
+    """The three."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [SCEditDemoModel, SCEditDemoPrompt, SCEditDemoVAE]
+
+
+async def comfy_entrypoint() -> DemoExtension:
+    """Asked for by the host at its start."""
+    return DemoExtension()
