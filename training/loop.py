@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from .checkpoints import forget_checkpoints
 from .config import TrainConfig
 from .data.training_set import TrainingSet
 from .errors import TrainingError
-from .machine import DTYPES, frozen_dtype, peak_memory_mib
+from .machine import DTYPES, frozen_dtype
 from .memory.preparing import prepare_unet
 from .new_tuner import new_tuner, trainable
 from .objective import Objective, loss_of
@@ -101,8 +100,8 @@ def prepare(
         events.emit(event, **values)
         folder.check()  # what is cached stays cached, so that this may be left at any point
 
-    with accelerator.main_process_first():
-        data = TrainingSet.prepare(base, config, say, (accelerator.process_index, accelerator.num_processes))
+    data = TrainingSet.prepare(base, config, say, (accelerator.process_index, accelerator.num_processes))
+    accelerator.wait_for_everyone()
     base.release_encoders()
     prepare_unet(base.unet, config.memory, dtype)
     optimizer = build_optimizer(trainable(tuner), loop)
@@ -131,10 +130,8 @@ def _train(run: Run) -> Path:
     events.emit("plan", **plan(run))
     validation = Validation(config, run.base, run.data) if config.validation.every and main else None
     previews = Previews(config, run.base, run.data) if config.previews.every and main else None
-    first, begun = run.step, time.monotonic()
     while run.step < config.loop.steps:
         loss, norm = update(run)
-        speed = (run.step - first) / (time.monotonic() - begun)
         events.emit(
             "step",
             step=run.step,
@@ -142,9 +139,6 @@ def _train(run: Run) -> Path:
             loss=loss,
             grad_norm=norm,
             learning_rate=run.optimizer.param_groups[0]["lr"],
-            images_per_second=speed * config.loop.batch * config.loop.accumulate * run.accelerator.num_processes,
-            memory_mib=peak_memory_mib(run.accelerator.device),
-            eta_seconds=(config.loop.steps - run.step) / speed,
         )
         last = run.step == config.loop.steps
         if validation and (last or run.step % config.validation.every == 0):
@@ -213,12 +207,12 @@ def plan(run: Run) -> dict:
         "parameters": sum(p.numel() for p in trainable(run.tuner)),
         "blocks": len(run.tuner.blocks),
         "skips": len(run.base.layout),
-        "images": len(run.data.examples),
+        "images": len(run.data.examples) or None,  # shards are not counted
         "resolution": config.data.resolution,
         "batch": seen,
         "first_step": run.step,
         "steps": loop.steps,
-        "epochs": loop.steps * seen / max(len(run.data.examples), 1),
+        "epochs": loop.steps * seen / len(run.data.examples) if run.data.examples else None,
         "precision": str(frozen_dtype(loop.precision, run.accelerator.device)).removeprefix("torch."),
         "device": str(run.accelerator.device),
         "output": str(config.output),

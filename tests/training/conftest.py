@@ -11,6 +11,12 @@ _spec.loader.exec_module(tiny_base)
 
 
 @pytest.fixture(scope="session")
+def tiny():
+    """The module that writes tiny bases and pictures."""
+    return tiny_base
+
+
+@pytest.fixture(scope="session")
 def base_folder(tmp_path_factory) -> Path:
     return tiny_base.write_tiny_base(tmp_path_factory.mktemp("base"))
 

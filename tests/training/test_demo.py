@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from scedit_core import CSCTuner, inspect_tuner, load_tuner
-from training.base_model import load_base
+from training.bases.loading import load_base
 from training.config_file import load_config
 from training.demo.judge import edge_f1, judge_pictures, load_judge
 from training.demo.measure import drawn, edges_of, held_out_scenes

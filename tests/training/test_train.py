@@ -9,9 +9,8 @@ import torch
 
 from scedit_core import CSCTuner, SCTuner, load_tuner
 from scedit_core.diffusers import attach
-from training.base_model import load_base
+from training.bases.loading import load_base
 from training.config_file import parse_config
-from training.data import epochs
 from training.loop import train
 from training.step import TrainingStep
 
@@ -80,7 +79,7 @@ def test_encoder_has_no_graph_and_all_parameters_learn(base_folder, kind):
     optimizer = torch.optim.Adam(tuner.parameters(), lr=1e-2)
     for _ in range(3):
         hints = torch.rand(1, 3, 64, 64) if kind == "csc" else None
-        out = step(torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 16, 128), hints)
+        out = step(torch.randn(1, 4, 8, 8), torch.tensor([500]), hints, encoder_hidden_states=torch.randn(1, 16, 128))
         optimizer.zero_grad()
         out.square().mean().backward()
         optimizer.step()
@@ -93,13 +92,4 @@ def test_a_graph_in_the_encoder_is_refused(base_folder):
     step = TrainingStep(base.unet, SCTuner(base.layout))
     noisy = torch.randn(1, 4, 8, 8).requires_grad_()
     with pytest.raises(RuntimeError, match="expected no graph before the decoder"):
-        step(noisy, torch.tensor([500]), torch.randn(1, 16, 128), None)
-
-
-def test_each_epoch_shows_every_image_once():
-    rows = epochs(count=7, batch=3, seed=1)
-    seen = torch.cat([next(rows) for _ in range(7)]).tolist()
-    for epoch in range(3):
-        assert sorted(seen[7 * epoch : 7 * epoch + 7]) == list(range(7))
-    later = epochs(count=7, batch=3, seed=1, first_step=4)
-    assert next(later).tolist() == seen[12:15]
+        step(noisy, torch.tensor([500]), None, encoder_hidden_states=torch.randn(1, 16, 128))

@@ -11,7 +11,7 @@ from torch import Tensor
 from scedit_core import CSCTuner, SCTuner
 from scedit_core.conditions.canny import canny
 
-from ..base_model import BaseModel
+from ..bases.base_model import BaseModel
 from .judge import Judge, edge_f1, judge_pictures
 from .pictures import random_scenes
 from .sampling import reconstruct, sample

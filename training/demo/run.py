@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import time
 from pathlib import Path
 
@@ -15,10 +13,11 @@ from rich.table import Table
 
 from scedit_core import load_tuner
 
-from ..base_model import load_base
+from ..bases.loading import load_base
 from ..config_file import load_config
-from ..errors import BaseModelError
+from ..errors import BaseModelError, TrainingError
 from ..loop import train
+from ..machine import peak_memory_mib
 from .judge import load_judge
 from .measure import drawn, edges_of, held_out_scenes, measure, targets
 from .sampling import sample
@@ -46,7 +45,10 @@ def run_demo(folder: Path, output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     console.print("[bold]1/3[/] training a style tuner on the pictures in", str(folder / "style"))
     config = load_config(folder / "style.yaml").model_copy(update={"output": output / "lantern.safetensors"})
-    style = load_tuner(train(config, console))
+    path = train(config, console, start="never")
+    if path is None:
+        raise TrainingError("demo: expected to train to the end, found a wish to stop; start it again")
+    style = load_tuner(path)
     trained = time.monotonic()
     console.print("[bold]2/3[/] sampling a contact sheet")
     base = load_base(folder, torch.float32, Accelerator().device)
@@ -64,7 +66,7 @@ def run_demo(folder: Path, output: Path) -> Path:
         "numbers": {k: round(v, 4) for k, v in numbers.items()},
         "targets": [{**vars(g), "value": round(g.value, 4), "met": g.met} for g in goals],
         "seconds": {"training": round(trained - start, 1), "total": round(time.monotonic() - start, 1)},
-        "peak_memory_mib": round(_peak_memory_mib()),
+        "peak_memory_mib": round(peak_memory_mib(torch.device("cpu"))),
         "torch": torch.__version__,
     }
     (output / "metrics.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
@@ -101,8 +103,3 @@ def draw_sheet(base, style, control, path: Path) -> Path:
             ("CSC + SC", "both at once", made["both"]),
         ],
     )
-
-
-def _peak_memory_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -8,7 +8,7 @@ from torch import Tensor
 from scedit_core import CSCTuner, SCTuner
 from scedit_core.diffusers import attach
 
-from ..base_model import BaseModel
+from ..bases.base_model import BaseModel
 from .scenes import SIZE
 
 STEPS = 25
@@ -54,8 +54,5 @@ def sample(
 
 def reconstruct(base: BaseModel, pictures: Tensor) -> Tensor:
     """Pictures [N,3,H,W] in 0..1 through the autoencoder and back."""
-    vae = base.pipeline.vae
     with torch.no_grad():
-        latents = base.encode_images(pictures * 2 - 1)
-        decoded = vae.decode(latents / vae.config.scaling_factor).sample
-    return ((decoded.float().cpu() + 1) / 2).clamp(0, 1)
+        return base.decode(base.encode_images(pictures * 2 - 1)).float().cpu()

@@ -1,0 +1,70 @@
+"""A training run in a process of its own that kills itself (SIGKILL) at a chosen point; for test_resume.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import torch
+
+from training import checkpoints, loop
+from training.bases.base_model import BaseModel
+from training.config_file import parse_config
+from training.seeing.previews import Previews
+
+
+def run(values: dict, point: str | None = None) -> None:
+    """Train as `values` say; die at `point` where one is named."""
+    torch.set_num_threads(1)
+    if point is not None:
+        POINTS[point]()
+    loop.train(parse_config(values))
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _die_on_call(owner: object, name: str, call: int) -> None:
+    """Die when `owner.name` is called for the `call`-th time."""
+    original, count = getattr(owner, name), 0
+
+    def counted(*args, **options):
+        nonlocal count
+        count += 1
+        if count == call:
+            _die()
+        return original(*args, **options)
+
+    setattr(owner, name, counted)
+
+
+def _in_a_step() -> None:
+    _die_on_call(torch.nn.utils, "clip_grad_norm_", 5)  # gradients are there, weights not yet changed
+
+
+def _in_a_save() -> None:
+    _die_on_call(checkpoints.os, "replace", _RENAMES_OF_ONE_SAVE + 2)  # files are written, the folder not yet renamed
+
+
+def _in_a_preview() -> None:
+    _die_on_call(Previews, "draw", 2)
+
+
+def _in_caching() -> None:
+    _die_on_call(BaseModel, "encode_moments", 2)
+
+
+def _between_epochs() -> None:
+    _die_on_call(loop, "_agreed", 6)  # 3 pictures an epoch, batch 1: after step 6 the third epoch begins
+
+
+_RENAMES_OF_ONE_SAVE = 2  # the tuner's file, then the checkpoint's folder
+POINTS: dict[str, Callable[[], None]] = {
+    "in a step": _in_a_step,
+    "in a save": _in_a_save,
+    "in a preview": _in_a_preview,
+    "in caching": _in_caching,
+    "between epochs": _between_epochs,
+}

@@ -1,0 +1,162 @@
+"""A run that is killed and resumed ends in the same weights as one that was left alone, bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+sys.path.append(str(HERE))  # the child processes import killed_run by its name
+
+import killed_run  # noqa: E402
+
+POINTS = sorted(killed_run.POINTS)
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that begin with the trainer imported and nothing else done."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["killed_run"])
+    return context
+
+
+def in_process(processes, values: dict, point: str | None = None) -> int:
+    process = processes.Process(target=killed_run.run, args=(values, point))
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None, f"still running after 120 s: {point}"
+    return process.exitcode
+
+
+def long_values(values: dict, folder: Path, kind: str) -> dict:
+    """A run of 8 updates over 3 pictures, with a checkpoint every 3, previews every 2, EMA, dropout and min-SNR."""
+    values = copy.deepcopy(values)
+    values["output"] = str(folder / "tuner.safetensors")
+    values["loop"] |= {"steps": STEPS, "batch": 1, "warmup": 2, "learning_rate": 1e-2, "ema": 0.9, "accumulate": 1}
+    values["objective"] = {"caption_dropout": 0.5, "min_snr_gamma": 5.0, "noise_offset": 0.05}
+    values["saving"] = {"every": 3, "keep": 2}
+    values["previews"] = {"every": 2, "count": 1, "steps": 2}
+    values["validation"] = {"every": 4, "images": 1, "timesteps": 2}
+    values["tensorboard"] = False
+    if kind == "csc":
+        values["tuner"] = {"kind": "csc", "stem_width": 32}
+        values["data"] |= {"condition": {"type": "canny"}}
+        values["objective"]["condition_dropout"] = 0.3
+    return values
+
+
+@pytest.fixture(scope="module")
+def three_pictures(tmp_path_factory, tiny) -> Path:
+    return tiny.write_drawn_pictures(tmp_path_factory.mktemp("three") / "set", 3)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, base_folder, three_pictures, processes):
+    """Kind -> the weights of a run that nothing disturbed."""
+    made = {}
+    for kind in ("sc", "csc"):
+        folder = tmp_path_factory.mktemp(kind)
+        values = long_values(plain_values(base_folder, three_pictures), folder, kind)
+        assert in_process(processes, values) == 0
+        made[kind] = load_file(folder / "tuner.safetensors")
+    return made
+
+
+def plain_values(base_folder: Path, pictures: Path) -> dict:
+    return {
+        "base": str(base_folder),
+        "tuner": {"kind": "sc"},
+        "data": {"folder": str(pictures), "resolution": 64},
+        "loop": {"precision": "fp32"},
+    }
+
+
+@pytest.mark.parametrize("kind", ["sc", "csc"])
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_and_resumed_is_bit_identical(
+    point, kind, undisturbed, tmp_path, base_folder, three_pictures, processes
+):
+    values = long_values(plain_values(base_folder, three_pictures), tmp_path, kind)
+    assert in_process(processes, values, point) == -signal.SIGKILL
+    assert not (tmp_path / "tuner.safetensors").exists()
+    assert in_process(processes, values) == 0
+    assert_same(load_file(tmp_path / "tuner.safetensors"), undisturbed[kind])
+    left = sorted(p.name for p in (tmp_path / "tuner.run" / "checkpoints").iterdir())
+    assert left == ["step-000006", "step-000008"]  # `keep`, and nothing of the interrupted save
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_step_saves_and_exits_with_0(number, undisturbed, tmp_path, base_folder, three_pictures):
+    values = long_values(plain_values(base_folder, three_pictures), tmp_path, "sc")
+    config = tmp_path / "run.yaml"
+    config.write_text(json.dumps(values))
+    events = tmp_path / "tuner.run" / "events.jsonl"
+    process = subprocess.Popen(command(config), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: events.exists() and '"step": 1,' in events.read_text(), process)
+    process.send_signal(number)
+    assert process.wait(120) == 0, process.stderr.read()
+    stopped = [e for e in map(json.loads, events.read_text().splitlines()) if e["event"] == "stopped"]
+    assert [e["reason"] for e in stopped] == [signal.Signals(number).name]
+    again = subprocess.run([*command(config), "--resume", "latest"], cwd=ROOT, env=environment(), timeout=240)
+    assert again.returncode == 0
+    assert_same(load_file(tmp_path / "tuner.safetensors"), undisturbed["sc"])
+
+
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path, base_folder, three_pictures):
+    """`accelerate launch` on two CPU processes (gloo); the ranks' own files show that they stayed identical."""
+    found = {}
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        values = long_values(plain_values(base_folder, three_pictures), folder, "csc")
+        values["loop"] |= {"batch": 4 // count, "steps": 4, "accumulate": 2, "learning_rate": 1e-3}
+        values["previews"] = values["validation"] = {"every": 0}
+        folder.mkdir()
+        config = folder / "run.yaml"
+        config.write_text(json.dumps(values))
+        launch = ["accelerate.commands.launch", "--cpu", "--num_processes", str(count), "--num_machines", "1"]
+        launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "training", "train", str(config)]
+        done = subprocess.run(
+            [sys.executable, "-m", *launch] if count > 1 else command(config),
+            cwd=ROOT, env=environment(), timeout=300, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        found[count] = load_file(folder / "tuner.safetensors")
+    for name, tensor in found[1].items():
+        torch.testing.assert_close(found[2][name], tensor, atol=1e-6, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys()
+    different = [name for name in expected if not torch.equal(found[name], expected[name])]
+    assert not different
+    assert any(t.abs().max() > 1e-3 for n, t in expected.items() if n.endswith("up.weight"))  # it did learn
+
+
+def command(config: Path) -> list[str]:
+    return [sys.executable, "-m", "training", "train", str(config)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end, "nothing happened in time"
+        time.sleep(0.05)

@@ -1,0 +1,246 @@
+"""What a run keeps and what ends it: checkpoints, wishes, locks, a full disk, numbers that are no numbers."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from rich.console import Console
+
+from scedit_core import load_tuner
+from training import loop
+from training.checkpoints import checkpoints_in, load_checkpoint
+from training.config_file import parse_config
+from training.errors import ConfigError, TrainingError
+
+
+@pytest.fixture
+def quiet(values) -> dict:
+    """Six updates without previews, validation or TensorBoard; a checkpoint every two."""
+    values["loop"] |= {"steps": 6, "learning_rate": 1e-3}
+    values |= {"saving": {"every": 2, "keep": 2}, "tensorboard": False}
+    values |= {"previews": {"every": 0}, "validation": {"every": 0}}
+    return values
+
+
+def train(values: dict, **options) -> Path | None:
+    return loop.train(parse_config(values), Console(quiet=True), **options)
+
+
+def run_folder(values: dict) -> Path:
+    return Path(values["output"]).with_suffix(".run")
+
+
+def events(values: dict, kind: str) -> list[dict]:
+    lines = (run_folder(values) / "events.jsonl").read_text("utf-8").splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def steps_kept(values: dict) -> list[int]:
+    return [load_checkpoint(path)[0].step for path in checkpoints_in(run_folder(values) / "checkpoints")]
+
+
+def test_the_last_checkpoints_are_kept(quiet):
+    path = train(quiet)
+    assert steps_kept(quiet) == [4, 6]
+    assert [e["step"] for e in events(quiet, "saved")] == [2, 4, 6]
+    assert [e["path"] for e in events(quiet, "finished")] == [str(path)]
+    last = checkpoints_in(run_folder(quiet) / "checkpoints")[-1]
+    for (name, a), (_, b) in zip(
+        load_tuner(last / "tuner.safetensors").state_dict().items(), load_tuner(path).state_dict().items(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    assert load_tuner(last / "tuner.safetensors").metadata["scedit.prediction"] == "v_prediction"
+
+
+def test_more_steps_go_on_where_the_run_ended(quiet):
+    train(quiet)
+    quiet["loop"]["steps"] = 8
+    train(quiet)
+    assert [e["first_step"] for e in events(quiet, "plan")] == [0, 6]
+    assert [e["step"] for e in events(quiet, "step")] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_other_settings_do_not_go_on(quiet):
+    train(quiet)
+    quiet["loop"]["learning_rate"] = 5e-4
+    quiet["tuner"]["ratio"] = 0.5
+    with pytest.raises(ConfigError, match=r"loop.learning_rate \(0.001 before, 0.0005 now\).*tuner.ratio") as caught:
+        train(quiet)
+    assert "--resume never" in str(caught.value)
+    assert events(quiet, "error")[-1]["message"] == str(caught.value)
+    train(quiet, start="never")
+    assert [e["first_step"] for e in events(quiet, "plan")] == [0]
+
+
+def test_a_named_checkpoint_is_taken_whatever_its_settings(quiet):
+    train(quiet)
+    path = checkpoints_in(run_folder(quiet) / "checkpoints")[0]
+    quiet["loop"]["learning_rate"] = 5e-4
+    train(quiet, start=str(path))
+    assert events(quiet, "plan")[-1]["first_step"] == 4
+
+
+def test_latest_insists_on_a_checkpoint(quiet):
+    with pytest.raises(TrainingError, match="expected a checkpoint to resume from, found none"):
+        train(quiet, start="latest")
+
+
+def test_a_broken_checkpoint_is_passed_over(quiet):
+    whole = train(quiet).read_bytes()
+    newest = checkpoints_in(run_folder(quiet) / "checkpoints")[-1]
+    state = newest / "state.pt"
+    state.write_bytes(state.read_bytes()[:-100])
+    Path(quiet["output"]).unlink()
+    assert train(quiet).read_bytes() == whole
+    assert "expected a whole checkpoint" in events(quiet, "note")[-1]["message"]
+    assert events(quiet, "plan")[-1]["first_step"] == 4
+
+
+@pytest.mark.parametrize("wish", ["stop", "save"])
+def test_files_that_ask_to_stop_or_save(quiet, wish, monkeypatch):
+    original = loop.update
+
+    def update(run):
+        done = original(run)
+        if run.step == 3:
+            (run.folder.path / wish).touch()
+        return done
+
+    monkeypatch.setattr(loop, "update", update)
+    path = train(quiet)
+    assert not (run_folder(quiet) / wish).exists()
+    if wish == "save":
+        assert path is not None
+        assert [e["step"] for e in events(quiet, "saved")] == [2, 3, 4, 6]
+        return
+    assert path is None
+    assert steps_kept(quiet) == [2, 3]
+    assert events(quiet, "stopped")[-1]["reason"] == "a stop file"
+    assert train(quiet) is not None
+    assert events(quiet, "plan")[-1]["first_step"] == 3
+
+
+def test_a_stop_file_while_encoding(quiet, monkeypatch):
+    original = loop.TrainingSet.prepare
+
+    def prepare(base, config, say, process):
+        (config.run_folder / "stop").touch()
+        return original(base, config, say, process)
+
+    monkeypatch.setattr(loop.TrainingSet, "prepare", prepare)
+    assert train(quiet) is None
+    assert events(quiet, "stopped")
+    assert not events(quiet, "plan")
+
+
+def test_cache_only_trains_nothing(quiet):
+    assert train(quiet, cache_only=True) is None
+    assert events(quiet, "caching")
+    assert not events(quiet, "step")
+    assert not Path(quiet["output"]).exists()
+
+
+def test_two_runs_cannot_share_a_folder(quiet):
+    folder = run_folder(quiet)
+    folder.mkdir(parents=True)
+    with FileLock(folder / "lock"), pytest.raises(TrainingError, match="that no other run uses, found it locked"):
+        train(quiet)
+    assert train(quiet) is not None  # a lock file without a holder is no lock
+
+
+def test_nan_stops_with_the_last_good_state_kept(quiet, monkeypatch):
+    original = loop.loss_of
+    calls = []
+
+    def loss_of(*args):
+        calls.append(1)
+        return original(*args) * (float("nan") if len(calls) == 4 else 1.0)
+
+    monkeypatch.setattr(loop, "loss_of", loss_of)
+    with pytest.raises(TrainingError, match="step 4: expected a finite loss, found nan"):
+        train(quiet)
+    assert steps_kept(quiet) == [2]
+    monkeypatch.undo()
+    assert train(quiet, start="latest") is not None
+
+
+def test_infinite_gradients_stop_too(quiet, monkeypatch):
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    with pytest.raises(TrainingError, match="step 1: expected a finite gradient, found inf"):
+        train(quiet)
+
+
+def test_a_full_disk_keeps_the_last_good_state(quiet, monkeypatch):
+    original = loop.update
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def update(run):
+        if run.step == 3:  # from now on files end at 20 kB, as on a disk that is full
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        return original(run)
+
+    monkeypatch.setattr(loop, "update", update)
+    try:
+        with pytest.raises(TrainingError, match="expected room and permission for a checkpoint"):
+            train(quiet)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [p.name for p in (run_folder(quiet) / "checkpoints").iterdir()] == ["step-000002"]
+    monkeypatch.undo()
+    assert train(quiet, start="latest") is not None
+
+
+def test_ema_is_what_is_delivered(quiet):
+    quiet["loop"]["ema"] = 0.9
+    path = train(quiet)
+    last = checkpoints_in(run_folder(quiet) / "checkpoints")[-1]
+    delivered, mean, raw = (load_tuner(p) for p in (path, last / "ema.safetensors", last / "tuner.safetensors"))
+    name = "tuners.0.up.weight"
+    assert torch.equal(delivered.state_dict()[name], mean.state_dict()[name])
+    assert not torch.equal(raw.state_dict()[name], mean.state_dict()[name])
+    assert mean.state_dict()[name].abs().max() < raw.state_dict()[name].abs().max()
+
+
+def test_a_run_begins_with_a_given_tuner(quiet, tmp_path):
+    first = train(quiet)
+    begun = tmp_path / "begun.safetensors"
+    shutil.copyfile(first, begun)
+    quiet["output"] = str(tmp_path / "second.safetensors")
+    quiet["tuner"]["start_from"] = str(begun)
+    quiet["loop"] |= {"steps": 1, "learning_rate": 1e-12}
+    a, b = load_tuner(begun).state_dict(), load_tuner(train(quiet)).state_dict()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=1e-7, rtol=0)
+
+
+def test_a_given_tuner_of_another_kind_is_refused(quiet, control_values, tmp_path):
+    style = train(quiet)
+    control_values["tuner"]["start_from"] = str(style)
+    control_values["output"] = str(tmp_path / "control.safetensors")
+    with pytest.raises(ConfigError, match=r"tuner\.start_from: .*expected a tuner of kind csc, found sc"):
+        train(control_values)
+
+
+@pytest.mark.parametrize(("name", "package"), [("adamw8bit", "bitsandbytes"), ("prodigy", "prodigyopt")])
+def test_an_optimiser_whose_package_is_missing(quiet, monkeypatch, name, package):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    monkeypatch.setitem(__import__("sys").modules, f"{package}.optim", None)
+    quiet["loop"]["optimizer"] = name
+    with pytest.raises(ConfigError, match=f"pip install {package}"):
+        train(quiet)
+
+
+@pytest.mark.parametrize("option", ["checkpointing", "frozen_convolutions"])
+def test_savings_of_memory_do_not_change_a_bit(quiet, option, tmp_path):
+    made = []
+    for on in (False, True):
+        quiet["memory"] = {"frozen_convolutions": False, option: on}
+        quiet["output"] = str(tmp_path / f"{on}.safetensors")
+        made.append(load_tuner(train(quiet)).state_dict())
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
