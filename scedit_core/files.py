@@ -72,11 +72,12 @@ def load_tuner(
     *,
     name: str | None = None,
     device: torch.device | str = "cpu",
-    operations: ModuleType | Any = nn,
+    operations: ModuleType | Any = None,
 ) -> SCTuner | CSCTuner:
     """Load a tuner of any supported format, file or released folder, in the dtype of the file.
 
-    name: which tuner, where the file or folder holds several (see `tuner_names`).
+    name:       which tuner, where the file or folder holds several (see `tuner_names`).
+    operations: what its layers are made of, torch.nn by default.
     Raises TunerFileError, in one sentence, for a missing, damaged, hostile or foreign file.
     """
     return build_tuner(read_tuner(path, name), device=device, operations=operations)
@@ -103,10 +104,10 @@ def read_tuner(path: str | os.PathLike, name: str | None = None) -> TunerFile:
 
 
 def build_tuner(
-    file: TunerFile, *, device: torch.device | str = "cpu", operations: ModuleType | Any = nn
+    file: TunerFile, *, device: torch.device | str = "cpu", operations: ModuleType | Any = None
 ) -> SCTuner | CSCTuner:
     """A module that holds the tensors of `file` without copying them (moved to `device` where it is another)."""
-    tuner = _plan(file).build(metadata=file.metadata, operations=operations)
+    tuner = _plan(file).build(metadata=file.metadata, operations=operations or _Layers)
     state = to_module(file.tensors)
     tuner.load_state_dict({k: v.to(device) for k, v in state.items()}, assign=True)
     return tuner.requires_grad_(False)
@@ -284,6 +285,16 @@ class _Plan(NamedTuple):
         return kind(self.layout, hidden=dict(self.hidden), device="meta", **dict(self.hint), **options)
 
 
+class _Layers:
+    """Layers without first values: those come from the file, and drawing others takes as long as reading it."""
+
+    class Conv2d(nn.Conv2d):
+        """A convolution to be filled."""
+
+        def reset_parameters(self) -> None:
+            """Nothing."""
+
+
 def _plan(file: TunerFile) -> _Plan:
     hidden = tuple((b, _matrix(file, f"tuners.{b}.down.weight").shape[0]) for b in file.blocks)
     if file.kind == "sc":
@@ -295,7 +306,7 @@ def _plan(file: TunerFile) -> _Plan:
 
 @lru_cache(maxsize=16)  # files of one shape are many, and building modules costs more than reading a header
 def _shapes(plan: _Plan) -> dict[str, torch.Size]:
-    return {k: v.shape for k, v in plan.build().state_dict().items()}
+    return {k: v.shape for k, v in plan.build(operations=_Layers).state_dict().items()}
 
 
 def _matrix(file: TunerFile, key: str) -> Tensor:
