@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import folder_paths
 import pytest
 import torch
 from conftest import PACK_NAME
 from small_model import relative, sample, small_model
-from small_tuners import apply_sc, csc_tuner, layout, sc_tuner
+from small_tuners import apply_csc, apply_sc, csc_tuner, layout, sc_tuner
 
 IDS = {
     "SCEditLoadSCTuner",
@@ -117,6 +120,30 @@ def test_a_released_folder_loads_as_it_is(pack, scedit_folder):
     model = small_model()
     found = sample(apply_sc(pack, model, loaded))
     assert torch.equal(found, sample(apply_sc(pack, model, sc_tuner(pack))))
+
+
+@pytest.mark.parametrize(
+    ("to", "kind"), [("scepter", "sc"), ("swift", "sc"), ("swift-diffusers", "sc"), ("scepter", "csc")]
+)
+def test_folders_of_every_release_load_as_they_are(pack, scedit_folder, to, kind):
+    """As SCEPTER and SWIFT write them: folder, weights and configuration files."""
+    own = sc_tuner(pack) if kind == "sc" else csc_tuner(pack)
+    tuner = own if kind == "sc" else own.tuner
+    with tempfile.TemporaryDirectory() as elsewhere:
+        source = pack.core.save_tuner(tuner.tuner, Path(elsewhere) / "own.safetensors")
+        converting = importlib.import_module(f"{PACK_NAME}.scedit_core.converting")
+        written = converting.convert_tuner(source, scedit_folder / "released_style", to=to).path
+    name = os.path.relpath(written, scedit_folder)
+    node = "SCEditLoadSCTuner" if kind == "sc" else "SCEditLoadCSCTuner"
+    assert name in listed(pack, node)
+    loaded = load(pack, node, name)
+    model = small_model()
+    if kind == "sc":
+        found, expected = (sample(apply_sc(pack, model, each)) for each in (loaded, own))
+    else:
+        found, expected = (sample(apply_csc(pack, model, each)) for each in (loaded, own))
+    assert torch.equal(found, expected)
+    assert relative(found, sample(model)) > 0.01
 
 
 def test_the_wrong_kind_of_file_names_the_right_node(pack, scedit_folder):
@@ -260,7 +287,8 @@ def test_without_cv2_or_transformers_the_pack_loads(models_folder):
     assert done.returncode == 0, done.stderr
     for name in IDS:
         assert name in done.stdout
-    for name in ("SCEditCanny", "SCEditColorPalette", "SCEditSoftEdge", "SCEditDepth", "SCEditSegmentation"):
+    lost = ("Canny", "ColorPalette", "SoftEdge", "Depth", "Pose", "Segmentation")
+    for name in (f"SCEdit{each}" for each in lost):
         assert name not in done.stdout
         assert f"{name} not available" in done.stderr
     assert "SCEditCompletion" in done.stdout
