@@ -1,0 +1,1 @@
+"""The frozen base model: a diffusers folder or a single checkpoint file, loaded without the network."""
