@@ -8,6 +8,8 @@ previews/pictures/         each picture by itself, in full size
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,7 +24,9 @@ from torch import Tensor
 from scedit_core import CSCTuner, SCTuner
 
 from ..bases.base_model import BaseModel, TextStates
+from ..chance import generator_for
 from ..config import TrainConfig
+from ..data.hint_making import Hints
 from ..machine import frozen_dtype
 from .sampling import preview_scheduler, sample, starting_noise
 from .sheets import draw_sheet, save_picture
@@ -140,7 +144,7 @@ class Previews:
             "base": [self._base.name, self._base.vae_fingerprint, self._base.text_fingerprint],
             "previews": wanted,
             "condition": condition,
-            "scenes": [[s.prompt, s.height, s.width] for s in self.scenes],
+            "scenes": [[s.prompt, s.height, s.width, _digest(s.hint)] for s in self.scenes],
         }
         text = json.dumps(settings, indent=1, ensure_ascii=False)
         file = self.folder / "pictures" / "settings.json"
@@ -153,27 +157,40 @@ class Previews:
 
 def scenes_of(config: TrainConfig, data: TrainingSet) -> list[Scene]:
     """What is drawn: prompts and hints of the configuration where it has them, else the first of the set."""
-    wanted, side = config.previews, config.data.resolution
-    prompts, hints = list(wanted.prompts), []
-    examples = list(data.held)[: wanted.count]
-    if config.data.condition is not None and wanted.hints:
-        hints = [data.hint_of(path) for path in wanted.hints]
-        prompts = prompts or [config.data.caption]
-    elif config.data.condition is not None or not prompts:
-        batches = [data.batch_of([example]) for example in examples]
-        prompts = prompts or [example.caption for example in examples]
-        if config.data.condition is not None:
-            hints = [batch.hints.float().cpu() for batch in batches]
-        else:
-            return [
-                Scene(prompt, None, *(8 * side for side in batch.latents.shape[-2:]))
-                for prompt, batch in zip(prompts, batches, strict=True)
-            ]
-    if not hints:
-        return [Scene(prompt, None, side, side) for prompt in prompts]
-    count = max(len(prompts), len(hints) if wanted.hints or not wanted.prompts else 0)
-    chosen = [(prompts[i % len(prompts)], hints[i % len(hints)]) for i in range(count)]
-    return [Scene(prompt, hint, *hint.shape[-2:]) for prompt, hint in chosen]
+    wanted, control = config.previews, config.data.condition is not None
+    side = config.data.resolution
+    if wanted.prompts and not control:
+        return [Scene(prompt, None, side, side) for prompt in wanted.prompts]
+    if wanted.hints:
+        prompts, hints = wanted.prompts or [config.data.caption], hints_of(config, data)
+        count = max(len(prompts), len(hints))
+        paired = [(prompts[i % len(prompts)], hints[i % len(hints)]) for i in range(count)]
+        return [Scene(prompt, hint, *hint.shape[-2:]) for prompt, hint in paired]
+    others = (example for example in data.examples if example not in data.held)
+    count = len(wanted.prompts) or wanted.count
+    scenes = []
+    for i, example in enumerate(itertools.islice(itertools.chain(data.held, others), count)):
+        batch = data.batch_of([example])
+        height, width = (8 * length for length in batch.latents.shape[-2:])
+        prompt = wanted.prompts[i] if wanted.prompts else example.caption
+        scenes.append(Scene(prompt, batch.hints if control else None, height, width))
+    return scenes
+
+
+def hints_of(config: TrainConfig, data: TrainingSet) -> list[Tensor]:
+    """The files of `previews.hints` as [1,3,H,W] in 0..1, by the way of the training's own: made from pictures as the
+    condition says, or ready where `data.hints` are.
+
+    Raises DataError for a file that is no picture, ConditionError where a detector is missing.
+    """
+    framed = [data.hint_of(path) for path in config.previews.hints]
+    if config.data.hints is not None:
+        return framed
+    makes = Hints(config.data, data.base.device)
+    made = [makes.make(picture[0]) for picture in framed]
+    made = [makes.for_step(each, generator_for(config.previews.seed, i, "preview")) for i, each in enumerate(made)]
+    makes.release()
+    return [each[None].float() for each in made]
 
 
 def decode(base: BaseModel, latents: Tensor) -> Tensor:
@@ -209,6 +226,10 @@ def _picture(pixels: Tensor) -> Image.Image:
 
 def _opened(path: Path) -> Image.Image | None:
     return Image.open(path) if path.is_file() else None
+
+
+def _digest(hint: Tensor | None) -> str | None:
+    return None if hint is None else hashlib.blake2b(hint.cpu().numpy().tobytes(), digest_size=8).hexdigest()
 
 
 def _row(step: int) -> str:

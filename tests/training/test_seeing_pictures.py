@@ -1,0 +1,203 @@
+"""Previews and validation on a tiny base with real data: what is drawn, what is measured, and what stays as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scedit_core import CSCTuner, SCTuner
+from training.bases.loading import load_base
+from training.config_file import parse_config
+from training.data.training_set import TrainingSet
+from training.objective import Objective
+from training.seeing.previews import Previews, scenes_of
+from training.seeing.sampling import preview_scheduler, sample, starting_noise
+from training.seeing.sheets import draw_sheet
+from training.seeing.validation import Validation, quantiles
+
+
+@pytest.fixture(scope="module")
+def base(base_folder):
+    return load_base(base_folder)
+
+
+def prepared(base, values, **changes):
+    """A configuration with changes such as previews={"steps": 2}, and its training set."""
+    config = parse_config({**values, **changes})
+    return config, TrainingSet.prepare(base, config)
+
+
+def loud(tuner):
+    """A tuner whose edits can be seen."""
+    torch.manual_seed(3)
+    for p in tuner.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    return tuner
+
+
+def test_a_style_is_drawn_with_and_without(base, values):
+    config, data = prepared(base, values, previews={"steps": 2, "count": 2})
+    previews, tuner = Previews(config, base, data), loud(SCTuner(base.layout))
+    state = torch.get_rng_state()
+    path = previews.draw(250, tuner)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert path == config.run_folder / "previews" / "step-000250.jpg"
+    pictures = previews.folder / "pictures"
+    without, with_it = (np.asarray(Image.open(pictures / f"{row}-0.jpg"), int) for row in ("without", "step-000250"))
+    assert without.shape == (64, 64, 3)
+    assert abs(without - with_it).mean() > 0.3  # the same latents make the same bytes
+    assert [s.prompt for s in previews.scenes] == [e.caption for e in data.held[:2]]
+    assert not any(base.unet.up_blocks[i]._forward_pre_hooks for i in range(3))
+
+
+def test_the_grid_grows_and_forgets_what_a_new_start_has_not_reached(base, control_values):
+    config, data = prepared(base, control_values, previews={"steps": 1, "count": 1})
+    tuner = loud(CSCTuner(base.layout, stem_width=32))
+    heights = []
+    for step in (5, 10):
+        Previews(config, base, data).draw(step, tuner)
+        heights.append(Image.open(config.run_folder / "previews" / "grid.jpg").height)
+    assert heights[1] > heights[0]
+    kept = config.run_folder / "previews" / "pictures"
+    assert {p.name for p in kept.glob("*.jpg")} == {
+        f"{r}-0.jpg" for r in ("hint", "without", "step-000005", "step-000010")
+    }
+    Previews(config, base, data).draw(5, tuner)
+    assert not (kept / "step-000010-0.jpg").exists()
+    assert Image.open(config.run_folder / "previews" / "grid.jpg").height == heights[0]
+    other = config.model_copy(update={"previews": config.previews.model_copy(update={"seed": 9})})
+    Previews(other, base, data)
+    assert not list(kept.glob("*.jpg"))
+
+
+def test_hints_of_files_are_made_as_in_training(base, control_values, tmp_path):
+    picture = np.zeros((90, 90, 3), np.uint8)
+    picture[30:60, 30:60] = 255
+    Image.fromarray(picture).save(tmp_path / "square.png")
+    wanted = {"steps": 1, "hints": [str(tmp_path / "square.png")], "prompts": ["a house", "a star"]}
+    config, data = prepared(base, control_values, previews=wanted)
+    scenes = scenes_of(config, data)
+    assert [s.prompt for s in scenes] == ["a house", "a star"]
+    for scene in scenes:
+        assert scene.hint.shape == (1, 3, 64, 64)
+        assert 0.02 < scene.hint.mean() < 0.2  # an outline, not the square itself
+        assert set(scene.hint.unique().tolist()) == {0.0, 1.0}
+
+
+def test_ready_hints_stay_as_they_are(base, control_values, pictures_folder, tmp_path):
+    folder = tmp_path / "hints"
+    folder.mkdir()
+    for path in pictures_folder.glob("*.png"):
+        Image.new("RGB", Image.open(path).size, (255, 0, 0)).save(folder / path.name)
+    control_values["data"] |= {"condition": {"type": "custom", "name": "red"}, "hints": str(folder)}
+    Image.new("RGB", (64, 64), (0, 255, 0)).save(tmp_path / "green.png")
+    config, data = prepared(base, control_values, previews={"hints": [str(tmp_path / "green.png")]})
+    assert scenes_of(config, data)[0].hint.mean((0, 2, 3)).tolist() == [0, 1, 0]
+    assert scenes_of(config.model_copy(update={"previews": type(config.previews)()}), data)[0].hint[0, 0].min() == 1
+
+
+def test_a_sample_is_what_the_pipeline_makes(base):
+    """The pipeline of diffusers, with the same steps, is the reference."""
+    config = parse_config({"base": "b", "output": "o.safetensors", "tuner": {"kind": "sc"}, "data": {"folder": "d"}})
+    scheduler = preview_scheduler(base, config.objective)
+    text = base.encode_captions(["ugly", "a red star"])
+    made = sample(base, scheduler, text, starting_noise(64, 64, 7), steps=3, guidance=4.0)
+    reference = base.pipeline(
+        "a red star",
+        negative_prompt="ugly",
+        latents=starting_noise(64, 64, 7),
+        height=64,
+        width=64,
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        output_type="latent",
+    ).images
+    assert torch.allclose(made, reference, atol=1e-5)
+
+
+def test_sampling_can_be_left_at_a_step(base):
+    config = parse_config({"base": "b", "output": "o.safetensors", "tuner": {"kind": "sc"}, "data": {"folder": "d"}})
+
+    def leave():
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        sample(
+            base,
+            preview_scheduler(base, config.objective),
+            base.encode_captions(["", ""]),
+            starting_noise(64, 64, 1),
+            3,
+            4.0,
+            SCTuner(base.layout),
+            check=leave,
+        )
+    assert not base.unet.up_blocks[0]._forward_pre_hooks
+
+
+def test_validation_is_the_loss_at_fixed_problems(base, values):
+    config, data = prepared(base, values, validation={"images": 2, "timesteps": 3})
+    validation, tuner = Validation(config, base, data), loud(SCTuner(base.layout))
+    found = validation.measure(tuner)
+    assert found == validation.measure(tuner)
+    assert found["images"] == 2
+    assert [row["timestep"] for row in found["by_timestep"]] == [166, 500, 833]
+    assert "loss_no_hint" not in found
+    fresh = Validation(config, base, data).measure(SCTuner(base.layout))  # whose last layers are zero
+    assert fresh["loss_with"] == fresh["loss_without"] == found["loss_without"]
+    assert found["loss_with"] != found["loss_without"]
+    assert found["loss_without"] == pytest.approx(sum(r["loss_without"] for r in found["by_timestep"]) / 3)
+    # One of the problems by hand.
+    batch = data.batch_of([data.held[0]])
+    noise = torch.randn(batch.latents.shape, generator=generator(config.loop.seed, 0))
+    problem = Objective(base.scheduler, base.prediction, config.objective).at(batch.latents, noise, torch.tensor([500]))
+    with torch.no_grad():
+        said = base.unet(problem.noisy, 500, batch.text.states).sample
+    by_hand = (said - problem.target).square().mean().item()
+    first = Validation(config.model_copy(update={"validation": one_image(config)}), base, data).measure(tuner)
+    assert first["by_timestep"][1]["loss_without"] == pytest.approx(by_hand, rel=1e-5)
+
+
+def generator(seed, index):
+    from training.chance import generator_for
+
+    return generator_for(seed, index, "validation")
+
+
+def one_image(config):
+    return config.validation.model_copy(update={"images": 1})
+
+
+def test_validation_tells_the_hint_apart(base, control_values):
+    config, data = prepared(base, control_values, validation={"images": 1, "timesteps": 2})
+    tuner = loud(CSCTuner(base.layout, stem_width=32))
+    found = Validation(config, base, data).measure(tuner)
+    assert len({found["loss_with"], found["loss_without"], found["loss_no_hint"]}) == 3
+    assert set(found["by_timestep"][0]) == {"timestep", "loss_with", "loss_without", "loss_no_hint"}
+
+
+def test_batches_of_validation_do_not_change_it(base, values):
+    values["loop"]["batch"] = 1
+    config, data = prepared(base, values, validation={"images": 1, "timesteps": 4})
+    one = Validation(config, base, data).measure(SCTuner(base.layout))
+    values["loop"]["batch"] = 3
+    three = Validation(parse_config({**values, "validation": {"images": 1}}), base, data).measure(SCTuner(base.layout))
+    assert one["loss_with"] == pytest.approx(three["loss_with"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("count", "of", "middles"), [(1, 1000, [500]), (4, 1000, [125, 375, 625, 875])])
+def test_quantiles_are_middles(count, of, middles):
+    assert quantiles(count, of) == middles
+
+
+def test_a_sheet_takes_any_sizes_and_gaps(tmp_path):
+    wide, tall = Image.new("RGB", (200, 100), (255, 0, 0)), Image.new("L", (50, 100), 255)
+    rows = [("first", [wide, tall]), ("a label that is far too long for its place in any case", [None, tall])]
+    path = draw_sheet(tmp_path / "new" / "sheet.jpg", ["one " * 40, ""], rows, 128)
+    sheet = np.asarray(Image.open(path))
+    assert list(tmp_path.rglob("*")) == [path.parent, path]
+    assert (abs(sheet.astype(int) - [255, 0, 0]).max(-1) < 40).sum() == pytest.approx(
+        128 * 64, rel=0.06
+    )  # JPEG blurs borders

@@ -1,0 +1,133 @@
+"""The report: self-contained, true to the log, and written from whatever a run has left."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from training.config_file import parse_config
+from training.seeing.curves import Curve, draw_curves, smooth, thin
+from training.seeing.event_log import EVENTS_FILE, EventLog
+from training.seeing.report import write_report
+from training.seeing.run_config import write_run_config
+from training.seeing.verdict import verdict
+
+
+class Page(HTMLParser):
+    """What a page refers to, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sources, self.text, self._hidden = [], "", False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        self._hidden = tag == "style"
+
+    def handle_endtag(self, tag):
+        self._hidden = False
+
+    def handle_data(self, data):
+        self.text += "" if self._hidden else data
+
+
+def write_log(folder, events):
+    log = EventLog(folder / EVENTS_FILE)
+    for second, event in enumerate(events):
+        log.take({"time": f"2026-01-02T10:00:{second % 60:02d}+00:00", **event})
+    log.close()
+
+
+def steps(count, of):
+    return [
+        {"event": "step", "step": i, "steps": of, "loss": 1 / i, "learning_rate": 1e-4, "images_per_second": 3.0}
+        for i in range(1, count + 1)
+    ]
+
+
+VALIDATION = {"event": "validation", "loss_with": 0.088, "loss_without": 0.1, "loss_no_hint": 0.099, "images": 8}
+
+
+def test_a_report_stands_alone_and_tells_what_was(control_values, tmp_path):
+    control_values |= {"run": str(tmp_path), "title": "Edges <of> things"}
+    write_run_config(parse_config(control_values))
+    (tmp_path / "previews").mkdir()
+    for name in ("grid", "step-000020"):
+        Image.new("RGB", (30, 20)).save(tmp_path / "previews" / f"{name}.jpg")
+    rows = [{"timestep": 250, "loss_with": 0.1, "loss_without": 0.2, "loss_no_hint": 0.15}]
+    write_log(
+        tmp_path,
+        [
+            {"event": "plan", "images": 5, "batch": 2, "base": "tiny", "condition": "canny", "resolution": 64},
+            *steps(20, 20),
+            VALIDATION | {"step": 10},
+            VALIDATION | {"step": 20, "by_timestep": rows},
+            {"event": "preview", "step": 20, "path": "elsewhere/step-000020.jpg"},
+            {"event": "note", "message": "3 files were skipped"},
+        ],
+    )
+    text = write_report(tmp_path).read_text("utf-8")
+    page = Page(text)
+    assert [s[:23] for s in page.sources] == ["data:image/jpeg;base64,"] * 2
+    assert "url(http" not in text
+    for words in (
+        "Edges <of> things",
+        "Controllable SC-Tuner for canny, trained on tiny, 20 steps, 02 January 2026",
+        "The control lowers the validation loss by 12.0 %; without its hint it lowers it by 1.0 %.",
+        "It follows its hint.",
+        "3 files were skipped",
+        "0.15000",
+        "type: canny",
+        "after step 20, on 8 pictures",
+    ):
+        assert words in " ".join(page.text.split())
+    assert text.count("<svg") == 3
+    assert "prefers-color-scheme: dark" in text
+    for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        assert "var(--one)" in svg
+        assert not re.search(r"#01020\d", svg)
+        ElementTree.fromstring(svg)
+
+
+def test_a_report_of_a_run_that_was_stopped_early(tmp_path):
+    write_log(tmp_path, [{"event": "plan", "images": 5}, *steps(1, 50)])
+    page = Page(write_report(tmp_path).read_text("utf-8"))
+    assert "1 of 50 steps so far" in page.text
+
+
+def test_a_report_of_a_run_that_never_began(tmp_path):
+    write_log(tmp_path, [{"event": "error", "message": "no base"}])
+    assert write_report(tmp_path).is_file()
+    with pytest.raises(OSError, match=EVENTS_FILE):
+        write_report(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ((0.09, 0.1, None), "The tuner lowers the validation loss by 10.0 %."),
+        ((0.11, 0.1, None), "The tuner raises the validation loss by 10.0 %."),
+        ((0.09, 0.1, 0.0901), "does not follow its hint yet"),
+        ((0.09, 0.1, 0.12), "without its hint it raises it by 20.0 %. It follows its hint."),
+        ((0.0, 0.0, None), "by 0.0 %"),
+    ],
+)
+def test_verdicts(losses, words):
+    keys = ("loss_with", "loss_without", "loss_no_hint")
+    assert words in verdict(dict(zip(keys, losses, strict=True)))
+
+
+def test_curves_are_thinned_and_smoothed():
+    x, y = thin(range(100_000), range(100_000))
+    assert len(x) < 3002
+    assert (x[0], x[-1], y[-1]) == (0, 99_999, 99_999)
+    assert thin([], []) == ([], [])
+    assert smooth([4.0] * 9) == [4.0] * 9
+    assert smooth([0.0, 1.0]) == [0.0, 0.5]
+    assert smooth([1.0] + [0.0] * 500)[-1] < 0.01
+    assert draw_curves([Curve([1], [1.0])], "step").startswith("<svg")
