@@ -1,0 +1,150 @@
+"""Two hundred bad files: each is named, and the rest is trained on, or nothing is, as the configuration says."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from training.bases.loading import load_base
+from training.config_file import parse_config
+from training.data.pictures import measure, read_picture
+from training.data.survey import survey
+from training.data.training_set import TrainingSet
+from training.errors import DataError
+
+_spec = importlib.util.spec_from_file_location("bad_pictures", Path(__file__).with_name("bad_pictures.py"))
+bad_pictures = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(bad_pictures)
+
+
+@pytest.fixture(scope="module")
+def base(base_folder):
+    return load_base(base_folder)
+
+
+@pytest.fixture(scope="module")
+def bad_set(tmp_path_factory):
+    root = tmp_path_factory.mktemp("bad")
+    bad, remarked = bad_pictures.write_bad_set(root / "set", root / "hints")
+    return root, bad, remarked
+
+
+@pytest.fixture
+def bad_values(control_values, bad_set):
+    root, _, _ = bad_set
+    control_values["data"] |= {"folder": str(root / "set"), "hints": str(root / "hints")}
+    control_values["data"]["condition"] = {"type": "custom", "name": "noise"}
+    return control_values
+
+
+def named(sentences: list[str], path: Path) -> int:
+    return sum(str(path) in sentence for sentence in sentences)
+
+
+def test_each_of_200_bad_files_is_named_and_training_goes_on(bad_values, bad_set, base):
+    _, bad, remarked = bad_set
+    assert len(bad) >= 200
+    notes = []
+    data = TrainingSet.prepare(base, parse_config(bad_values), lambda event, **v: notes.append(v.get("message")))
+    missing = [path for path in bad if not named(data.problems, path)]
+    assert not missing
+    assert len(data.problems) == len(bad)
+    assert all(sentence.count("\n") == 0 and "expected" in sentence and "; " in sentence for sentence in data.problems)
+    assert {e.name.rsplit(" ", 1)[0] for e in data.examples} == {"good", "twice", *bad_pictures.ODD}
+    assert len(data.examples) == 4 + 10 + 12
+    batch = data.batch(0, 8)
+    assert torch.isfinite(batch.latents).all()
+    found = survey(parse_config(bad_values))
+    assert all(named(found.remarks, path) for path in remarked)
+    assert any(note and "python -m training check" in note for note in notes)
+
+
+def test_stop_ends_the_run_with_one_sentence(bad_values, base):
+    bad_values["data"]["bad_files"] = "stop"
+    with pytest.raises(DataError, match=r"expected no bad files, found \d+, of which the first is .*data.bad_files"):
+        TrainingSet.prepare(base, parse_config(bad_values))
+
+
+def test_stop_also_counts_what_only_decoding_finds(values, base, tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for i in range(3):
+        (folder / f"{i}.jpg").write_bytes(bad_pictures.encoded(bad_pictures.picture(i), "JPEG")[: None if i else 900])
+    values["data"] |= {"folder": str(folder), "captions": "none", "bad_files": "stop"}
+    with pytest.raises(DataError, match=r"0\.jpg"):
+        TrainingSet.prepare(base, parse_config(values))
+    values["data"]["bad_files"] = "skip"
+    assert [e.name for e in TrainingSet.prepare(base, parse_config(values)).examples] == ["1", "2"]
+
+
+def test_nothing_but_bad_files_names_the_first(values, base, tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"")
+    values["data"] |= {"folder": str(folder), "captions": "none"}
+    with pytest.raises(DataError, match=r"found none, the first is .*a\.png"):
+        TrainingSet.prepare(base, parse_config(values))
+
+
+def test_required_captions(values, base, tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for i in range(3):
+        bad_pictures.picture(i).save(folder / f"{i}.png")
+    (folder / "1.caption").write_text("a cat")
+    values["data"]["folder"] = str(folder)
+    with pytest.raises(DataError, match=r"found 2 without \(0\.png, 2\.png\)"):
+        TrainingSet.prepare(base, parse_config(values))
+    values["data"] |= {"captions": "optional", "caption": "a photograph,"}
+    data = TrainingSet.prepare(base, parse_config(values))
+    assert [e.caption for e in data.examples] == ["a photograph,", "a photograph, a cat", "a photograph,"]
+
+
+def test_captions_that_belong_to_nothing_are_remarked(values, tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    bad_pictures.picture().save(folder / "a.png")
+    (folder / "a.txt").write_text("a cat")
+    (folder / "b.txt").write_text("nobody's")
+    (folder / "metadata.jsonl").write_text('{"file_name": "gone.png", "text": "x"}\nno json\n{"text": "y"}\n')
+    values["data"]["folder"] = str(folder)
+    found = survey(parse_config(values))
+    assert any("b.txt" in remark for remark in found.remarks)
+    for line in ("line 1: expected a picture gone.png", "line 2: expected {", "line 3: expected {"):
+        assert any(line in problem for problem in found.problems)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_read_the_way_up_that_they_are_looked_at(orientation, tmp_path):
+    upright = np.zeros((40, 60, 3), np.uint8)
+    upright[:20, :30] = 255  # white in the corner above left
+    ways = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the turn of Pillow that undoes what the EXIF asks for
+    stored = Image.fromarray(upright)
+    if orientation > 1:
+        stored = stored.transpose(Image.Transpose(ways[orientation]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    stored.save(path, exif=exif)
+    assert measure(path, path).size == (60, 40)
+    assert np.array_equal(np.array(read_picture(path, path)), upright)
+
+
+def test_values_of_odd_pictures():
+    ramp = np.linspace(0, 65535, 256 * 4, dtype=np.uint16).reshape(4, 256)
+    grey = read_picture(io.BytesIO(bad_pictures.encoded(Image.fromarray(ramp), "PNG")), "ramp")
+    assert np.abs(np.array(grey)[..., 0].astype(float) - ramp / 257).max() <= 1
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert np.array(read_picture(io.BytesIO(bad_pictures.encoded(clear, "PNG")), "clear")).min() == 255
+    palette = bad_pictures.picture().quantize(8)
+    assert read_picture(io.BytesIO(bad_pictures.encoded(palette, "GIF")), "palette").mode == "RGB"
+    red = Image.new("RGB", (8, 8), (255, 0, 0)).convert("CMYK")
+    pixel = np.array(read_picture(io.BytesIO(bad_pictures.encoded(red, "JPEG")), "red"))[4, 4]
+    assert pixel[0] > 240
+    assert max(pixel[1:]) < 15

@@ -1,0 +1,271 @@
+"""`python -m training check`: reads everything, tells what will be trained on, and runs two steps."""
+
+from __future__ import annotations
+
+import io
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import track
+
+from ..bases.base_model import BaseModel
+from ..chance import generator_for
+from ..config import TrainConfig
+from ..errors import DataError
+from ..loop import prepare, update
+from ..machine import peak_memory_mib
+from ..run_folder import RunFolder
+from ..seeing.events import Events
+from .contact_sheet import Shown, draw_contact_sheet
+from .encoding import Encoder
+from .examples import Example
+from .filling import READERS
+from .folder_set import FolderSet
+from .framing import Size, bucket_of, bucket_sizes
+from .hint_making import Hints
+from .pictures import read_picture, to_picture, to_tensor
+from .shard_reading import expand_shards, samples_of
+from .shard_set import first_of
+from .survey import Survey, cache_folder, check_survey, survey
+from .training_set import TrainingSet
+
+Item = TypeVar("Item")
+_SHOWN = 24  # pictures on the contact sheet
+_LISTED = 30  # sentences on the terminal; all are in check.txt
+_SAMPLES = 3  # captions
+_LENGTHS = 10_000  # captions whose length is looked at
+
+
+@dataclass
+class Findings:
+    """What reading everything gave.
+
+    survey:   examples, problems and remarks; of shards it has those that are held for validation and previews.
+    pictures: that are trained on.  sizes: how many at each.  captions: of them, where they have one.
+    """
+
+    survey: Survey
+    pictures: int
+    sizes: Counter[Size]
+    captions: list[str]
+
+
+@dataclass
+class Trial:
+    """What two updates took: seconds of the second one, MiB held at most, and on what.
+
+    per_picture: seconds to encode a picture, None where all were in the cache.  missing: how many are not in it.
+    long:        captions of which the text encoder cuts off the end, and how many tokens it reads.
+    """
+
+    seconds: float
+    memory_mib: float
+    device: str
+    per_picture: float | None
+    missing: int
+    long: list[str]
+    tokens: int
+
+
+def run_check(config: TrainConfig, console: Console | None = None) -> int:
+    """Read every file of the set, print what was found, draw a contact sheet and run two updates.
+
+    check.txt and check.jpg in the run folder have what the terminal has no room for.  Returns 0 where a training would
+    start.  Raises SCEditError, after all that was found is printed, where it would not.
+    """
+    console = console or Console()
+    found = read_folders(config, console) if config.data.shards is None else read_shards(config, console)
+    folder = config.run_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    notes = [*(f"not used: {p}" for p in found.survey.problems), *found.survey.remarks]
+    notes += [f"{path}: no caption" for path in found.survey.uncaptioned]
+    lines = summary(found, config)
+    (folder / "check.txt").write_text("\n".join([*lines, *notes]) + "\n", "utf-8")
+    for line in [*lines, *notes[:_LISTED]]:
+        _say(console, line)
+    if len(notes) > _LISTED:
+        _say(console, f"... and {len(notes) - _LISTED} more, all of them in {folder / 'check.txt'}")
+    check_survey(found.survey, config)
+    _say(console, f"contact sheet: {draw_sheet(config, found.survey, folder / 'check.jpg')}")
+    trial = try_two_updates(config, found.survey)
+    for line in estimate(config, trial):
+        _say(console, line)
+    return 0
+
+
+def read_folders(config: TrainConfig, console: Console) -> Findings:
+    """Find the files and decode every one; those that fail go to the problems."""
+    found = survey(config)
+    examples = list(dict.fromkeys([*found.own, *found.prior, *found.held]))
+    bad: dict[Path, str] = {}
+
+    def decode(example: Example) -> None:
+        for path in [example.path, *(p.path for p in (example.hint, example.mask) if p is not None)]:
+            try:
+                read_picture(path, path)
+            except DataError as error:
+                bad[example.path] = str(error)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        for _ in _shown(pool.map(decode, examples), len(examples), console):
+            pass
+    found.leave_out(bad)
+    trained = [*found.own, *found.prior]
+    return Findings(found, len(trained), Counter(e.bucket for e in trained), [e.caption for e in trained if e.caption])
+
+
+def read_shards(config: TrainConfig, console: Console) -> Findings:
+    """Stream every shard once and decode what is in it."""
+    urls = expand_shards(config.data.shards)
+    found, excluded = first_of(urls, config)
+    found.problems.clear()  # they will be met again
+    buckets = bucket_sizes(config.data.resolution, config.data.buckets, config.data.max_aspect)
+    findings = Findings(found, 0, Counter(), [])
+    for sample in _shown(samples_of(urls, config.data, found.problems), None, console):
+        try:
+            for name in ("picture", "hint", "mask"):
+                data = getattr(sample, name)
+                if data is not None:
+                    read_picture(io.BytesIO(data), f"{sample.key} ({name})")
+        except DataError as error:
+            found.problems.append(str(error))
+            continue
+        if sample.key in excluded and config.validation.hold_out:
+            continue
+        findings.pictures += 1
+        findings.sizes[bucket_of(sample.size, buckets)] += 1
+        if sample.caption and len(findings.captions) < _LENGTHS:
+            findings.captions.append(sample.caption)
+    return findings
+
+
+def summary(found: Findings, config: TrainConfig) -> list[str]:
+    """Counts, sizes and sample captions, a line each."""
+    held, prior = found.survey.held, len(found.survey.prior)
+    out = "kept out of training" if config.validation.folder or config.validation.hold_out else "of the same"
+    lines = [
+        f"pictures: {found.pictures} trained on{f', {prior} of them prior' if prior else ''}; "
+        f"{len(held)} for validation and previews, {out}; {len(found.survey.problems)} files not used"
+    ]
+    if prior:
+        own = (found.pictures - prior) * config.data.repeats
+        lines.append(
+            f"shares: {own / (own + prior):.0%} of what is seen is yours, {prior / (own + prior):.0%} is prior"
+        )
+    sizes = ", ".join(f"{w}x{h}: {count}" for (w, h), count in sorted(found.sizes.items(), key=lambda s: -s[1]))
+    lines.append(f"sizes: {sizes or 'none'}")
+    lines.append(f"captions: {len(found.captions)} of {found.pictures} pictures, {len(set(found.captions))} different")
+    step = max(1, len(found.captions) // _SAMPLES)
+    lines += [f"  {caption}" for caption in found.captions[::step][:_SAMPLES]]
+    return lines
+
+
+def draw_sheet(config: TrainConfig, found: Survey, path: Path) -> Path:
+    """Draw some of the pictures, evenly chosen, framed as they are trained on, with the hints and masks they have."""
+    examples = [*found.own, *found.prior] or found.held
+    chosen = [examples[i * len(examples) // _SHOWN] for i in range(_SHOWN)] if len(examples) > _SHOWN else examples
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    hints = None if config.data.condition is None else Hints(config.data, device)
+    shown = []
+    for example in chosen:
+        picture = example.framing.apply(read_picture(example.path, example.path))
+        pictures = [picture]
+        for partner in (example.hint, example.mask):
+            if partner is not None:
+                pictures.append(example.framing.apply(read_picture(partner.path, partner.path)))
+        if hints is not None and example.hint is None:
+            hint = hints.for_step(hints.make(to_tensor(picture)), generator_for(0, 0, f"hidden of {example.digest}"))
+            pictures.insert(1, to_picture(hint))
+        size = "x".join(str(side) for side in example.size)
+        kind = ", prior" if example.weight != 1 or example in found.prior else ""
+        facts = f"{example.path.name}, {size} to {example.bucket[0]}x{example.bucket[1]}{kind}"
+        shown.append(Shown(pictures, facts, example.caption))
+    return draw_contact_sheet(path, shown)
+
+
+def try_two_updates(config: TrainConfig, found: Survey) -> Trial:
+    """Run the loop's own update twice, on the first batches that the training would see; nothing is saved of it."""
+    accelerator = Accelerator(gradient_accumulation_steps=config.loop.accumulate, mixed_precision="no")
+    encoding, missing, lengths = [], [], []
+
+    def prepare_data(base: BaseModel, config: TrainConfig, say: Callable[..., None], process: tuple) -> TrainingSet:
+        captions = list(dict.fromkeys(e.caption for e in [*found.own, *found.prior, *found.held]))[:_LENGTHS]
+        lengths.extend(zip(base.caption_lengths(captions), captions, strict=True))
+        lengths.append((base.caption_limit, None))
+        if config.data.shards is not None:
+            return TrainingSet.prepare(base, config, say, process)
+        encoder = Encoder(base, config, cache_folder(config))
+        data = FolderSet(base, config, encoder, found)
+        missing.extend(e for e in data.examples if not encoder.is_cached(e))
+        wanted = [e for n in range(2 * config.loop.accumulate) for e in data.examples_of(n, config.loop.batch)]
+        for example in dict.fromkeys(wanted):
+            begun, fresh = time.perf_counter(), not encoder.is_cached(example)
+            encoder.mend(example)
+            if fresh:
+                encoding.append(time.perf_counter() - begun)
+        return data
+
+    run = prepare(config, accelerator, RunFolder(config.run_folder), Events(), prepare_data=prepare_data)
+    update(run)
+    begun = time.perf_counter()
+    update(run)
+    seconds = time.perf_counter() - begun
+    limit = lengths.pop()[0]
+    return Trial(
+        seconds=seconds,
+        memory_mib=peak_memory_mib(accelerator.device),
+        device=str(accelerator.device),
+        per_picture=statistics.median(encoding) if encoding else None,
+        missing=len(missing),
+        long=[caption for length, caption in lengths if length > limit],
+        tokens=limit,
+    )
+
+
+def estimate(config: TrainConfig, trial: Trial) -> list[str]:
+    """Memory and time, a line each."""
+    lines = []
+    if trial.long:
+        lines.append(
+            f"captions: {len(trial.long)} have more than the {trial.tokens} tokens that are read, such as "
+            f"{trial.long[0][:80]!r}; the rest of them is cut off"
+        )
+    where = "GPU" if trial.device.startswith("cuda") else "computer"
+    lines.append(f"memory: {trial.memory_mib:.0f} MiB of the {where}'s at most, in two updates")
+    steps = _hours(trial.seconds * config.loop.steps)
+    lines.append(
+        f"time: {trial.seconds:.2f} s an update, {steps} for {config.loop.steps} (previews and validation aside)"
+    )
+    if trial.missing and trial.per_picture is not None:
+        caching = _hours(trial.per_picture * trial.missing)
+        lines.append(f"caching: {trial.missing} pictures to encode, {trial.per_picture:.2f} s each, {caching} in all")
+    return lines
+
+
+def _hours(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{minutes // 60} h {minutes % 60} min"
+        if minutes > 90
+        else f"{minutes} min"
+    )
+
+
+def _shown(items: Iterable[Item], total: int | None, console: Console) -> Iterable[Item]:
+    """The items, with a progress bar where somebody looks on."""
+    return track(items, "reading", total, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

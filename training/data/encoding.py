@@ -1,0 +1,186 @@
+"""The cached parts of an example: latents, hint, mask and text states; made by the frozen base, read back from disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..bases.base_model import BaseModel, TextStates
+from ..config import TrainConfig
+from .cache import Cache, DamagedEntry, cache_key, tensors_size
+from .examples import Example, Partner
+from .framing import Size
+from .hint_making import Hints
+from .pictures import read_picture, to_picture, to_tensor
+
+LATENTS, TEXTS, HINTS, MASKS = "latents", "texts", "hints", "masks"
+LATENT_PIXELS = 8  # pixels of the picture for one of the latents
+
+
+@dataclass
+class Sources:
+    """picture: [3,H,W] in 0..1, framed.  hint, mask: framed, the mask as large as the latents.  None: not needed."""
+
+    picture: Tensor | None = None
+    hint: Image.Image | None = None
+    mask: Image.Image | None = None
+
+
+class Encoder:
+    """Encodes one picture or caption at a time, so that what comes out depends on nothing else, not even in the last
+    bit: a run that is killed while it fills the cache then goes on to the same numbers."""
+
+    def __init__(self, base: BaseModel, config: TrainConfig, folder: Path) -> None:
+        self.base, self.cache, self._flip = base, Cache(folder), config.data.flip
+        self.hints = None if config.data.condition is None else Hints(config.data, base.device)
+        segmented = self.hints is not None and config.data.condition.type == "segmentation"
+        # Between the colours of two classes lies that of a third.
+        self._hint_filter = Image.Resampling.NEAREST if segmented else Image.Resampling.BILINEAR
+        self._sizes: dict[tuple, int] = {}
+
+    def is_cached(self, example: Example) -> bool:
+        """Whether all parts of a picture lie in the cache; sizes of files tell those that a crash cut short."""
+        return not self._missing(example)
+
+    def read(self, example: Example) -> Sources:
+        """Read the files of which missing parts are made; may be called from any thread.
+
+        Raises DataError for a picture, hint or mask that cannot be read.
+        """
+        missing, sources = self._missing(example), Sources()
+        if missing & {"latents", "mirrored"} or ("hint" in missing and example.hint is None):
+            sources.picture = to_tensor(example.framing.apply(read_picture(example.path, example.path)))
+        if "hint" in missing and example.hint is not None:
+            sources.hint = self._framed(example, example.hint, self._hint_filter)
+        if "mask" in missing:
+            side = (example.bucket[0] // LATENT_PIXELS, example.bucket[1] // LATENT_PIXELS)
+            mask = self._framed(example, example.mask, Image.Resampling.BOX).convert("L")
+            sources.mask = mask.resize(side, Image.Resampling.BOX)
+        return sources
+
+    def encode(self, example: Example, sources: Sources) -> None:
+        """Make the parts of a picture that are missing from what `read` gave."""
+        missing = self._missing(example)
+        if "hint" in missing:
+            hint = sources.hint or to_picture(self.hints.make(sources.picture))
+            self.cache.write_picture(HINTS, self._hint_key(example), hint)
+        if "mask" in missing:
+            self.cache.write_picture(MASKS, self._mask_key(example), sources.mask)
+        for part, mirrored in (("latents", False), ("mirrored", True)):
+            if part in missing:
+                pixels = sources.picture.flip(-1) if mirrored else sources.picture
+                mean, std = self.base.encode_moments(pixels[None] * 2 - 1)
+                moments = {"mean": mean[0].float(), "std": std[0].float()}
+                self.cache.write_tensors(LATENTS, self._latents_key(example, mirrored), moments)
+
+    def mend(self, example: Example) -> None:
+        """Make again whatever of an example cannot be read back.  Raises DataError where its file is gone."""
+        parts = [
+            (self._latents_path(example, mirrored), lambda m=mirrored: self.moments(example, m))
+            for mirrored in ((False, True) if self._flip else (False,))
+        ]
+        if self.hints is not None:
+            parts.append((self._hint_path(example), lambda: self.hint(example)))
+        if example.mask is not None:
+            parts.append((self._mask_path(example), lambda: self.mask(example)))
+        for path, read_back in parts:
+            try:
+                read_back()
+            except DamagedEntry:
+                path.unlink(missing_ok=True)
+        self.encode(example, self.read(example))
+        for caption in {example.caption, ""}:
+            try:
+                self.texts([caption])
+            except DamagedEntry:
+                self.encode_text(caption)
+
+    def is_text_cached(self, caption: str) -> bool:
+        """Whether the states of a caption lie in the cache."""
+        return _size(self.cache.tensors_path(TEXTS, self._text_key(caption))) > 0
+
+    def encode_text(self, caption: str) -> None:
+        """Make the states of a caption."""
+        states = self.base.encode_captions([caption])
+        tensors = {"states": states.states[0]}
+        if states.pooled is not None:
+            tensors["pooled"] = states.pooled[0]
+        self.cache.write_tensors(TEXTS, self._text_key(caption), tensors)
+
+    def moments(self, example: Example, mirrored: bool) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [4,h,w] of the latents.  Raises DamagedEntry, as all that follow."""
+        tensors = self.cache.read_tensors(LATENTS, self._latents_key(example, mirrored))
+        return tensors["mean"], tensors["std"]
+
+    def hint(self, example: Example) -> Tensor:
+        """The hint [3,8h,8w] in 0..1, or what a step's hint is made of (see `Hints.for_step`)."""
+        return to_tensor(self.cache.read_picture(HINTS, self._hint_key(example)))
+
+    def mask(self, example: Example) -> Tensor:
+        """The mask [1,h,w] in 0..1: ones where the example has none."""
+        if example.mask is None:
+            return torch.ones(1, example.bucket[1] // LATENT_PIXELS, example.bucket[0] // LATENT_PIXELS)
+        return to_tensor(self.cache.read_picture(MASKS, self._mask_key(example)))[:1]
+
+    def texts(self, captions: list[str]) -> TextStates:
+        """Text states of captions."""
+        rows = [self.cache.read_tensors(TEXTS, self._text_key(caption)) for caption in captions]
+        pooled = torch.stack([row["pooled"] for row in rows]) if "pooled" in rows[0] else None
+        return TextStates(torch.stack([row["states"] for row in rows]), pooled)
+
+    @staticmethod
+    def _framed(example: Example, partner: Partner, resample: Image.Resampling) -> Image.Image:
+        return example.framing.apply(read_picture(partner.path, partner.path), resample)
+
+    def _missing(self, example: Example) -> set[str]:
+        missing = set()
+        for part, mirrored in (("latents", False), ("mirrored", True)):
+            wanted = self._flip or not mirrored
+            if wanted and _size(self._latents_path(example, mirrored)) != self._latents_size(example.bucket):
+                missing.add(part)
+        if self.hints is not None and not _size(self._hint_path(example)):
+            missing.add("hint")
+        if example.mask is not None and not _size(self._mask_path(example)):
+            missing.add("mask")
+        return missing
+
+    def _latents_size(self, bucket: Size) -> int:
+        if bucket not in self._sizes:
+            channels = self.base.vae.config.latent_channels
+            shape = (channels, bucket[1] // LATENT_PIXELS, bucket[0] // LATENT_PIXELS)
+            self._sizes[bucket] = tensors_size({"mean": shape, "std": shape})
+        return self._sizes[bucket]
+
+    def _latents_path(self, example: Example, mirrored: bool) -> Path:
+        return self.cache.tensors_path(LATENTS, self._latents_key(example, mirrored))
+
+    def _hint_path(self, example: Example) -> Path:
+        return self.cache.picture_path(HINTS, self._hint_key(example))
+
+    def _mask_path(self, example: Example) -> Path:
+        return self.cache.picture_path(MASKS, self._mask_key(example))
+
+    def _latents_key(self, example: Example, mirrored: bool) -> str:
+        return cache_key(example.digest, example.size, example.bucket, self.base.vae_fingerprint, mirrored)
+
+    def _text_key(self, caption: str) -> str:
+        return cache_key(caption, self.base.text_fingerprint)
+
+    def _hint_key(self, example: Example) -> str:
+        if example.hint is not None:
+            return cache_key(example.hint.digest, example.hint.size, example.size, example.bucket, self._hint_filter)
+        return cache_key(example.digest, example.size, example.bucket, self.hints.mark)
+
+    def _mask_key(self, example: Example) -> str:
+        return cache_key(example.mask.digest, example.mask.size, example.size, example.bucket)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

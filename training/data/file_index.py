@@ -1,0 +1,95 @@
+"""What is known of files: a hash of their content and the size of their picture, so that a large set need not be read
+again each time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from .framing import Size
+from .pictures import PictureFacts, measure
+
+_UNSETTLED = 2_000_000_000  # ns: a file changed so shortly before it was read may change again with the same times
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """digest: of the content, 32 hexadecimal digits.  facts: of the picture in it."""
+
+    digest: str
+    facts: PictureFacts
+
+    @property
+    def size(self) -> Size:
+        """Width and height."""
+        return self.facts.size
+
+
+class FileIndex:
+    """A file of JSON lines that several processes may append to; of two lines for a file the later counts.
+
+    A line holds for as long as the file's size and times are what they were.  Where they differ the content is hashed
+    again, so that touching a file changes nothing, and editing it does even where its size stays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._read_to = path, 0
+        self._lines: dict[str, tuple[list, KnownFile]] = {}
+        self.refresh()
+
+    def look_up(self, path: Path) -> KnownFile:
+        """What is known of the picture at `path`, from the index or from the file.
+
+        Raises DataError for what `measure` refuses, and OSError for what cannot be opened.
+        """
+        key = str(path.absolute())
+        stat = os.stat(path)
+        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        line = self._lines.get(key)
+        if line is not None and line[0] == stamp:
+            return line[1]
+        now = time.time_ns()
+        known = KnownFile(digest_of(path), measure(path, path))
+        self._lines[key] = (stamp, known)
+        if now - max(stamp[1], stamp[2]) > _UNSETTLED:
+            self._append([key, stamp, known.digest, known.size, known.facts.remarks])
+        return known
+
+    def refresh(self) -> None:
+        """Read what was appended since the last time, by whatever process."""
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(self._read_to)
+                data = file.read()
+        except OSError:
+            return
+        whole = data.rfind(b"\n") + 1
+        self._read_to += whole
+        for line in data[:whole].split(b"\n"):
+            try:
+                key, stamp, digest, size, remarks = json.loads(line)
+                self._lines[key] = (stamp, KnownFile(digest, PictureFacts((size[0], size[1]), tuple(remarks))))
+            except (ValueError, TypeError, IndexError):
+                continue  # a line that a killed process left unfinished
+
+    def _append(self, values: list) -> None:
+        line = json.dumps(values).encode() + b"\n"
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "ab", buffering=0) as file:
+                file.write(line)  # one write, so that lines of several processes do not mix
+        except OSError:
+            return  # the index saves time, nothing else
+
+
+def digest_of(path: Path) -> str:
+    """BLAKE2b of a file's content, 32 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,80 @@
+"""Filling the cache with a whole set, by one process or several."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from ..errors import DataError
+from .encoding import Encoder
+from .examples import Example
+from .survey import Survey, own_part_first
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_SAY_EVERY = 32  # hits, of which a thousand take a second
+READERS = min(4, os.cpu_count() or 1)  # threads that decode pictures, which outside Python's lock they can
+
+
+def fill_cache(encoder: Encoder, found: Survey, say: Callable[..., None], process: tuple[int, int] = (0, 1)) -> None:
+    """Encode what of `found` is not in the cache; examples that cannot be read go from it to its problems.
+
+    say: told "caching" with done, total, hits and misses, in pictures and captions.  process: rank and count; each
+    begins with its own part and then helps the others, so that none needs to wait for another's word.
+    """
+    own = set(found.own)
+    examples = [*found.own, *found.prior, *(example for example in found.held if example not in own)]
+    captions = sorted({example.caption for example in examples} | {""})
+    progress = _Progress(len(examples) + len(captions), say)
+    for caption in own_part_first(captions, process):
+        hit = encoder.is_text_cached(caption)
+        if not hit:
+            encoder.encode_text(caption)
+        progress.count(hit)
+    bad = {}
+    with ThreadPoolExecutor(READERS, "reading") as pool:
+        misses = _misses(encoder, own_part_first(examples, process), progress)
+        for example, sources in _ahead(pool, encoder.read, misses, 2 * READERS):
+            try:
+                encoder.encode(example, sources.result())
+            except DataError as error:
+                bad[example.path] = str(error)
+            progress.count(False)
+    if encoder.hints is not None:
+        encoder.hints.release()
+    found.leave_out(bad)
+
+
+class _Progress:
+    def __init__(self, total: int, say: Callable[..., None]) -> None:
+        self._total, self._say = total, say
+        self._hits = self._misses = 0
+
+    def count(self, hit: bool) -> None:
+        self._hits, self._misses = self._hits + hit, self._misses + (not hit)
+        done = self._hits + self._misses
+        if not hit or self._hits % _SAY_EVERY == 0 or done == self._total:
+            self._say("caching", done=done, total=self._total, hits=self._hits, misses=self._misses)
+
+
+def _misses(encoder: Encoder, examples: Iterable[Example], progress: _Progress) -> Iterator[Example]:
+    for example in examples:
+        if encoder.is_cached(example):
+            progress.count(True)
+        else:
+            yield example
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], depth: int
+) -> Iterator[tuple[Item, Future[Result]]]:
+    """Items in their order, each with its result, while the pool works on the next `depth`."""
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    for item in items:
+        waiting.append((item, pool.submit(work, item)))
+        if len(waiting) > depth:
+            yield waiting.popleft()
+    yield from waiting

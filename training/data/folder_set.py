@@ -1,0 +1,97 @@
+"""A training set in folders: encoded once, read back row by row, so that memory does not grow with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from ..bases.base_model import BaseModel
+from ..chance import generator_for
+from ..config import TrainConfig
+from .cache import DamagedEntry
+from .encoding import Encoder
+from .examples import Example
+from .filling import fill_cache
+from .order import Order
+from .survey import Survey, cache_folder, check_survey, survey
+from .training_set import Batch, TrainingSet
+
+_NOTES = 20  # bad files that are named one by one
+
+
+class FolderSet(TrainingSet):
+    """Examples of folders; everything that chance decides is drawn from (seed, step) for the whole batch."""
+
+    def __init__(self, base: BaseModel, config: TrainConfig, encoder: Encoder, found: Survey) -> None:
+        super().__init__(base, config, encoder)
+        self.examples = [*found.own, *found.prior]
+        self.held, self.problems = found.held, found.problems
+        self.buckets = sorted({example.bucket for example in self.examples})
+        place = {bucket: i for i, bucket in enumerate(self.buckets)}
+        groups: list[list[int]] = [[] for _ in self.buckets]
+        for i, example in enumerate(self.examples):
+            groups[place[example.bucket]] += [i] * (config.data.repeats if i < len(found.own) else 1)
+        self._order = Order(groups, config.loop.seed)
+        self._reader = ThreadPoolExecutor(1, "reading")
+        self._ahead: tuple[tuple, Future[Batch]] | None = None
+
+    @classmethod
+    def prepared(
+        cls, base: BaseModel, config: TrainConfig, say: Callable[..., None], process: tuple[int, int]
+    ) -> FolderSet:
+        """See `TrainingSet.prepare`."""
+        found = survey(config, process)
+        check_survey(found, config)
+        encoder = Encoder(base, config, cache_folder(config))
+        fill_cache(encoder, found, say, process)
+        check_survey(found, config)
+        if process[0] == 0:
+            for problem in found.problems[:_NOTES]:
+                say("note", message=f"not used: {problem}")
+            if len(found.problems) > _NOTES:
+                more = len(found.problems) - _NOTES
+                say("note", message=f"not used: {more} more; python -m training check names all of them")
+        return cls(base, config, encoder, found)
+
+    def batch(self, step: int, size: int, part: tuple[int, int] = (0, 1)) -> Batch:
+        """See `TrainingSet.batch`.  The next step's rows are read meanwhile, by a thread."""
+        wanted = (step, size, part)
+        if self._ahead is not None and self._ahead[0] == wanted:
+            loaded = self._ahead[1]
+        else:
+            loaded = self._reader.submit(self._load, *wanted)
+        try:
+            batch = loaded.result()
+        except DamagedEntry:
+            self._mend(self.examples_of(step, size)[part[0] :: part[1]])
+            batch = self._load(*wanted)
+        following = (step + 1, size, part)
+        self._ahead = following, self._reader.submit(self._load, *following)
+        return batch
+
+    def examples_of(self, step: int, size: int) -> list[Example]:
+        """The examples of the whole batch of `size` rows that belongs to `step`."""
+        return [self.examples[i] for i in self._order.rows(step, size)]
+
+    def _load(self, step: int, size: int, part: tuple[int, int]) -> Batch:
+        rows = range(part[0], size, part[1])
+        examples = self.examples_of(step, size)[part[0] :: part[1]]
+        width, height = examples[0].bucket
+        draws = self.draws(step, size, (self.base.vae.config.latent_channels, height // 8, width // 8))
+        captions = ["" if draws.no_caption[r] else e.caption for r, e in zip(rows, examples, strict=True)]
+        latents, hints, masks = [], [], []
+        for row, example in zip(rows, examples, strict=True):
+            mirrored = bool(draws.mirrored[row])
+            mean, std = self._encoder.moments(example, mirrored)
+            latents.append(mean + std * draws.noise[row])
+            if self._encoder.hints is not None:
+                hint = self._encoder.hint(example)
+                hint = hint.flip(-1) if mirrored else hint
+                hint = self._encoder.hints.for_step(hint, generator_for(self.config.loop.seed, step, f"hidden {row}"))
+                hints.append(torch.zeros_like(hint) if draws.no_hint[row] else hint)
+            if self.config.data.masks is not None:
+                mask = self._encoder.mask(example)
+                masks.append(mask.flip(-1) if mirrored else mask)
+        return self._stacked(examples, latents, self._encoder.texts(captions), hints, masks)

@@ -1,0 +1,119 @@
+"""Reading pictures of every kind that people have, as 8-bit RGB, the way up that they are looked at."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from ..errors import DataError
+from .framing import Size
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+MEGAPIXELS = 178  # Pillow opens no larger picture: it takes half a gigabyte
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """size: after it was turned as its EXIF says.  remarks: what is changed in reading it, such as "CMYK"."""
+
+    size: Size
+    remarks: tuple[str, ...] = ()
+
+
+def measure(source: Path | BinaryIO, name: str | Path) -> PictureFacts:
+    """What the head of a picture says, without decoding it.
+
+    name: begins the sentence of an error.  Raises DataError for what is no picture, one of several frames, one of more
+    than 178 megapixels, and one of floating-point values.
+    """
+    with _opened(source, name) as image:
+        return PictureFacts(_turned_size(image), tuple(_remarks(image)))
+
+
+def read_picture(source: Path | BinaryIO, name: str | Path) -> Image.Image:
+    """A picture as 8-bit RGB, turned as its EXIF says; transparent parts become white.
+
+    name: begins the sentence of an error.  Raises DataError as `measure` does, and for a picture that is cut short.
+    """
+    with _opened(source, name) as image:
+        image.load()
+        return _rgb(ImageOps.exif_transpose(image))
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB picture as float [3,H,W] in 0..1."""
+    return torch.from_numpy(np.array(image, np.uint8)).permute(2, 0, 1).contiguous().float() / 255
+
+
+def to_picture(tensor: Tensor) -> Image.Image:
+    """Float [3,H,W] in 0..1 as an RGB picture."""
+    return Image.fromarray((tensor.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
+
+
+@contextmanager
+def _opened(source: Path | BinaryIO, name: str | Path) -> Iterator[Image.Image]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of doubtful EXIF and of large pictures; what cannot be read raises
+            with Image.open(source) as image:
+                if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO: a phone's JPEG with a preview
+                    raise DataError(
+                        f"{name}: expected one picture, found an animation of {image.n_frames} frames; save one of them"
+                    )
+                if image.mode == "F":
+                    raise DataError(
+                        f"{name}: expected whole numbers, found a floating-point picture; save it with 8 or 16 bits"
+                    )
+                yield image
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{name}: expected at most {MEGAPIXELS} megapixels, found a larger picture; scale it down"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: expected a picture, found other content or none; remove or replace it") from error
+    # SyntaxError: what Pillow's PNG reader raises for a broken chunk
+    except (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, MemoryError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise DataError(f"{name}: expected a whole picture, found a broken one ({reason}); replace it") from error
+
+
+def _turned_size(image: Image.Image) -> Size:
+    width, height = image.size
+    return (height, width) if image.getexif().get(ExifTags.Base.Orientation) in _TURNED else (width, height)
+
+
+def _remarks(image: Image.Image) -> Iterator[str]:
+    if image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1):
+        yield "turned as its EXIF says"
+    if image.mode in _DEEP:
+        yield "reduced from 16 bits"
+    elif image.mode in ("CMYK", "YCCK", "LAB"):
+        yield f"converted from {image.mode}"
+    if image.has_transparency_data:
+        yield "put on white, since it is transparent"
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _DEEP:
+        values = np.asarray(image).astype(np.int64)
+        if values.size and values.max() > 255:
+            values = values // 257
+        return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(paper, image).convert("RGB")
+    return image.convert("RGB")

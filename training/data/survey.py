@@ -1,0 +1,165 @@
+"""Looking into the files that were found: which can be trained on, at which size, and which are kept for validation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..config import TrainConfig
+from ..errors import DataError
+from .examples import Example, Partner
+from .file_index import FileIndex
+from .finding import HELD, OWN, PRIOR, Candidate, find_candidates
+from .framing import Framing, bucket_of, bucket_sizes
+
+_LOOK_AGAIN = 256  # files, after which it is read what other processes found
+
+
+@dataclass
+class Survey:
+    """own, prior: trained on; `repeats` and the prior's weight decide how often and how much.
+    held: measured and drawn; none of `own` where they are held out.
+    problems, remarks, uncaptioned: as in `Found`, with what the heads of the files say.
+    """
+
+    own: list[Example] = field(default_factory=list)
+    prior: list[Example] = field(default_factory=list)
+    held: list[Example] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    uncaptioned: list[Path] = field(default_factory=list)
+
+    def leave_out(self, bad: dict[Path, str]) -> None:
+        """Take out the examples whose picture is a key of `bad`; its value, a sentence, becomes a problem."""
+        self.problems = sorted([*self.problems, *bad.values()])
+        self.own, self.prior, self.held = (
+            [example for example in part if example.path not in bad] for part in (self.own, self.prior, self.held)
+        )
+
+
+def cache_folder(config: TrainConfig) -> Path:
+    """Where latents, text states, hints and the index of files are kept."""
+    return config.data.cache or config.run_folder / "cache"
+
+
+def survey(
+    config: TrainConfig,
+    process: tuple[int, int] = (0, 1),
+    on_file: Callable[[int, int], None] = lambda done, total: None,
+) -> Survey:
+    """Find the files, and read the heads of those that are new or changed.
+
+    on_file: called with the number of files done and that of all.  process: its rank and how many there are; each looks
+    at a part of its own first and takes over what others have found.  Raises DataError as `find_candidates` does.
+    """
+    found = find_candidates(config)
+    index = FileIndex(cache_folder(config) / "index.jsonl")
+    sizes = bucket_sizes(config.data.resolution, config.data.buckets, config.data.max_aspect)
+    result = Survey(problems=found.problems, remarks=found.remarks, uncaptioned=found.uncaptioned)
+    known: dict[int, Example] = {}
+    for done, i in enumerate(own_part_first(range(len(found.candidates)), process), 1):
+        candidate = found.candidates[i]
+        try:
+            known[i] = _look_into(candidate, index, config, sizes, result)
+        except DataError as error:
+            result.problems.append(str(error))
+        on_file(done, len(found.candidates))
+        if process[1] > 1 and done % _LOOK_AGAIN == 0:
+            index.refresh()
+    by_role = {OWN: result.own, PRIOR: result.prior, HELD: result.held}
+    for i in sorted(known):
+        by_role[found.candidates[i].role].append(known[i])
+    result.problems.sort()
+    result.remarks.sort()
+    _hold_out(result, config)
+    return result
+
+
+def own_part_first(items: Iterable, process: tuple[int, int]) -> Iterator:
+    """All items, those of this process first and the others from the end: whoever is ready helps the others."""
+    items, (rank, count) = list(items), process
+    mine = set(range(rank, len(items), count))
+    yield from (items[i] for i in sorted(mine))
+    yield from (items[i] for i in reversed(range(len(items))) if i not in mine)
+
+
+def check_survey(result: Survey, config: TrainConfig) -> None:
+    """Raise DataError where `config` says that what was found is not enough to go on."""
+    where = config.data.folder or "data.shards"
+    if result.uncaptioned:
+        names = ", ".join(path.name for path in result.uncaptioned[:3])
+        raise DataError(
+            f"{where}: expected a caption (.txt, .caption or a line of metadata.jsonl) for each picture, found "
+            f"{len(result.uncaptioned)} without ({names}); write them, or set data.captions to optional"
+        )
+    if result.problems and config.data.bad_files == "stop":
+        raise DataError(
+            f"{where}: expected no bad files, found {len(result.problems)}, of which the first is "
+            f"{result.problems[0]}, or set data.bad_files to skip"
+        )
+    for examples, what in ((result.own, config.data.folder), (result.held, config.validation.folder)):
+        if not examples and what is not None:
+            reason = f", the first is {result.problems[0]}" if result.problems else ""
+            raise DataError(
+                f"{what}: expected pictures that can be used, found none{reason or '; put pictures into the folder'}"
+            )
+
+
+def _look_into(candidate: Candidate, index: FileIndex, config: TrainConfig, sizes: list, result: Survey) -> Example:
+    """Raises DataError where the picture, its hint or its mask cannot be used."""
+    try:
+        picture = index.look_up(candidate.path)
+        partners = {}
+        for key, path in (("hint", candidate.hint), ("mask", candidate.mask)):
+            if path is not None:
+                partner = index.look_up(path)
+                partners[key] = Partner(path, partner.digest, partner.size)
+                if not Framing(picture.size, picture.size).fits(partner.size):
+                    raise DataError(
+                        f"{path}: expected a {key} with the shape of its picture ({_by(picture.size)}), found "
+                        f"{_by(partner.size)}; make it from the whole picture"
+                    )
+    except OSError as error:
+        raise DataError(
+            f"{candidate.path}: expected a file that can be read, found none ({error.strerror}); check its permissions"
+        ) from error
+    bucket = bucket_of(picture.size, sizes)
+    framing = Framing(picture.size, bucket)
+    result.remarks += [f"{candidate.path}: {remark}" for remark in picture.facts.remarks]
+    if framing.scale > 1:
+        result.remarks.append(f"{candidate.path}: enlarged from {_by(picture.size)} to {_by(bucket)}, which looks soft")
+    if framing.kept < 0.7:
+        result.remarks.append(
+            f"{candidate.path}: {1 - framing.kept:.0%} of it is cut off ({_by(picture.size)} to {_by(bucket)})"
+        )
+    return Example(
+        name=candidate.name,
+        path=candidate.path,
+        caption=candidate.caption or "",
+        digest=picture.digest,
+        size=picture.size,
+        bucket=bucket,
+        weight=config.data.prior.weight if candidate.role == PRIOR else 1.0,
+        **partners,
+    )
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _hold_out(result: Survey, config: TrainConfig) -> None:
+    """Fill `held`: from validation.folder, else some of the set, chosen by their names so that the choice stays when
+    pictures are added; else the first of the set, which are trained on as well."""
+    if config.validation.folder is not None:
+        return
+    count = min(config.validation.hold_out, len(result.own) // 10)
+    if count:
+        chosen = sorted(result.own, key=lambda e: hashlib.blake2b(e.name.encode(), digest_size=8).digest())[:count]
+        result.held = sorted(chosen, key=lambda e: e.name)
+        names = {example.name for example in chosen}
+        result.own = [example for example in result.own if example.name not in names]
+    else:
+        result.held = result.own[: max(config.validation.images, config.previews.count)]

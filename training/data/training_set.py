@@ -1,0 +1,165 @@
+"""What the trainer asks of its data, whether that lies in folders or in shards."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..bases.base_model import BaseModel, TextStates
+from ..chance import generator_for
+from ..config import TrainConfig
+from .cache import DamagedEntry
+from .encoding import Encoder
+from .examples import Example
+from .framing import Framing, Size, bucket_of, bucket_sizes
+from .pictures import measure, read_picture, to_tensor
+
+
+@dataclass
+class Batch:
+    """The rows of one process, on the CPU.
+
+    latents: [b,4,h,w], drawn from the posterior.
+    text:    of the captions, or of "" where a caption was dropped.
+    sizes:   [b,6] as SDXL is told them, else None.
+    hints:   [b,3,8h,8w] in 0..1 for controls, black where the condition was dropped, else None.
+    masks:   [b,1,h,w] in 0..1 where the set has masks, else None.
+    weights: [b], of the rows' loss: 1, that of prior pictures, or 0 for a picture that turned out to be unreadable.
+    """
+
+    latents: Tensor
+    text: TextStates
+    sizes: Tensor | None
+    hints: Tensor | None
+    masks: Tensor | None
+    weights: Tensor
+
+
+@dataclass
+class Draws:
+    """What chance decides for the rows of a step: [size] booleans, and posterior noise [size,4,h,w]."""
+
+    mirrored: Tensor
+    no_caption: Tensor
+    no_hint: Tensor
+    noise: Tensor
+
+
+class TrainingSet(ABC):
+    """examples: what is trained on; empty for shards, which are not counted.
+    held:     examples for validation and previews.
+    buckets:  sizes (width, height) that occur.
+    problems: files that are not used, a sentence each.
+    """
+
+    examples: Sequence[Example]
+    held: list[Example]
+    buckets: list[Size]
+    problems: list[str]
+
+    def __init__(self, base: BaseModel, config: TrainConfig, encoder: Encoder) -> None:
+        self.base, self.config, self._encoder = base, config, encoder
+
+    @classmethod
+    def prepare(
+        cls,
+        base: BaseModel,
+        config: TrainConfig,
+        say: Callable[..., None] = lambda event, **values: None,
+        process: tuple[int, int] = (0, 1),
+    ) -> TrainingSet:
+        """The set that `config` names, with everything encoded that can be encoded beforehand.
+
+        say:     told "caching" with done, total, hits and misses as it goes on, and "note" with a message.
+        process: rank and number of processes; each encodes a part of its own, and then helps the others.
+
+        Raises DataError, and ConditionError where a detector is missing.
+        """
+        from .folder_set import FolderSet
+        from .shard_set import ShardSet
+
+        kind = FolderSet if config.data.shards is None else ShardSet
+        return kind.prepared(base, config, say, process)
+
+    @abstractmethod
+    def batch(self, step: int, size: int, part: tuple[int, int] = (0, 1)) -> Batch:
+        """Rows part[0]::part[1] of the batch of `size` rows that belongs to `step`, all of one bucket."""
+
+    def batch_of(self, examples: Sequence[Example]) -> Batch:
+        """Examples as they are: nothing dropped, nothing mirrored, latents at their mean.
+
+        Raises ValueError for examples of several buckets.
+        """
+        if len({example.bucket for example in examples}) != 1:
+            raise ValueError(f"batch_of: expected examples of one bucket, found {[e.bucket for e in examples]}")
+        try:
+            return self._plain(examples)
+        except DamagedEntry:
+            self._mend(examples)
+            return self._plain(examples)
+
+    def hint_of(self, path: Path) -> Tensor:
+        """A ready hint from a file, framed for the bucket that fits it best: [1,3,H,W] in 0..1.
+
+        Raises DataError for a file that is no picture.
+        """
+        size = measure(path, path).size
+        data = self.config.data
+        bucket = bucket_of(size, bucket_sizes(data.resolution, data.buckets, data.max_aspect))
+        return to_tensor(Framing(size, bucket).apply(read_picture(path, path)))[None]
+
+    def draws(self, step: int, size: int, latent_shape: Sequence[int]) -> Draws:
+        """What chance decides for the whole batch of a step."""
+        seed, said = self.config.loop.seed, self.config.objective
+
+        def share(purpose: str, wanted: float) -> Tensor:
+            return torch.rand(size, generator=generator_for(seed, step, purpose)) < wanted
+
+        noise = torch.randn(size, *latent_shape, generator=generator_for(seed, step, "posterior"))
+        return Draws(
+            mirrored=share("mirroring", 0.5 if self.config.data.flip else 0.0),
+            no_caption=share("caption dropout", said.caption_dropout),
+            no_hint=share("condition dropout", said.condition_dropout),
+            noise=noise,
+        )
+
+    def _plain(self, examples: Sequence[Example]) -> Batch:
+        latents = [self._encoder.moments(example, False)[0] for example in examples]
+        hints, masks = [], []
+        if self._encoder.hints is not None:
+            for e in examples:
+                hidden = generator_for(0, 0, f"hidden of {e.digest}")
+                hints.append(self._encoder.hints.for_step(self._encoder.hint(e), hidden))
+        if any(example.mask is not None for example in examples):
+            masks = [self._encoder.mask(example) for example in examples]
+        return self._stacked(examples, latents, self._encoder.texts([e.caption for e in examples]), hints, masks)
+
+    def _stacked(self, examples: Sequence[Example], latents: list, text: TextStates, hints: list, masks: list) -> Batch:
+        sizes = None
+        if self.base.needs_sizes:
+            sizes = torch.tensor([e.framing.micro_conditions for e in examples], dtype=torch.float32)
+        return Batch(
+            latents=torch.stack(latents),
+            text=text,
+            sizes=sizes,
+            hints=torch.stack(hints) if hints else None,
+            masks=torch.stack(masks) if masks else None,
+            weights=torch.tensor([e.weight for e in examples]),
+        )
+
+    def _mend(self, examples: Sequence[Example]) -> None:
+        """Make again what of these examples cannot be read back."""
+        away = next(self.base.vae.parameters()).device != self.base.device
+        if away:
+            self.base.restore_encoders()
+        try:
+            for example in examples:
+                self._encoder.mend(example)
+        finally:
+            if away:
+                self.base.release_encoders()
