@@ -12,7 +12,9 @@ from diffusers import EulerDiscreteScheduler, PNDMScheduler
 from safetensors.torch import load_file
 
 from training.bases.base_model import TextStates
+from training.bases.checkpoint_header import CheckpointHeader
 from training.bases.loading import load_base
+from training.bases.recognising import prediction_of, recognise
 
 _spec = importlib.util.spec_from_file_location("small_checkpoints", Path(__file__).with_name("small_checkpoints.py"))
 small = importlib.util.module_from_spec(_spec)
@@ -60,10 +62,15 @@ def write(host, pipelines):
     ],
 )
 def test_prediction_is_told_from_the_file(write, family, change, metadata, expected):
-    path = write(family, change, metadata)
-    assert load_base(path).prediction == expected
-    assert load_base(path, prediction="v_prediction").prediction == "v_prediction"
-    assert load_base(path, prediction="epsilon").scheduler.config.prediction_type == "epsilon"
+    header = CheckpointHeader(write(family, change, metadata))
+    assert recognise(header).family == family
+    assert prediction_of(header, family) == expected
+
+
+def test_prediction_can_be_overridden(write):
+    path = write("sd2", {BIAS.format(7): torch.randn(32) * 0.2})
+    assert load_base(path).prediction == "v_prediction"
+    assert load_base(path, prediction="epsilon").prediction == "epsilon"
 
 
 def test_zero_terminal_snr_is_told_from_the_file(write):
