@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -78,6 +79,7 @@ def prepare(
     events: Events,
     allow_download: bool = False,
     start: str = "never",
+    prepare_data: Callable[..., TrainingSet] = TrainingSet.prepare,
 ) -> Run:
     """Load the base, encode the data, build the tuner, and go back to a checkpoint where `start` asks for one."""
     loop, device = config.loop, accelerator.device
@@ -100,7 +102,7 @@ def prepare(
         events.emit(event, **values)
         folder.check()  # what is cached stays cached, so that this may be left at any point
 
-    data = TrainingSet.prepare(base, config, say, (accelerator.process_index, accelerator.num_processes))
+    data = prepare_data(base, config, say, (accelerator.process_index, accelerator.num_processes))
     accelerator.wait_for_everyone()
     base.release_encoders()
     prepare_unet(base.unet, config.memory, dtype)
