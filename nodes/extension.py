@@ -22,6 +22,7 @@ GROUPS = {
     "depth": ("SCEditDepth",),
     "pose": ("SCEditPose",),
     "segmentation": ("SCEditSegmentation",),
+    "train": ("SCEditTrainTuner",),
 }
 
 

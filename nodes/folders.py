@@ -38,12 +38,17 @@ def path_of(name: str, *keys: str) -> str:
     raise TunerFileError(f"{name}: expected a tuner file in {searched}, found none; put the file there and press R")
 
 
+def home() -> str:
+    """The folder that new tuners go to."""
+    return os.path.realpath(folder_paths.get_folder_paths(KEY)[0])
+
+
 def path_for(name: str) -> str:
     """Where a new tuner of that name goes in models/scedit, the ending being added.
 
     Raises TunerFileError for a name that leads out of that folder.
     """
-    folder = os.path.realpath(folder_paths.get_folder_paths(KEY)[0])
+    folder = home()
     name = name.strip().removesuffix(".safetensors")
     path = os.path.realpath(os.path.join(folder, name.replace("\0", "") + ".safetensors"))
     if not os.path.basename(name) or not path.startswith(folder + os.sep) or "\0" in name:

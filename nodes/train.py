@@ -1,0 +1,268 @@
+"""Training from the graph: checkpoint and folder of pictures in, tuner out."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
+
+from ..scedit_core import CSCTuner, SCEditError, load_tuner
+from ..scedit_core.conditions.annotators import FOLDER as ANNOTATORS
+from . import folders, train_config
+from .control import SCEditControl
+from .managed import ManagedTuner
+from .train_page import TrainingPage
+from .train_process import TrainingProcess, check_requirements
+from .wires import SCTunerWire
+
+_LOOK_SECONDS = 0.2
+_RUNS = "scedit"  # inside the host's output folder
+_CONFIG = "node.yaml"  # beside the config.yaml in which the trainer spells out all its keys
+
+
+class SCEditTrainTuner(io.ComfyNode):
+    """Checkpoint and pictures -> SC_TUNER or CONTROL_NET, and the file in models/scedit."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SCEditTrainTuner",
+            display_name="Train SCEdit Tuner",
+            category="SCEdit/training",
+            description="Trains a style or a control from a folder of pictures, in a process of its own. The tuner "
+            "goes to models/scedit; checkpoints, previews and a report to output/scedit. Cancel saves a checkpoint "
+            "first, and queueing again goes on from it.",
+            inputs=[
+                io.Combo.Input(
+                    "ckpt_name",
+                    options=folder_paths.get_filename_list("checkpoints"),
+                    tooltip="The base model that the tuner is for: an SD 1.5, SD 2.1 or SDXL checkpoint.",
+                ),
+                io.String.Input(
+                    "folder",
+                    default="",
+                    tooltip="Folder of pictures, each with its caption in a .txt file of the same name. A path, or a "
+                    "folder inside ComfyUI/input.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="my_tuner",
+                    tooltip="Name of the tuner's file in models/scedit, without ending. A training that was cancelled "
+                    "goes on under the same name.",
+                ),
+                io.Combo.Input(
+                    "kind",
+                    options=list(train_config.KINDS),
+                    default=train_config.STYLE,
+                    tooltip="Style: what the pictures have in common, as SC_TUNER. All others: a control by that "
+                    "condition, as CONTROL_NET, whose hints are made from the pictures.",
+                ),
+                io.Combo.Input(
+                    "preset",
+                    options=list(train_config.PRESETS),
+                    default="balanced",
+                    tooltip="Fast: 400 steps for a style, 4000 for a control. Balanced: 1200 and 15000. Careful: 3000 "
+                    "and 50000 at half the learning rate, with a running mean of the weights.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    tooltip="Updates of the tuner. 0 for those of the preset.",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=512,
+                    min=64,
+                    max=2048,
+                    step=64,
+                    tooltip="Pixels along the side of a square; others have as many pixels. 512 for SD 1.5, 768 for "
+                    "SD 2.1, 1024 for SDXL.",
+                ),
+                io.String.Input(
+                    "caption",
+                    default="",
+                    optional=True,
+                    tooltip="Put before every caption, and used alone for pictures without one: for instance a word "
+                    "that calls the style.",
+                ),
+                io.Boolean.Input(
+                    "low_memory",
+                    default=False,
+                    optional=True,
+                    tooltip="Less GPU memory for more time: the base in 8 bits, and decoder blocks computed twice.",
+                ),
+                io.Boolean.Input(
+                    "resume",
+                    default=True,
+                    optional=True,
+                    tooltip="On: go on from the last checkpoint of this name, where there is one. Off: begin anew.",
+                ),
+                io.String.Input(
+                    "config_file",
+                    default="",
+                    optional=True,
+                    tooltip="A YAML file with keys of the trainer, which win over the widgets; docs/training.md lists "
+                    "them. A path, or a file inside ComfyUI/input. Empty for none.",
+                ),
+            ],
+            outputs=[
+                SCTunerWire.Output("sc_tuner", display_name="SC_TUNER", tooltip="The style, for Apply SC-Tuner."),
+                io.ControlNet.Output(
+                    "control_net",
+                    display_name="CONTROL_NET",
+                    tooltip="The control, for Apply ControlNet or Apply CSC-Tuner.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder="", config_file="", **_widgets) -> str:
+        """Changes with the pictures and the configuration file, so that new ones are trained on."""
+        return f"{_contents(_inside_input(folder))} {_contents(_inside_input(config_file))}"
+
+    @classmethod
+    def execute(
+        cls,
+        ckpt_name,
+        folder,
+        name,
+        kind,
+        preset,
+        steps,
+        resolution,
+        caption="",
+        low_memory=False,
+        resume=True,
+        config_file="",
+    ) -> io.NodeOutput:
+        check_requirements()
+        output = folders.path_for(name)
+        name = os.path.relpath(output, folders.home()).removesuffix(".safetensors")
+        run = Path(folder_paths.get_output_directory(), _RUNS, name)
+        config = train_config.from_widgets(
+            base=folder_paths.get_full_path_or_raise("checkpoints", ckpt_name),
+            folder=_inside_input(folder),
+            kind=kind,
+            preset=preset,
+            steps=steps,
+            resolution=resolution,
+            caption=caption,
+            low_memory=low_memory,
+            annotators=folder_paths.get_folder_paths(ANNOTATORS)[0],
+        )
+        if config_file.strip():
+            config = train_config.with_file(config, train_config.from_file(_inside_input(config_file)))
+        _check_pictures(config)
+        config |= {"output": output, "run": str(run)}
+        train_config.write(config, run / _CONFIG)
+        _free_models()
+        page = TrainingPage(getattr(cls.hidden, "unique_id", None), name, run)
+        _train(TrainingProcess(run / _CONFIG, run, resume, _on_cpu()), page)
+        tuner = ManagedTuner(load_tuner(output), f"{name}.safetensors", output)
+        control = isinstance(tuner.tuner, CSCTuner)
+        blocked = ExecutionBlocker(
+            f"{'sc_tuner' if control else 'control_net'}: expected the other kind of tuner, found that this training "
+            f"made a {'control' if control else 'style'}; connect {'control_net' if control else 'sc_tuner'}, or "
+            "choose another kind"
+        )
+        outputs = (blocked, SCEditControl(tuner)) if control else (tuner, blocked)
+        return io.NodeOutput(*outputs, ui={"text": [f"Saved {output}"]})
+
+
+def _train(process: TrainingProcess, page: TrainingPage) -> None:
+    """Follow the trainer to its end, and stop it where the host is cancelled.
+
+    Raises SCEditError with the trainer's own sentence.
+    """
+    heard: dict[str, dict] = {}
+    bar = comfy.utils.ProgressBar(1)
+
+    def look() -> None:
+        for event in process.events():
+            heard[str(event.get("event"))] = event
+            page.hear(event)
+
+    try:
+        while process.running:
+            look()
+            if page.steps:
+                bar.update_absolute(page.step, page.steps)  # raises where the host is cancelled
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            time.sleep(_LOOK_SECONDS)
+        look()
+    except comfy.model_management.InterruptProcessingException:
+        page.say("stopping after this step; cancel again to end at once, without a checkpoint")
+        process.stop(comfy.model_management.processing_interrupted)
+        look()
+        page.end("stopped", f"stopped at step {page.step}; queue again to go on")
+        raise
+    finally:
+        process.end()
+    if process.status == 0 and "finished" in heard:
+        page.end("finished", f"finished after {page.step} steps")
+        return
+    if process.status == 0:
+        sentence = (
+            f"training: expected to train to the end, found it stopped at step {page.step} by another program; "
+            "queue again to go on"
+        )
+    else:
+        sentence = heard.get("error", {}).get("message") or process.failure()
+    page.end("failed", sentence)
+    raise SCEditError(sentence)
+
+
+def _free_models() -> None:
+    """Give the trainer the memory that the host's models have."""
+    comfy.model_management.unload_all_models()
+    gc.collect()
+    comfy.model_management.soft_empty_cache()
+
+
+def _on_cpu() -> bool:
+    return comfy.model_management.get_torch_device().type == "cpu"
+
+
+def _inside_input(path: str) -> str:
+    """A path as it is, or one that starts at the host's input folder; empty where there is none."""
+    path = path.strip().strip('"')  # as Windows copies a path
+    return os.path.join(folder_paths.get_input_directory(), os.path.expanduser(path)) if path else ""
+
+
+def _check_pictures(config: dict) -> None:
+    """Raise SCEditError at once where there is no folder; what is in it is the trainer's to judge."""
+    data = config.get("data")
+    if not isinstance(data, dict) or "shards" in data:
+        return
+    folder = data.get("folder")
+    if not folder or not os.path.isdir(str(folder)):
+        raise SCEditError(
+            f"folder: expected a folder of pictures, found {'none' if not folder else f'no folder at {folder}'}; "
+            "write its path, or put it into ComfyUI/input and write its name"
+        )
+
+
+def _contents(path: str) -> str:
+    """Changes when a file, or the list of files in and below a folder, their sizes or times do."""
+    if not path:
+        return "none"
+    found = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names] or [path]
+    digest = hashlib.sha256()
+    for each in sorted(found):
+        with contextlib.suppress(OSError):
+            state = os.stat(each)
+            digest.update(f"{each} {state.st_size} {state.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()

@@ -1,0 +1,153 @@
+"""What the training node asks of the trainer: a YAML file made of its widgets and of a file of the user's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..scedit_core import SCEditError
+
+STYLE = "style"
+# The node's kinds: a style, or a control named for its condition, as the trainer's `data.condition.type` has it.
+KINDS = (STYLE, "canny", "soft_edge", "depth", "pose", "segmentation", "color_palette", "completion")
+
+_SLOW = {"loop": {"learning_rate": 5e-5, "batch": 4, "warmup": 100, "ema": 0.999}, "objective": {"min_snr_gamma": 5.0}}
+# Preset: optimiser updates of a style and of a control, and the trainer's keys.
+PRESETS: dict[str, tuple[int, int, dict[str, Any]]] = {
+    "fast": (400, 4000, {"loop": {"learning_rate": 2e-4, "batch": 2, "warmup": 20}}),
+    "balanced": (1200, 15000, {"loop": {"learning_rate": 1e-4, "batch": 4, "warmup": 50}}),
+    "careful": (3000, 50000, _SLOW),
+}
+_LOW_MEMORY = {"checkpointing": True, "fp8": True, "vae": "bf16"}
+
+# Keys of the trainer that hold paths; in a user's file they start at that file's folder.
+PATHS = (
+    "base",
+    "tokenizer",
+    "tuner.start_from",
+    "data.folder",
+    "data.shards",
+    "data.hints",
+    "data.masks",
+    "data.cache",
+    "data.annotators",
+    "data.prior.folder",
+    "data.condition.detector",
+    "data.condition.persons",
+    "previews.hints",
+    "validation.folder",
+)
+
+
+def from_widgets(
+    *,
+    base: str,
+    folder: str,
+    kind: str,
+    preset: str,
+    steps: int,
+    resolution: int,
+    caption: str,
+    low_memory: bool,
+    annotators: str,
+) -> dict[str, Any]:
+    """The configuration that the node's widgets mean; 0 steps are those of the preset."""
+    style_steps, control_steps, keys = PRESETS[preset]
+    steps = steps or (style_steps if kind == STYLE else control_steps)
+    every = max(1, min(250, steps // 8))
+    config: dict[str, Any] = {
+        "base": base,
+        "tuner": {"kind": "sc" if kind == STYLE else "csc"},
+        "data": {"resolution": resolution, "captions": "optional", "caption": caption},
+        "loop": {"steps": steps},
+        "previews": {"every": every, "count": 2},
+        "validation": {"every": every},
+        "saving": {"every": max(1, min(500, steps // 4))},
+        "tensorboard": False,
+    }
+    if folder:
+        config["data"]["folder"] = folder
+    if kind != STYLE:
+        config["data"] |= {"condition": {"type": kind}, "annotators": annotators}
+    if low_memory:
+        config["memory"] = dict(_LOW_MEMORY)
+    return merged(config, keys)
+
+
+def from_file(path: str) -> dict[str, Any]:
+    """A user's configuration, any part of the trainer's keys, with its paths made absolute.  Raises SCEditError."""
+    try:
+        values = yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise SCEditError(
+            f"config_file: expected a YAML file at {path}, found none ({error.strerror}); correct the path or clear it"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())[:160]
+        raise SCEditError(f"{path}: expected YAML, found something else ({line}); correct that line") from error
+    if not isinstance(values, dict):
+        raise SCEditError(
+            f"{path}: expected keys of the trainer such as loop or data, found {type(values).__name__}; "
+            "write keys and values"
+        )
+    for key in PATHS:
+        _make_absolute(values, key.split("."), os.path.dirname(os.path.abspath(path)))
+    return values
+
+
+def with_file(config: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
+    """The widgets' configuration with a file's keys in place of its own; `output` and `run` stay the node's."""
+    both = merged(config, {key: value for key, value in file.items() if key not in ("output", "run")})
+    data, said = both.get("data"), file.get("data")
+    said = said if isinstance(said, dict) else {}
+    if isinstance(data, dict):
+        if "shards" in said and "folder" not in said:
+            data.pop("folder", None)
+        tuner = both.get("tuner")
+        if isinstance(tuner, dict) and tuner.get("kind") == "sc" and "condition" not in said:
+            data.pop("condition", None)
+    return both
+
+
+def write(config: Mapping[str, Any], path: Path) -> None:
+    """Write the configuration as YAML.  Raises SCEditError where there is no room or no permission."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(dict(config), allow_unicode=True, sort_keys=False), "utf-8")
+    except OSError as error:
+        raise SCEditError(
+            f"{path}: expected a place that can be written, found none ({error.strerror}); "
+            "free some space or start ComfyUI with another output folder"
+        ) from error
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, section by section; where both have a value that of `over` stays."""
+    both = dict(under)
+    for key, value in over.items():
+        inner = both.get(key)
+        both[key] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return both
+
+
+def _make_absolute(values: Any, keys: list[str], folder: str) -> None:
+    if not isinstance(values, dict) or keys[0] not in values:
+        return
+    if len(keys) > 1:
+        _make_absolute(values[keys[0]], keys[1:], folder)
+        return
+    value = values[keys[0]]
+    if isinstance(value, list):
+        values[keys[0]] = [_absolute(each, folder) for each in value]
+    else:
+        values[keys[0]] = _absolute(value, folder)
+
+
+def _absolute(value: Any, folder: str) -> Any:
+    if not isinstance(value, str) or "://" in value:  # the trainer says what is wrong with other types
+        return value
+    return os.path.join(folder, os.path.expanduser(value))

@@ -1,0 +1,156 @@
+"""What the page shows of a training: a line of text, the curve of the loss, the latest preview.
+
+Every page gets it, not only the one that queued the graph: as messages, and for pages that are opened later as
+`GET /scedit/training`.  web/js/training.js draws it on the node.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from server import PromptServer
+
+MESSAGE = "scedit.training"
+_EVERY_SECONDS = 0.5
+_MOST_POINTS = 120
+_MOST_RUNS = 8
+_MEAN = 0.02  # the loss shown is a running mean over about fifty steps
+
+# The last few trainings by name, as the page gets them, and where their latest preview lies.
+_shown: dict[str, dict[str, Any]] = {}
+_previews: dict[str, Path] = {}
+
+
+class TrainingPage:
+    """One training on the page.
+
+    node: the id of the node that trains.  name: the tuner's name, by which a page that was opened later knows it.
+    run:  the run folder.
+    """
+
+    def __init__(self, node: str | None, name: str, run: Path) -> None:
+        self._run, self._told = run, 0.0
+        self._mean: float | None = None
+        self._heard = 0  # losses
+        self._state: dict[str, Any] = {
+            "node": node,
+            "name": name,
+            "state": "running",
+            "text": "starting",
+            "step": 0,
+            "steps": 0,
+            "losses": [],
+            "preview": None,
+        }
+        _previews.pop(name, None)
+        self._tell()
+
+    def hear(self, event: dict[str, Any]) -> None:
+        """Show an event of the trainer; unknown ones are none of the page's business."""
+        kind, state = event.get("event"), self._state
+        if isinstance(event.get("step"), int):
+            state["step"] = event["step"]
+        if kind == "plan":
+            state["step"], state["steps"] = int(event.get("first_step") or 0), int(event.get("steps") or 0)
+            state["text"] = f"{event.get('images', 0)} pictures, {state['steps']} steps"
+        elif kind == "caching":
+            state["text"] = f"preparing pictures, {event.get('done', 0)} of {event.get('total', 0)}"
+        elif kind == "step":
+            self._step(event)
+            return
+        elif kind == "preview":
+            path = self._run / str(event.get("path", ""))
+            if path.is_file():
+                _previews[state["name"]] = path
+                state["preview"] = state["step"]
+        else:
+            return
+        self._tell()
+
+    def end(self, state: str, text: str) -> None:
+        """The last word: state is "finished", "stopped" or "failed"."""
+        self._state |= {"state": state, "text": text}
+        self._tell()
+
+    def say(self, text: str) -> None:
+        """Show a line of text."""
+        self._state["text"] = text
+        self._tell()
+
+    @property
+    def step(self) -> int:
+        """The last step heard of."""
+        return self._state["step"]
+
+    @property
+    def steps(self) -> int:
+        """How many steps it will be, 0 where that is not known yet."""
+        return self._state["steps"]
+
+    def _step(self, event: dict[str, Any]) -> None:
+        state = self._state
+        step, steps, loss = state["step"], state["steps"], event.get("loss")
+        if isinstance(loss, (int, float)):
+            state["losses"].append([step, round(self._smoothed(loss), 5)])
+            if len(state["losses"]) > _MOST_POINTS:
+                del state["losses"][1:-1:2]
+        parts = [f"step {step} of {steps}"]
+        if self._mean is not None:
+            parts.append(f"loss {self._mean:.4f}")
+        if event.get("images_per_second"):
+            parts.append(f"{event['images_per_second']:.1f} images/s")
+        if event.get("memory_mib"):
+            parts.append(f"{event['memory_mib'] / 1024:.1f} GiB")
+        if event.get("eta_seconds") is not None:
+            parts.append(f"{_duration(event['eta_seconds'])} left")
+        state["text"] = ", ".join(parts)
+        if step == steps or time.monotonic() - self._told > _EVERY_SECONDS:
+            self._tell()
+
+    def _smoothed(self, loss: float) -> float:
+        self._heard += 1
+        self._mean = loss if self._mean is None else self._mean + max(_MEAN, 1 / self._heard) * (loss - self._mean)
+        return self._mean
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        state = {**self._state, "losses": list(self._state["losses"])}
+        _shown.pop(state["name"], None)
+        _shown[state["name"]] = state
+        for old in list(_shown)[:-_MOST_RUNS]:
+            del _shown[old]
+            _previews.pop(old, None)
+        server = getattr(PromptServer, "instance", None)
+        if server is not None:
+            server.send_sync(MESSAGE, state)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+async def _trainings(_request: web.Request) -> web.Response:
+    return web.json_response(list(_shown.values()))
+
+
+async def _preview(request: web.Request) -> web.StreamResponse:
+    path = _previews.get(request.query.get("name", ""))
+    if path is None or not path.is_file():
+        return web.Response(status=404)
+    return web.FileResponse(path, headers={"Cache-Control": "no-store"})
+
+
+def register() -> None:
+    """Let the host's server answer; where a script imports the nodes there is none."""
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.routes.get("/scedit/training")(_trainings)
+        server.routes.get("/scedit/training/preview")(_preview)
+
+
+register()
