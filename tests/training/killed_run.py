@@ -57,14 +57,14 @@ def _in_caching() -> None:
 
 
 def _between_epochs() -> None:
-    _die_on_call(loop, "_agreed", 6)  # 3 pictures an epoch, batch 1: after step 6 the third epoch begins
+    _die_on_call(loop, "_agreed", 3)  # 3 pictures an epoch, batch 1: after step 3 the second epoch begins
 
 
 _RENAMES_OF_ONE_SAVE = 2  # the tuner's file, then the checkpoint's folder
-POINTS: dict[str, Callable[[], None]] = {
+POINTS: dict[str, Callable[[], None]] = {  # in the order in which a run of twelve steps comes to them
+    "in caching": _in_caching,
+    "between epochs": _between_epochs,
     "in a step": _in_a_step,
     "in a save": _in_a_save,
     "in a preview": _in_a_preview,
-    "in caching": _in_caching,
-    "between epochs": _between_epochs,
 }
