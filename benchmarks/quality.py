@@ -1,0 +1,201 @@
+"""What is learned in equal steps: SC-Tuner beside LoRA, CSC-Tuner beside ControlNet and T2I-Adapter.
+
+    python benchmarks/quality.py [--seeds 3] [--control-steps 250 500 1000 2000] [--style-steps 600] [--batch 16]
+                                 [--prompts 72] [--only style control ablation] [--work build/quality]
+                                 [--out FILE.json] [--plot FILE.png]
+
+Needs requirements/train.txt and peft, and the embedded base in demo/.  All methods of a task see the same pictures,
+noise and timesteps for the same number of steps; each takes the learning rate, of three, that has the lowest loss after
+200 steps.  Marks are those of `make demo`: the judge in demo/ looks at pictures of held-out prompts, and edges are
+compared with the hints.  Every finished part is kept in --work, so that a run that was interrupted goes on.
+Prints tables, writes JSON with the machine and the versions, and draws one plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder, where training.py hides the package
+
+import diffusers
+import peft
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.quality_methods import ABLATION, CONTROL, STYLE, Method, to_device, untouched
+from benchmarks.quality_plot import draw
+from benchmarks.quality_tasks import control_lessons, mark_control, mark_style, style_lessons, teach
+from training.bases.loading import load_base
+from training.config import ObjectiveConfig
+from training.demo.judge import load_judge
+from training.objective import Objective
+
+RATES = (3e-4, 1e-3, 3e-3)
+SWEEP_STEPS, SWEEP_SEED = 200, 99
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = ROOT / "demo"
+
+
+class School:
+    """The base, the judge, the lessons, and the marks that were given before."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.console = options, Console()
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.judge = load_judge(DEMO / "judge.safetensors")
+        base = self.base()
+        self.objective = Objective(base.scheduler, base.prediction, ObjectiveConfig())
+        self.lessons = {"style": style_lessons(base, DEMO / "style")}
+        if "control" in options.only:
+            self.lessons["control"] = control_lessons(base, options.work / "control_lessons.safetensors")
+
+    def base(self):
+        """A fresh copy of the embedded base: some methods change it."""
+        base = load_base(DEMO, torch.float32, self.device)
+        if self.device.type == "cpu":
+            base.unet.set_attn_processor(AttnProcessor())  # SDPA's backward pass is slow on a CPU
+        return base
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """The result under that name, made now or in an earlier run with the same batch and prompts."""
+        part = f"{name}, batch {self.options.batch}, prompts {self.options.prompts}".replace(" ", "_")
+        path = self.options.work / f"{part}.json"
+        if not path.exists():
+            begun = time.monotonic()
+            made = make()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(made))
+            self.console.print(f"{name}: {made} ({time.monotonic() - begun:.0f} s)", highlight=False)
+        return json.loads(path.read_text())
+
+    def taught(self, build: Callable, task: str, rate: float, seed: int, ends: list[int], mark: Callable) -> dict:
+        """Marks after each of `ends` steps, by number of steps, with the parameters and the seconds of a step."""
+        base = self.base()
+        torch.manual_seed(seed)
+        method: Method = build(base.unet)
+        to_device(method, self.device)
+        optimizer = torch.optim.AdamW(method.trained, lr=rate, weight_decay=0.01)
+        marks, first, seconds = {}, 0, 0.0
+        for end in ends:
+            begun = time.monotonic()
+            loss = teach(
+                base, method, self.objective, self.lessons[task], range(first, end), self.options.batch, rate,
+                optimizer, seed,
+            )  # fmt: skip
+            seconds += time.monotonic() - begun
+            marks[str(end)] = {**mark(base, self.judge, method, self.options.prompts), "loss": loss}
+            first = end
+        return {"marks": marks, "parameters": method.parameters, "seconds_per_step": seconds / first}
+
+    def rate(self, name: str, build: Callable, task: str) -> float:
+        """Of RATES the one with the lowest loss in the last quarter of a short run."""
+
+        def losses() -> dict[str, float]:
+            ends = [SWEEP_STEPS * 3 // 4, SWEEP_STEPS]
+            return {
+                str(rate): self.taught(build, task, rate, SWEEP_SEED, ends, lambda *_: {})["marks"][str(ends[1])][
+                    "loss"
+                ]
+                for rate in RATES
+            }
+
+        found = self.once(f"rates of {name} for {task}", losses)
+        return float(min(found, key=found.get))
+
+
+def main() -> None:
+    """Teach, mark, print, write, draw."""
+    options = _options()
+    school = School(options)
+    report = {"machine": _machine(school), "batch": options.batch, "prompts": options.prompts, "tasks": {}}
+    for task in options.only:
+        report["tasks"][task] = _task(school, task)
+        _print(school.console, task, report["tasks"][task])
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    if options.plot:
+        draw(report, options.plot)
+
+
+def _task(school: School, task: str) -> list[dict]:
+    """One row for each method: its rate, parameters, and marks of each seed by number of steps."""
+    options = school.options
+    methods = {"style": STYLE, "control": CONTROL, "ablation": ABLATION}[task]
+    lessons, mark = ("control", mark_control) if task == "control" else ("style", mark_style)
+    ends = options.control_steps if task == "control" else [options.style_steps]
+    nothing = school.once(f"base, {lessons}", lambda: _base_marks(school, mark))
+    rows = [{"method": "base", "parameters": 0, "rate": None, "seeds": [{"marks": {"0": nothing}}]}]
+    for name, build in methods.items():
+        rate = school.rate(
+            "SC-Tuner" if task == "ablation" else name, STYLE["SC-Tuner"] if task == "ablation" else build, lessons
+        )
+        made = [
+            school.once(
+                f"{task}, {name}, seed {seed}, steps {'-'.join(map(str, ends))}",
+                lambda build=build, rate=rate, seed=seed: school.taught(build, lessons, rate, seed, ends, mark),
+            )
+            for seed in range(options.seeds)
+        ]
+        rows.append({"method": name, "parameters": made[0]["parameters"], "rate": rate, "seeds": made})
+    return rows
+
+
+def _base_marks(school: School, mark: Callable) -> dict:
+    base = school.base()
+    return mark(base, school.judge, untouched(base.unet), school.options.prompts)
+
+
+def _print(console: Console, task: str, rows: list[dict]) -> None:
+    names = [k for k in rows[0]["seeds"][0]["marks"]["0"] if k != "loss"]
+    table = Table("method", "parameters", "rate", "steps", *names, title=f"{task}: mean over seeds (lowest to highest)")
+    for row in rows:
+        for steps in row["seeds"][0]["marks"]:
+            cells = []
+            for name in names:
+                values = [seed["marks"][steps][name] for seed in row["seeds"]]
+                spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+                cells.append(f"{statistics.mean(values):.3f}{spread}")
+            rate = "" if row["rate"] is None else f"{row['rate']:g}"
+            table.add_row(row["method"], f"{row['parameters'] / 1e6:.2f} M", rate, steps, *cells)
+    console.print(table)
+
+
+def _machine(school: School) -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if school.device.type == "cuda" else None
+    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "peft": peft.__version__}
+    return {
+        "device": gpu or f"CPU, {torch.get_num_threads()} threads",
+        "system": platform.platform(terse=True),
+        **versions,
+    }
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--control-steps", type=int, nargs="+", default=[250, 500, 1000, 2000])
+    parser.add_argument("--style-steps", type=int, default=600)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--prompts", type=int, default=72)
+    parser.add_argument(
+        "--only", nargs="+", choices=("style", "control", "ablation"), default=["style", "control", "ablation"]
+    )
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "quality", help="finished parts, for a restart")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--plot", type=Path, help="picture to draw")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
