@@ -130,4 +130,5 @@ def test_curves_are_thinned_and_smoothed():
     assert smooth([4.0] * 9) == [4.0] * 9
     assert smooth([0.0, 1.0]) == [0.0, 0.5]
     assert smooth([1.0] + [0.0] * 500)[-1] < 0.01
+    assert smooth([]) == []
     assert draw_curves([Curve([1], [1.0])], "step").startswith("<svg")

@@ -59,7 +59,7 @@ def draw_curves(curves: Sequence[Curve], x_label: str, logarithmic: bool = False
                 color=color,
                 label=curve.name,
                 linewidth=0.8 if curve.faint else 1.8,
-                alpha=0.3 if curve.faint else 1,
+                alpha=0.45 if curve.faint else 1,
                 marker="o" if few else None,
                 markersize=4,
             )
@@ -71,15 +71,17 @@ def draw_curves(curves: Sequence[Curve], x_label: str, logarithmic: bool = False
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         axes.margins(x=0.02)
+        axes.set_xlim(left=0)
         if sum(curve.name is not None for curve in curves) > 1:
-            axes.legend(frameon=False, loc="upper right")
+            axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _for_page(text.getvalue())
 
 
-def smooth(values: Sequence[float], share: float = 0.02) -> list[float]:
-    """A running mean, which begins as the plain mean of what there is."""
+def smooth(values: Sequence[float]) -> list[float]:
+    """A running mean over about a tenth of the values, at most a hundred; it begins as the plain mean of all so far."""
+    share = max(10 / max(len(values), 1), 0.01)
     smoothed, mean = [], 0.0
     for count, value in enumerate(values, 1):
         mean += max(1 / count, share) * (value - mean)

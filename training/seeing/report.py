@@ -48,6 +48,7 @@ def write_report(run_folder: Path) -> Path:
         title=name,
         subtitle=_subtitle(kind, plan, events),
         verdict=verdict(last) if last else None,
+        seen=_seen(config.get("validation") or {}),
         facts=_facts(plan, of["step"]),
         curves=_curves(of["step"], of["validation"]),
         timesteps=_timesteps(last),
@@ -79,6 +80,12 @@ def _subtitle(kind: str, plan: dict[str, Any], events: list[dict[str, Any]]) -> 
     if events:
         parts.append(datetime.datetime.fromisoformat(events[-1]["time"]).strftime("%d %B %Y, %H:%M"))
     return ", ".join(parts)
+
+
+def _seen(validation: dict[str, Any]) -> str:
+    if validation.get("folder") or validation.get("hold_out"):
+        return "Measured on pictures that it was not trained on."
+    return "Measured on pictures that it was trained on: with validation.hold_out it would be on others."
 
 
 def _facts(plan: dict[str, Any], steps: list[dict[str, Any]]) -> list[tuple[str, str]]:

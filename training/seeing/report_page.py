@@ -24,7 +24,8 @@ h3 { font-size: 15px; font-weight: 600; margin: 0 0 8px; }
 p { margin: 0 0 12px; max-width: 72ch; }
 .soft { color: var(--soft); }
 .verdict { font-size: 20px; margin: 24px 0; padding: 16px 20px; background: var(--card);
-  border-left: 4px solid var(--one); }
+  border-left: 4px solid var(--one); max-width: none; }
+.verdict span { font-size: 15px; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 12px; margin: 24px 0; }
 .facts div, .curve { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px; }
 .facts dt { color: var(--soft); font-size: 13px; }
@@ -48,7 +49,7 @@ summary { cursor: pointer; font-size: 20px; font-weight: 600; margin: 40px 0 12p
 <main>
 <h1>{{ title }}</h1>
 <p class="soft">{{ subtitle }}</p>
-{% if verdict %}<p class="verdict">{{ verdict }}</p>{% endif %}
+{% if verdict %}<p class="verdict">{{ verdict }}<br><span class="soft">{{ seen }}</span></p>{% endif %}
 <dl class="facts">
 {% for name, value in facts %}<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>
 {% endfor %}</dl>

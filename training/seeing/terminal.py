@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -12,7 +13,16 @@ from ..config import TrainConfig
 from .pace import duration
 
 _SECONDS_BETWEEN_LINES = 15
-_SMOOTHING = 0.02  # of the loss shown: a running mean over about fifty steps
+_SMOOTHING = 0.05  # of the loss shown: a running mean over about twenty steps
+
+
+def shown(path: str) -> str:
+    """A path as it is shortest from here."""
+    try:
+        near = os.path.relpath(path)
+    except ValueError:  # on another drive of Windows
+        return os.path.normpath(path)
+    return near if not near.startswith(os.pardir + os.sep + os.pardir) else os.path.abspath(path)
 
 
 class Terminal:
@@ -94,7 +104,7 @@ class Terminal:
         self._advance(self.title, event["step"], event["steps"], ", ".join(told))
 
     def _show_preview(self, event: dict[str, Any]) -> None:
-        self._say(f"step {event['step']}: preview {event['path']}")
+        self._say(f"step {event['step']}: preview {shown(event['path'])}")
 
     def _show_validation(self, event: dict[str, Any]) -> None:
         told = [f"{event['loss_with']:.4f} with the tuner", f"{event['loss_without']:.4f} without"]
@@ -103,7 +113,7 @@ class Terminal:
         self._say(f"step {event['step']}: validation loss {', '.join(told)}")
 
     def _show_saved(self, event: dict[str, Any]) -> None:
-        self._say(f"step {event['step']}: saved {event['path']}")
+        self._say(f"step {event['step']}: saved {shown(event['path'])}")
 
     def _show_stopped(self, event: dict[str, Any]) -> None:
         self._bars.stop()
@@ -112,7 +122,7 @@ class Terminal:
 
     def _show_finished(self, event: dict[str, Any]) -> None:
         self._bars.stop()
-        self._say(f"finished in {duration(time.monotonic() - self._start)}: {event['path']}")
+        self._say(f"finished in {duration(time.monotonic() - self._start)}: {shown(event['path'])}")
 
     def _show_note(self, event: dict[str, Any]) -> None:
         self._say(f"note: {event['message']}")
