@@ -81,7 +81,7 @@ def draw_curves(curves: Sequence[Curve], x_label: str, logarithmic: bool = False
 
 def smooth(values: Sequence[float]) -> list[float]:
     """A running mean over about a tenth of the values, at most a hundred; it begins as the plain mean of all so far."""
-    share = max(10 / max(len(values), 1), 0.01)
+    share = min(max(10 / max(len(values), 1), 0.01), 0.2)
     smoothed, mean = [], 0.0
     for count, value in enumerate(values, 1):
         mean += max(1 / count, share) * (value - mean)
