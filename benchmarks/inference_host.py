@@ -1,72 +1,106 @@
-"""What a tuner costs on the host: time of a sampling step over the same step without, time to load a file, memory.
-
-    python benchmarks/inference_host.py HOST [--out FILE.json] [--latent 64] [--width 320] [--steps 6] [--rounds 3]
-
-HOST is a ComfyUI checkout.  A U-Net of the SD 1.5 shape (at --width 320) with random weights samples one picture with a
-positive and a negative prompt, which is batch 2, on the GPU in the host's own dtype, else on the CPU in float32.  All
-variants take turns in each round, and each is compared with the base of its own round, so that what else the machine
-does falls on all of them.  The first step of a run, in which hints are encoded, is not counted; it is in the table as
-"first step".  Prints a table and writes JSON.
-"""
+"""The host as a backend of benchmarks/inference.py: its sampler, its nodes, and the pack as it loads it."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import gc
 import importlib.util
-import json
-import statistics
+import itertools
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 PACK = Path(__file__).resolve().parents[1]
 NAME = "scedit_pack_benchmarked"
-TARGETS = {"SC-Tuner": 1.03, "CSC-Tuner": 1.04, "four CSC-Tuners": 1.12}
-LOAD_TARGET = 1.5
+_SHAPES = {
+    "sd15": {
+        "num_heads": 8,
+        "num_head_channels": -1,
+        "use_linear_in_transformer": False,
+        "context_dim": 768,
+        "channel_mult": (1, 2, 4, 4),
+        "num_res_blocks": [2, 2, 2, 2],
+        "transformer_depth": [1] * 6 + [0, 0],
+        "transformer_depth_output": [1] * 9 + [0] * 3,
+        "transformer_depth_middle": 1,
+    },
+    "sdxl": {
+        "num_heads": -1,
+        "num_head_channels": 64,
+        "use_linear_in_transformer": True,
+        "context_dim": 2048,
+        "channel_mult": (1, 2, 4),
+        "num_res_blocks": [2, 2, 2],
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+        "transformer_depth_middle": 10,
+        "adm_in_channels": 2816,
+        "num_classes": "sequential",
+    },
+}
 
 
-def main() -> None:
-    """Measure, print, write."""
-    options = _options()
-    host = _host(options.host)
-    variants = _variants(host, options)
-    rows = _steps(host, variants, options)
-    loading = _loading(host, options)
-    report = {
-        "device": host.device_name,
-        "dtype": str(host.dtype).removeprefix("torch."),
-        "host": host.version,
-        "torch": host.torch.__version__,
-        "latent": options.latent,
-        "width": options.width,
-        "batch": 2,
-        "steps": rows,
-        "loading": loading,
-    }
-    _print(report)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+class HostBackend:
+    """See inference.Backend.  One model at a time, with all that it is compared with."""
 
+    def __init__(self, path: Path, model: str, latent: int, width: int) -> None:
+        self._host, self._latent = _host(path.resolve()), latent
+        self._variants = _variants(self._host, model, latent, width)
+        self.title = f"ComfyUI {self._host.version}"
+        self.dtype = str(self._host.dtype).removeprefix("torch.")
+        torch = self._host.torch
+        self._gpu = self._host.device.type == "cuda"
+        self.device = torch.cuda.get_device_name() if self._gpu else f"CPU, {torch.get_num_threads()} threads"
+        self.variants = list(self._variants)
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("host", type=Path, help="a ComfyUI checkout")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--latent", type=int, default=64, help="height and width of the latent, 64 is 512 pixels")
-    parser.add_argument("--width", type=int, default=320, help="channels of the U-Net's first level, 320 is SD 1.5")
-    parser.add_argument("--steps", type=int, default=6, help="sampling steps in each run")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each variant")
-    return parser.parse_args()
+    def run(self, variant: str, steps: int) -> list[float]:
+        """See Backend."""
+        model, positive, negative = self._variants[variant]
+        torch = self._host.torch
+        noise = torch.randn(1, 4, self._latent, self._latent, generator=torch.Generator().manual_seed(4))
+        marks = [self._mark()]
+        with torch.inference_mode():
+            self._host.comfy.sample.sample(
+                model, noise, steps, 5.0, "euler", "normal", positive, negative, torch.zeros_like(noise), seed=1,
+                callback=lambda *_: marks.append(self._mark()), disable_pbar=True,
+            )  # fmt: skip
+        if not self._gpu:
+            return [b - a for a, b in itertools.pairwise(marks)]
+        torch.cuda.synchronize()
+        return [a.elapsed_time(b) / 1000 for a, b in itertools.pairwise(marks)]
+
+    def _mark(self):
+        if not self._gpu:
+            return time.perf_counter()
+        event = self._host.torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def weights(self, variant: str) -> int:
+        """See Backend."""
+        model, positive, _ = self._variants[variant]
+        control = positive[0][1].get("control")
+        models = [model, *model.model_patches_models(), *(control.get_models() if control else ())]
+        adapters = []
+        while control is not None:  # the host moves these by itself, without a ModelPatcher
+            adapters.append(getattr(control, "t2i_model", None))
+            control = control.previous_controlnet
+        sizes = {id(each.model): each.model_size() for each in models}
+        sizes |= {id(m): sum(p.nbytes for p in m.parameters()) for m in adapters if m is not None}
+        return sum(sizes.values())
+
+    def peak(self) -> int | None:
+        """See Backend."""
+        if not self._gpu:
+            return None
+        peak = self._host.torch.cuda.max_memory_allocated()
+        self._host.torch.cuda.reset_peak_memory_stats()
+        return peak
 
 
 def _host(path: Path) -> SimpleNamespace:
     """The host's modules and the pack, loaded as the host loads it."""
-    sys.path[:] = [str(path), *(p for p in sys.path if Path(p or ".").resolve() not in (PACK, PACK / "benchmarks"))]
+    sys.path[:] = [str(path), *(p for p in sys.path if Path(p or ".").resolve() != PACK)]
     import comfy.cli_args
     import torch
 
@@ -78,63 +112,52 @@ def _host(path: Path) -> SimpleNamespace:
     import comfy.ops
     import comfy.sample
     import comfy.supported_models
+    import comfy.t2i_adapter.adapter
 
     import nodes
 
-    spec = importlib.util.spec_from_file_location(NAME, PACK / "__init__.py", submodule_search_locations=[str(PACK)])
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[NAME] = module
-    spec.loader.exec_module(module)
-    pack_nodes = {
-        node.GET_SCHEMA().node_id: node for node in asyncio.run(asyncio.run(module.comfy_entrypoint()).get_node_list())
-    }
-    parts = {
-        name: importlib.import_module(f"{NAME}.{name}") for name in ("scedit_core", "nodes.managed", "nodes.control")
-    }
+    if NAME not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            NAME, PACK / "__init__.py", submodule_search_locations=[str(PACK)]
+        )
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[NAME] = module
+        spec.loader.exec_module(module)
+    extension = asyncio.run(sys.modules[NAME].comfy_entrypoint())
     device = comfy.model_management.get_torch_device()
     return SimpleNamespace(
         torch=torch,
         comfy=comfy,
         nodes=nodes,
-        pack=pack_nodes,
-        core=parts["scedit_core"],
-        managed=parts["nodes.managed"],
-        control=parts["nodes.control"],
+        pack={node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())},
+        core=importlib.import_module(f"{NAME}.scedit_core"),
+        managed=importlib.import_module(f"{NAME}.nodes.managed"),
+        control=importlib.import_module(f"{NAME}.nodes.control"),
         device=device,
+        offload=comfy.model_management.unet_offload_device(),
         dtype=comfy.model_management.unet_dtype(device=device, model_params=860_000_000),
-        device_name=torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads",
         version=(path / "comfyui_version.py").read_text().split('"')[1],
     )
 
 
-def _unet_config(host: SimpleNamespace, width: int) -> dict:
+def _unet_config(host: SimpleNamespace, model: str, width: int) -> dict:
     return {
         "image_size": 32,
         "in_channels": 4,
         "out_channels": 4,
         "model_channels": width,
-        "num_heads": 8,
-        "num_head_channels": -1,
         "use_spatial_transformer": True,
-        "use_linear_in_transformer": False,
         "use_temporal_attention": False,
         "legacy": False,
-        "context_dim": 768,
-        "channel_mult": (1, 2, 4, 4),
-        "num_res_blocks": [2, 2, 2, 2],
-        "transformer_depth": [1] * 6 + [0, 0],
-        "transformer_depth_output": [1] * 9 + [0] * 3,
-        "transformer_depth_middle": 1,
         "dtype": host.dtype,
+        **_SHAPES[model],
     }
 
 
 def _randomise(host: SimpleNamespace, module, seed: int):
+    """Noise of std 1/sqrt(fan in), cut from one pool: drawing a number for each weight would take minutes."""
     torch = host.torch
-    draw = torch.Generator().manual_seed(seed)
-    pool = torch.randn(1 << 22, generator=draw)
+    pool = torch.randn(1 << 22, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         for name, p in module.named_parameters():
             flat = pool.repeat(-(-p.numel() // len(pool)))[: p.numel()].reshape(p.shape)
@@ -143,22 +166,22 @@ def _randomise(host: SimpleNamespace, module, seed: int):
     return module.eval().requires_grad_(False)
 
 
-def _variants(host: SimpleNamespace, options: argparse.Namespace) -> dict[str, tuple]:
+def _variants(host: SimpleNamespace, model_name: str, latent: int, width: int) -> dict[str, tuple]:
     """Name -> (model, positive, negative)."""
     torch, comfy = host.torch, host.comfy
-    config = comfy.supported_models.SD15(_unet_config(host, options.width))
-    config.unet_config |= _unet_config(host, options.width)
-    config.manual_cast_dtype = None
-    offload = comfy.model_management.unet_offload_device()
-    base = config.get_model({}, "", device=offload)
+    config = _unet_config(host, model_name, width)
+    supported = (comfy.supported_models.SDXL if model_name == "sdxl" else comfy.supported_models.SD15)(dict(config))
+    supported.unet_config |= config
+    supported.manual_cast_dtype = None
+    base = supported.get_model({}, "", device=host.offload)
     _randomise(host, base.diffusion_model, 0)
-    model = comfy.model_patcher.ModelPatcher(base, host.device, offload)
-    layout = host.core.SkipLayout.from_host(_unet_config(host, options.width))
-    image = torch.rand(1, options.latent * 8, options.latent * 8, 3, generator=torch.Generator().manual_seed(1))
-    prompts = [[[torch.randn(1, 77, 768, generator=torch.Generator().manual_seed(s)), {}]] for s in (2, 3)]
+    model = comfy.model_patcher.ModelPatcher(base, host.device, host.offload)
+    layout = host.core.SkipLayout.from_host(config)
+    image = torch.rand(1, latent * 8, latent * 8, 3, generator=torch.Generator().manual_seed(1))
+    prompts = [_prompt(torch, seed, config) for seed in (2, 3)]
 
-    def managed(kind, seed):
-        tuner = _randomise(host, kind(layout), seed)
+    def managed(kind, seed, **options):
+        tuner = _randomise(host, kind(layout, **options), seed)
         return host.managed.ManagedTuner(tuner, f"random {seed}", "random")
 
     def controlled(controls):
@@ -168,148 +191,45 @@ def _variants(host: SimpleNamespace, options: argparse.Namespace) -> dict[str, t
             positive, negative = apply(positive, negative, control, image, 0.5, 0.0, 1.0)
         return model, positive, negative
 
+    ratio = 2 if model_name == "sdxl" else 1
+    csc = [host.control.SCEditControl(managed(host.core.CSCTuner, seed, hint_ratio=ratio)) for seed in (11, 12, 13, 14)]
     apply_sc, apply_csc = (host.pack[name].execute for name in ("SCEditApplySCTuner", "SCEditApplyCSCTuner"))
-    csc = [host.control.SCEditControl(managed(host.core.CSCTuner, seed)) for seed in (11, 12, 13, 14)]
     styled = apply_sc(model, managed(host.core.SCTuner, 10), 0.5, 0.0, 1.0, "both").args[0]
     on_model = apply_csc(model, csc[0], image, 0.5, 0.0, 1.0, "crop").args[0]
-    network_config = _unet_config(host, options.width) | {"hint_channels": 3, "device": offload}
-    network_config["operations"] = comfy.ops.disable_weight_init
-    del network_config["out_channels"], network_config["transformer_depth_output"]
-    network = _randomise(host, comfy.cldm.cldm.ControlNet(**network_config), 20)
-    controlnet = comfy.controlnet.ControlNet(network, load_device=host.device)
+    controlnet, adapter = _controlnet(host, config), _adapter(host, model_name, config)
     return {
         "base": (model, *prompts),
         "SC-Tuner": (styled, *prompts),
         "CSC-Tuner": controlled(csc[:1]),
         "CSC-Tuner on the model": (on_model, *prompts),
+        "two CSC-Tuners": controlled(csc[:2]),
         "four CSC-Tuners": controlled(csc),
-        "ControlNet of the host": controlled([controlnet]),
+        "T2I-Adapter": controlled([adapter]),
+        "ControlNet": controlled([controlnet]),
+        "two ControlNets": controlled([controlnet, controlnet.copy()]),
     }
 
 
-def _steps(host: SimpleNamespace, variants: dict[str, tuple], options: argparse.Namespace) -> list[dict]:
-    """For each variant its time for a step, and its ratio to the base of the same round."""
-    weights = {name: _weights(variant) for name, variant in variants.items()}
-    peaks = dict.fromkeys(variants, 0)
-    first: dict[str, list[float]] = {name: [] for name in variants}
-    later: dict[str, list[float]] = {name: [] for name in variants}
-    for name, variant in variants.items():  # one run that is not counted, to load and to warm up
-        _run(host, variant, options.latent, 2)
-        print(f"ready: {name}", file=sys.stderr)
-    for _ in range(options.rounds):
-        for name, variant in variants.items():
-            if host.device.type == "cuda":
-                host.torch.cuda.reset_peak_memory_stats()
-            seconds = _run(host, variant, options.latent, options.steps)
-            if host.device.type == "cuda":
-                peaks[name] = max(peaks[name], host.torch.cuda.max_memory_allocated())
-            first[name].append(seconds[0])
-            later[name].append(statistics.median(seconds[1:]))
-    rows = []
-    for name in variants:
-        ratios = [a / b for a, b in zip(later[name], later["base"], strict=True)]
-        rows.append(
-            {
-                "variant": name,
-                "step_ms": round(1000 * statistics.median(later[name]), 2),
-                "first_step_ms": round(1000 * statistics.median(first[name]), 2),
-                "ratio": round(statistics.median(ratios), 4),
-                "ratio_range": [round(min(ratios), 4), round(max(ratios), 4)],
-                "target": TARGETS.get(name),
-                "weights_mb": round((weights[name] - weights["base"]) / 1e6, 1),
-                "peak_mb": round(peaks[name] / 1e6, 1) if peaks[name] else None,
-            }
-        )
-    return rows
+def _prompt(torch, seed: int, config: dict) -> list:
+    draw = torch.Generator().manual_seed(seed)
+    extras = {"pooled_output": torch.randn(1, 1280, generator=draw)} if "adm_in_channels" in config else {}
+    return [[torch.randn(1, 77, config["context_dim"], generator=draw), extras]]
 
 
-def _weights(variant: tuple) -> int:
-    """Bytes of all modules that a variant has the host load, the U-Net included."""
-    model, positive, _ = variant
-    control = positive[0][1].get("control")
-    models = [model, *model.model_patches_models(), *(control.get_models() if control else ())]
-    return sum(each.model_size() for each in {id(each.model): each for each in models}.values())
+def _controlnet(host: SimpleNamespace, config: dict):
+    config = config | {
+        "hint_channels": 3, "device": host.offload, "operations": host.comfy.ops.disable_weight_init
+    }  # fmt: skip
+    del config["out_channels"], config["transformer_depth_output"]
+    network = _randomise(host, host.comfy.cldm.cldm.ControlNet(**config), 20)
+    return host.comfy.controlnet.ControlNet(network, load_device=host.device)
 
 
-def _run(host: SimpleNamespace, variant: tuple, latent: int, steps: int) -> list[float]:
-    """Seconds of each step of one run."""
-    model, positive, negative = variant
-    torch = host.torch
-    noise = torch.randn(1, 4, latent, latent, generator=torch.Generator().manual_seed(4))
-    times: list[float] = []
-
-    def callback(*_) -> None:
-        if host.device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter())
-
-    begun = time.perf_counter()
-    with torch.inference_mode():
-        host.comfy.sample.sample(
-            model, noise, steps, 5.0, "euler", "normal", positive, negative, torch.zeros_like(noise), seed=1,
-            callback=callback, disable_pbar=True,
-        )  # fmt: skip
-    return [b - a for a, b in zip([begun, *times], times, strict=False)]
-
-
-def _loading(host: SimpleNamespace, options: argparse.Namespace) -> dict:
-    """Seconds to load a control tuner's file with kernel 3, ours and the bare safetensors, in turns."""
-    from safetensors.torch import load_file
-
-    layout = host.core.SkipLayout.from_host(_unet_config(host, options.width))
-    tuner = _randomise(host, host.core.CSCTuner(layout, kernel=3), 30)
-    size = sum(p.numel() for p in tuner.parameters())
-    ours, bare = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        path = host.core.save_tuner(tuner, Path(folder) / "control.safetensors")
-        del tuner
-        for _ in range(max(3, options.rounds)):
-            for seconds, load in (
-                (bare, lambda: _touch(load_file(path).values())),
-                (ours, lambda: _loaded(host, path)),
-            ):
-                gc.collect()
-                begun = time.perf_counter()
-                load()
-                seconds.append(time.perf_counter() - begun)
-    return {
-        "parameters": size,
-        "load_tuner_s": round(statistics.median(ours), 4),
-        "load_file_s": round(statistics.median(bare), 4),
-        "ratio": round(statistics.median(a / b for a, b in zip(ours, bare, strict=True)), 3),
-        "target": LOAD_TARGET,
-    }
-
-
-def _loaded(host: SimpleNamespace, path: Path) -> None:
-    _touch(host.core.load_tuner(path).parameters())
-
-
-def _touch(tensors) -> None:
-    """Read every weight once: files are mapped into memory, and a map that nobody has read costs nothing."""
-    for tensor in tensors:
-        tensor.sum()
-
-
-def _print(report: dict) -> None:
-    print(
-        f"ComfyUI {report['host']}, {report['device']}, {report['dtype']}, latent {report['latent']}, "
-        f"width {report['width']}, batch {report['batch']}"
+def _adapter(host: SimpleNamespace, model_name: str, config: dict):
+    xl = model_name == "sdxl"
+    widths = [config["model_channels"] * m for m in (1, 2, 4, 4)]
+    network = host.comfy.t2i_adapter.adapter.Adapter(
+        channels=widths, nums_rb=2, cin=3 * (256 if xl else 64), ksize=1, sk=True, use_conv=False, xl=xl
     )
-    print(f"{'variant':<26}{'step':>12}{'first step':>14}{'ratio':>9}{'range':>18}{'target':>9}{'weights':>12}")
-    for row in report["steps"]:
-        low, high = row["ratio_range"]
-        target = "" if row["target"] is None else f"{row['target']:.2f}"
-        print(
-            f"{row['variant']:<26}{row['step_ms']:>9.1f} ms{row['first_step_ms']:>11.1f} ms{row['ratio']:>9.3f}"
-            f"{f'{low:.3f} to {high:.3f}':>18}{target:>9}{row['weights_mb']:>9.0f} MB"
-        )
-    loading = report["loading"]
-    print(
-        f"loading {loading['parameters'] / 1e6:.1f} M parameters: {loading['load_tuner_s']:.3f} s, safetensors alone "
-        f"{loading['load_file_s']:.3f} s, ratio {loading['ratio']:.2f} (target {loading['target']})"
-    )
-
-
-if __name__ == "__main__":
-    main()
+    network = _randomise(host, network.to(host.dtype), 21)
+    return host.comfy.controlnet.T2IAdapter(network, 3, 8, "nearest-exact", device=host.device)
