@@ -7,7 +7,6 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -28,11 +27,11 @@ from ..seeing.events import Events
 from .contact_sheet import Shown, draw_contact_sheet
 from .encoding import Encoder
 from .examples import Example
-from .filling import READERS
 from .folder_set import FolderSet
 from .framing import Size, bucket_of, bucket_sizes
 from .hint_making import Hints
 from .pictures import read_picture, to_picture, to_tensor
+from .reading_ahead import read_ahead
 from .shard_reading import expand_shards, samples_of
 from .shard_set import first_of
 from .survey import Survey, cache_folder, check_survey, survey
@@ -110,14 +109,13 @@ def read_folders(config: TrainConfig, console: Console) -> Findings:
 
     def decode(example: Example) -> None:
         for path in [example.path, *(p.path for p in (example.hint, example.mask) if p is not None)]:
-            try:
-                read_picture(path, path)
-            except DataError as error:
-                bad[example.path] = str(error)
+            read_picture(path, path)
 
-    with ThreadPoolExecutor(READERS) as pool:
-        for _ in _shown(pool.map(decode, examples), len(examples), console):
-            pass
+    for example, done in _shown(read_ahead(decode, examples), len(examples), console):
+        try:
+            done.result()
+        except DataError as error:
+            bad[example.path] = str(error)
     found.leave_out(bad)
     trained = [*found.own, *found.prior]
     return Findings(found, len(trained), Counter(e.bucket for e in trained), [e.caption for e in trained if e.caption])

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
 
 from ..errors import DataError
 from .encoding import Encoder
 from .examples import Example
+from .reading_ahead import read_ahead
 from .survey import Survey, own_part_first
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 _SAY_EVERY = 32  # hits, of which a thousand take a second
-READERS = min(4, os.cpu_count() or 1)  # threads that decode pictures, which outside Python's lock they can
 
 
 def fill_cache(encoder: Encoder, found: Survey, say: Callable[..., None], process: tuple[int, int] = (0, 1)) -> None:
@@ -35,14 +29,13 @@ def fill_cache(encoder: Encoder, found: Survey, say: Callable[..., None], proces
             encoder.encode_text(caption)
         progress.count(hit)
     bad = {}
-    with ThreadPoolExecutor(READERS, "reading") as pool:
-        misses = _misses(encoder, own_part_first(examples, process), progress)
-        for example, sources in _ahead(pool, encoder.read, misses, 2 * READERS):
-            try:
-                encoder.encode(example, sources.result())
-            except DataError as error:
-                bad[example.path] = str(error)
-            progress.count(False)
+    misses = _misses(encoder, own_part_first(examples, process), progress)
+    for example, sources in read_ahead(encoder.read, misses):
+        try:
+            encoder.encode(example, sources.result())
+        except DataError as error:
+            bad[example.path] = str(error)
+        progress.count(False)
     if encoder.hints is not None:
         encoder.hints.release()
     found.leave_out(bad)
@@ -66,15 +59,3 @@ def _misses(encoder: Encoder, examples: Iterable[Example], progress: _Progress) 
             progress.count(True)
         else:
             yield example
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], depth: int
-) -> Iterator[tuple[Item, Future[Result]]]:
-    """Items in their order, each with its result, while the pool works on the next `depth`."""
-    waiting: deque[tuple[Item, Future[Result]]] = deque()
-    for item in items:
-        waiting.append((item, pool.submit(work, item)))
-        if len(waiting) > depth:
-            yield waiting.popleft()
-    yield from waiting

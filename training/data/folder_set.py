@@ -16,9 +16,7 @@ from .examples import Example
 from .filling import fill_cache
 from .order import Order
 from .survey import Survey, cache_folder, check_survey, survey
-from .training_set import Batch, TrainingSet
-
-_NOTES = 20  # bad files that are named one by one
+from .training_set import Batch, TrainingSet, tell_problems
 
 
 class FolderSet(TrainingSet):
@@ -47,12 +45,7 @@ class FolderSet(TrainingSet):
         encoder = Encoder(base, config, cache_folder(config))
         fill_cache(encoder, found, say, process)
         check_survey(found, config)
-        if process[0] == 0:
-            for problem in found.problems[:_NOTES]:
-                say("note", message=f"not used: {problem}")
-            if len(found.problems) > _NOTES:
-                more = len(found.problems) - _NOTES
-                say("note", message=f"not used: {more} more; python -m training check names all of them")
+        tell_problems(found.problems, say)
         return cls(base, config, encoder, found)
 
     def batch(self, step: int, size: int, part: tuple[int, int] = (0, 1)) -> Batch:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import DataError
@@ -20,7 +20,20 @@ from .framing import Size
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 MEGAPIXELS = 178  # Pillow opens no larger picture: it takes half a gigabyte
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+# Of doubtful EXIF, odd palettes and large pictures; what cannot be read raises.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
@@ -47,8 +60,10 @@ def read_picture(source: Path | BinaryIO, name: str | Path) -> Image.Image:
     name: begins the sentence of an error.  Raises DataError as `measure` does, and for a picture that is cut short.
     """
     with _opened(source, name) as image:
+        orientation = _orientation(image)
         image.load()
-        return _rgb(ImageOps.exif_transpose(image))
+        picture = _rgb(image)
+    return picture.transpose(_TURNS[orientation]) if orientation in _TURNS else picture
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -64,18 +79,16 @@ def to_picture(tensor: Tensor) -> Image.Image:
 @contextmanager
 def _opened(source: Path | BinaryIO, name: str | Path) -> Iterator[Image.Image]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of doubtful EXIF and of large pictures; what cannot be read raises
-            with Image.open(source) as image:
-                if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO: a phone's JPEG with a preview
-                    raise DataError(
-                        f"{name}: expected one picture, found an animation of {image.n_frames} frames; save one of them"
-                    )
-                if image.mode == "F":
-                    raise DataError(
-                        f"{name}: expected whole numbers, found a floating-point picture; save it with 8 or 16 bits"
-                    )
-                yield image
+        with Image.open(source) as image:
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO: a phone's JPEG with a preview
+                raise DataError(
+                    f"{name}: expected one picture, found an animation of {image.n_frames} frames; save one of them"
+                )
+            if image.mode == "F":
+                raise DataError(
+                    f"{name}: expected whole numbers, found a floating-point picture; save it with 8 or 16 bits"
+                )
+            yield image
     except Image.DecompressionBombError as error:
         raise DataError(
             f"{name}: expected at most {MEGAPIXELS} megapixels, found a larger picture; scale it down"
@@ -92,11 +105,18 @@ def _opened(source: Path | BinaryIO, name: str | Path) -> Iterator[Image.Image]:
 
 def _turned_size(image: Image.Image) -> Size:
     width, height = image.size
-    return (height, width) if image.getexif().get(ExifTags.Base.Orientation) in _TURNED else (width, height)
+    return (height, width) if _orientation(image) in _TURNED else (width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """What EXIF says of it; 1 is upright.  A PNG is not decoded to look for EXIF behind its pixels, as Pillow would."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _remarks(image: Image.Image) -> Iterator[str]:
-    if image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1):
+    if _orientation(image) in _TURNS:
         yield "turned as its EXIF says"
     if image.mode in _DEEP:
         yield "reduced from 16 bits"

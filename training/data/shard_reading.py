@@ -150,8 +150,8 @@ class ShardRows(IterableDataset):
         seed: int,
         part: tuple[int, int],
         rows: int,
-        first: int,
-        excluded: set,
+        first: int = 0,
+        excluded: frozenset[str] = frozenset(),
     ) -> None:
         self._urls, self._config, self._seed, self._part = urls, config, seed, part
         self._rows, self._first, self._excluded = rows, first, excluded
@@ -173,20 +173,21 @@ class ShardRows(IterableDataset):
     def _batches(self, worker: int, count: int, problems: list[str]) -> Iterator[list[Sample]]:
         waiting: dict[Size, list[Sample]] = defaultdict(list)
         rank, ranks = self._part
+        barren = 0  # epochs in a row in which this worker's shards had no picture; the next ones have others
         for epoch in itertools.count():
             order = torch.randperm(len(self._urls), generator=generator_for(self._seed, epoch, "order of shards"))
             mine = [self._urls[i] for i in order.tolist()][rank::ranks][worker::count]
             chance = random.Random(f"{self._seed}/{epoch}/{rank}/{worker}")
-            empty = True
+            barren += 1
             for sample in _shuffled(samples_of(mine, self._config, problems), chance):
                 if sample.key in self._excluded:
                     continue
-                empty = False
+                barren = 0
                 bucket = bucket_of(sample.size, self._buckets)
                 waiting[bucket].append(sample)
                 if len(waiting[bucket]) == self._rows:
                     yield waiting.pop(bucket)
-            if empty:
+            if barren >= 3 * len(self._urls):
                 return
             del problems[_NAMED:]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -18,11 +19,11 @@ from ..errors import DataError
 from .encoding import LATENT_PIXELS, Encoder
 from .examples import Example, Partner
 from .filling import fill_cache
-from .framing import bucket_of, bucket_sizes
-from .pictures import measure
+from .framing import Size, bucket_of, bucket_sizes
+from .pictures import measure, read_picture
 from .shard_reading import Row, RowBatch, Sample, ShardRows, expand_shards, row_batches, samples_of
-from .survey import Survey, cache_folder, survey
-from .training_set import Batch, TrainingSet
+from .survey import Survey, cache_folder, check_survey, survey
+from .training_set import Batch, TrainingSet, tell_problems
 
 _WORKERS = 2  # for each process, where there are shards enough; a fixed number, since the order depends on it
 
@@ -77,7 +78,9 @@ class ShardSet(TrainingSet):
         else:
             found, keys = first_of(urls, config)
             excluded = keys if config.validation.hold_out else excluded
+        check_survey(found, config)
         fill_cache(encoder, found, say, process)
+        tell_problems(found.problems, say)
         if not found.held:
             reason = f", the first problem is {found.problems[0]}" if found.problems else ""
             raise DataError(f"data.shards: expected pictures that can be used, found none in {urls[0]}{reason}")
@@ -101,8 +104,7 @@ class ShardSet(TrainingSet):
         self.problems += fresh
         if fresh and self.config.data.bad_files == "stop":
             raise DataError(f"{fresh[0]}, or set data.bad_files to skip")
-        for problem in fresh:
-            self._say("note", message=f"not used: {problem}")
+        tell_problems(fresh, self._say)
         if not found.rows:
             reason = f", the first problem is {self.problems[0]}" if self.problems else ""
             raise DataError(f"data.shards: expected pictures that can be used, found none{reason}")
@@ -169,7 +171,9 @@ def first_of(urls: list[str], config: TrainConfig) -> tuple[Survey, frozenset[st
     return found, frozenset(keys)
 
 
-def _example(sample: Sample, folder: Path, sizes: list) -> Example:
+def _example(sample: Sample, folder: Path, sizes: list[Size]) -> Example:
+    """Raises DataError for a picture, hint or mask that cannot be read."""
+    read_picture(io.BytesIO(sample.picture), f"{sample.key}.{sample.ending}")
     picture = _stored(sample.picture, folder, sample.ending)
     partners = {}
     for name in ("hint", "mask"):

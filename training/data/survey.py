@@ -10,9 +10,10 @@ from pathlib import Path
 from ..config import TrainConfig
 from ..errors import DataError
 from .examples import Example, Partner
-from .file_index import FileIndex
+from .file_index import FileIndex, KnownFile
 from .finding import HELD, OWN, PRIOR, Candidate, find_candidates
-from .framing import Framing, bucket_of, bucket_sizes
+from .framing import Framing, Size, bucket_of, bucket_sizes
+from .reading_ahead import read_ahead
 
 _LOOK_AGAIN = 256  # files, after which it is read what other processes found
 
@@ -59,10 +60,10 @@ def survey(
     sizes = bucket_sizes(config.data.resolution, config.data.buckets, config.data.max_aspect)
     result = Survey(problems=found.problems, remarks=found.remarks, uncaptioned=found.uncaptioned)
     known: dict[int, Example] = {}
-    for done, i in enumerate(own_part_first(range(len(found.candidates)), process), 1):
-        candidate = found.candidates[i]
+    order = own_part_first(range(len(found.candidates)), process)
+    for done, (i, known_files) in enumerate(read_ahead(lambda i: _look_up(found.candidates[i], index), order), 1):
         try:
-            known[i] = _look_into(candidate, index, config, sizes, result)
+            known[i] = _example(found.candidates[i], *known_files.result(), config, sizes, result)
         except DataError as error:
             result.problems.append(str(error))
         on_file(done, len(found.candidates))
@@ -107,8 +108,8 @@ def check_survey(result: Survey, config: TrainConfig) -> None:
             )
 
 
-def _look_into(candidate: Candidate, index: FileIndex, config: TrainConfig, sizes: list, result: Survey) -> Example:
-    """Raises DataError where the picture, its hint or its mask cannot be used."""
+def _look_up(candidate: Candidate, index: FileIndex) -> tuple[KnownFile, dict[str, Partner]]:
+    """What is known of a picture, its hint and its mask.  Raises DataError where one of them cannot be used."""
     try:
         picture = index.look_up(candidate.path)
         partners = {}
@@ -125,6 +126,18 @@ def _look_into(candidate: Candidate, index: FileIndex, config: TrainConfig, size
         raise DataError(
             f"{candidate.path}: expected a file that can be read, found none ({error.strerror}); check its permissions"
         ) from error
+    return picture, partners
+
+
+def _example(
+    candidate: Candidate,
+    picture: KnownFile,
+    partners: dict[str, Partner],
+    config: TrainConfig,
+    sizes: list[Size],
+    result: Survey,
+) -> Example:
+    """The example that a candidate is, with remarks on how it is changed."""
     bucket = bucket_of(picture.size, sizes)
     framing = Framing(picture.size, bucket)
     result.remarks += [f"{candidate.path}: {remark}" for remark in picture.facts.remarks]

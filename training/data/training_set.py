@@ -19,6 +19,8 @@ from .examples import Example
 from .framing import Framing, Size, bucket_of, bucket_sizes
 from .pictures import measure, read_picture, to_tensor
 
+_NOTES = 20  # files that are named one by one
+
 
 @dataclass
 class Batch:
@@ -163,3 +165,12 @@ class TrainingSet(ABC):
         finally:
             if away:
                 self.base.release_encoders()
+
+
+def tell_problems(problems: Sequence[str], say: Callable[..., None]) -> None:
+    """Say which files are not used, the first of them by name."""
+    for problem in problems[:_NOTES]:
+        say("note", message=f"not used: {problem}")
+    if len(problems) > _NOTES:
+        more = len(problems) - _NOTES
+        say("note", message=f"not used: {more} more files; python -m training check names all of them")
