@@ -64,7 +64,7 @@ def chosen(csc_tuner, options: Options) -> Options:
         raise ConditionError(
             f"csc_tuner: expected a control from Load CSC-Tuner, found {type(csc_tuner).__name__}; disconnect it"
         )
-    return trained_options(csc_tuner.tuner.tuner.metadata, type(options)) or options
+    return trained_options(csc_tuner.tuner.tuner.metadata, options)
 
 
 def one_by_one(image: Tensor, make: Callable[[Tensor], Made], join: Callable[[list[Made]], Made] = torch.cat) -> Made:

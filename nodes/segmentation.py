@@ -47,6 +47,7 @@ class SCEditSegmentation(io.ComfyNode):
                 io.Boolean.Input(
                     "labels_from_one",
                     default=False,
+                    optional=True,
                     tooltip="The connected labels count from 1 for wall and 0 is nothing, as in ADE20K's own files; "
                     "else from 0 for wall.",
                 ),
@@ -63,7 +64,7 @@ class SCEditSegmentation(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, detector, labels_from_one, image=None, labels=None, csc_tuner=None) -> io.NodeOutput:
+    def execute(cls, detector, labels_from_one=False, image=None, labels=None, csc_tuner=None) -> io.NodeOutput:
         options = chosen(csc_tuner, SegmentationOptions(detector=detector))
         if labels is not None:
             found = labels_of(labels, labels_from_one)

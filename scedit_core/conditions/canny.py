@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .opencv import opencv
-from .pictures import as_bytes, as_pictures, from_grey
+from .pictures import as_bytes, as_pictures
 from .ranges import check_range
 
 
@@ -37,10 +38,11 @@ def canny(images: Tensor, options: CannyOptions | None = None) -> Tensor:
     """
     cv2, options = opencv(), options or CannyOptions()
     pictures = as_pictures(images)
-    edges = torch.empty(pictures.shape[:3], dtype=torch.uint8)
-    for picture, edge in zip(pictures, edges, strict=True):
+    drawn = np.empty(tuple(pictures.shape), np.float32)
+    for picture, out in zip(pictures, drawn, strict=True):
         pixels = as_bytes(picture)
         if options.blur > 0:
             pixels = cv2.GaussianBlur(pixels, (0, 0), options.blur)
-        edge.copy_(torch.from_numpy(cv2.Canny(pixels, options.low, options.high)))
-    return from_grey(edges.to(images.device).float() / 255)
+        edges = np.divide(cv2.Canny(pixels, options.low, options.high), 255, dtype=np.float32)
+        cv2.cvtColor(edges, cv2.COLOR_GRAY2RGB, dst=out)
+    return torch.from_numpy(drawn).to(images.device)

@@ -92,7 +92,7 @@ class JointFinder(nn.Module):
         """A picture [3,H,W] in 0..1, and boxes [N,4] as `PersonFinder` gives them -> the person in each."""
         people = []
         device = next(self.model.parameters()).device
-        for some in boxes.split(_AT_ONCE):
+        for some in boxes.split(_AT_ONCE) if len(boxes) else ():  # an empty tensor would be split into itself
             corners = [some.numpy()]
             pixels = _prepared(self.processor, picture, boxes=corners).to(device)
             data_set = {"dataset_index": torch.zeros(len(some), dtype=torch.long, device=device)}  # COCO is the first

@@ -69,22 +69,28 @@ def trained_condition(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     return said
 
 
-def trained_options(metadata: Mapping[str, str], wanted: type[Options]) -> Options | None:
-    """The options of a tuner with this metadata, or None where it does not name its condition.
+def trained_options(metadata: Mapping[str, str], by_hand: Options) -> Options:
+    """The options of a tuner with this metadata; `by_hand` where it does not name its condition.
 
-    wanted: the class of the condition that is to be made.  Raises ConditionError where the tuner was trained on
-    another condition, or its metadata says something that such options cannot be.
+    by_hand: the options set by hand, of the condition that is to be made.  Detectors that the metadata does not name
+    are theirs.  Raises ConditionError where the tuner was trained on another condition, or its metadata says something
+    that such options cannot be.
     """
     said = trained_condition(metadata)
     if said is None:
-        return None
-    name = next(name for name, kind in OPTIONS.items() if kind is wanted)
+        return by_hand
+    name = next(name for name, kind in OPTIONS.items() if kind is type(by_hand))
     if said["type"] != name:
         raise ConditionError(
             f"csc_tuner: expected a tuner trained on {name}, found one trained on {said['type'][:40]!r}; "
             "make that condition for it"
         )
-    return options_of(said)
+    detectors = {
+        each.name: getattr(by_hand, each.name)
+        for each in dataclasses.fields(by_hand)
+        if each.name.endswith("detector") and said.get(each.name) is None
+    }
+    return options_of(said | detectors)
 
 
 def options_of(condition: Mapping[str, Any]) -> Any:

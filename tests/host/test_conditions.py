@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import shutil
+import weakref
 
 import comfy.model_management
 import folder_paths
@@ -14,9 +16,10 @@ from conftest import PACK_NAME
 from small_detectors import install_hed, install_model
 from small_tuners import csc_tuner
 
-DEPTH, SEGMENTATION = "SCEditDepth", "SCEditSegmentation"
+DEPTH, SEGMENTATION, POSE = "SCEditDepth", "SCEditSegmentation", "SCEditPose"
 CANNY, PALETTE, COMPLETION, SOFT_EDGE = "SCEditCanny", "SCEditColorPalette", "SCEditCompletion", "SCEditSoftEdge"
 DEFAULTS = {CANNY: (100.0, 200.0, 0.0), PALETTE: (64,), SOFT_EDGE: ("auto", False, False)}
+FINDERS = ("rtdetr-r50", "vitpose-base")
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -37,7 +40,7 @@ def annotators(pack, models_folder):
     """The models folder, for detectors in it; none before and after the test."""
     yield models_folder
     shutil.rmtree(models_folder / "scedit_annotators", ignore_errors=True)
-    importlib.import_module(f"{PACK_NAME}.nodes.detectors")._loaded.clear()
+    comfy.model_management.unload_all_models()
 
 
 def condition(name: str):
@@ -99,43 +102,140 @@ def test_soft_edges_are_those_of_the_core(pack, annotators):
 @pytest.mark.parametrize(
     ("node", "name", "kind", "options"),
     [
-        (DEPTH, "dpt-hybrid-midas", "dpt", (False,)),
-        (DEPTH, "depth-anything-v2-small", "depth_anything", (True,)),
-        (SEGMENTATION, "upernet-convnext-small", "upernet", ()),
-        (SEGMENTATION, "segformer-b0-ade", "segformer", ()),
+        (DEPTH, "dpt-hybrid-midas", "dpt", {"invert": False}),
+        (DEPTH, "depth-anything-v2-small", "depth_anything", {"invert": True}),
+        (SEGMENTATION, "upernet-convnext-small", "upernet", {"labels_from_one": False}),
+        (SEGMENTATION, "segformer-b0-ade", "segformer", {"labels_from_one": False}),
+        (SEGMENTATION, "oneformer-swin-tiny", "oneformer", {"labels_from_one": False}),
     ],
 )
 def test_models_of_transformers(pack, annotators, node, name, kind, options):
     image, run = noise(2, 70, 130, 3), pack.nodes[node].execute
     with pytest.raises(pack.core.SCEditError, match=f"expected model.safetensors or .*{name}, found none"):
-        run(image, name, *options)
+        run(image=image, detector=name, **options)
     install_model(kind, annotators, name)
-    found = run(image, name, *options).args[0]
+    found = run(image=image, detector=name, **options).args[0]
     assert found.shape == image.shape
     assert found.std() > 0.001
     core = condition(node.removeprefix("SCEdit").lower())
     if node == DEPTH:
         network = core.load_depth(annotators / "scedit_annotators" / name)
-        expected = core.depth(image, network, core.DepthOptions(*options))
+        expected = core.depth(image, network, core.DepthOptions(**options))
     else:
         expected = core.segmentation(image, core.load_segmentation(annotators / "scedit_annotators" / name))
     assert (found - expected).abs().max() < 1e-5
     comfy.model_management.unload_all_models()
-    assert torch.equal(run(image, name, *options).args[0], found)
+    assert torch.equal(run(image=image, detector=name, **options).args[0], found)
+
+
+def loaded_hed():
+    """The HED networks that the host has loaded."""
+    models = [entry.model for entry in comfy.model_management.current_loaded_models]
+    return [patcher.model for patcher in models if type(patcher.model).__name__ == "HED"]
 
 
 def test_a_detector_is_the_hosts_and_is_loaded_once(pack, annotators):
     install_hed(annotators)
-    image, detectors = noise(1, 24, 24, 3), importlib.import_module(f"{PACK_NAME}.nodes.detectors")
+    image = noise(1, 24, 24, 3)
     first = pack.nodes[SOFT_EDGE].execute(image, *DEFAULTS[SOFT_EDGE]).args[0]
-    patcher = detectors._loaded["hed"][1].patcher
-    assert any(entry.model is patcher for entry in comfy.model_management.current_loaded_models)
+    (network,) = loaded_hed()
     assert torch.equal(pack.nodes[SOFT_EDGE].execute(image, *DEFAULTS[SOFT_EDGE]).args[0], first)
-    assert detectors._loaded["hed"][1].patcher is patcher
-    comfy.model_management.unload_all_models()  # the host may want its memory at any time
-    assert torch.equal(pack.nodes[SOFT_EDGE].execute(image, *DEFAULTS[SOFT_EDGE]).args[0], first)
+    assert loaded_hed() == [network]
     install_hed(annotators, seed=2)
     assert not torch.equal(pack.nodes[SOFT_EDGE].execute(image, *DEFAULTS[SOFT_EDGE]).args[0], first)
+    assert network not in loaded_hed()[:1]
+
+
+def test_a_detector_is_gone_when_the_host_unloads_it(pack, annotators):
+    """Its memory is the host's to free, off the device as well."""
+    install_hed(annotators)
+    image = noise(1, 24, 24, 3)
+    first = pack.nodes[SOFT_EDGE].execute(image, *DEFAULTS[SOFT_EDGE]).args[0]
+    network = weakref.ref(loaded_hed()[0])
+    comfy.model_management.unload_all_models()
+    gc.collect()
+    assert network() is None
+    assert torch.equal(pack.nodes[SOFT_EDGE].execute(image, *DEFAULTS[SOFT_EDGE]).args[0], first)
+
+
+def test_poses_are_those_of_the_core(pack, annotators):
+    image, run = noise(2, 90, 70, 3), pack.nodes[POSE].execute
+    with pytest.raises(pack.core.SCEditError, match=r"rtdetr-r50, found none; take 172 MB .*PekingU"):
+        run(*FINDERS, 0.0, 0.0, True, image)
+    folders = [install_model("rtdetr", annotators, FINDERS[0])]
+    with pytest.raises(pack.core.SCEditError, match=r"vitpose-base, found none; take 344 MB .*usyd-community"):
+        run(*FINDERS, 0.0, 0.0, True, image)
+    folders.append(install_model("vitpose", annotators, FINDERS[1]))
+    drawn, keypoints, text = run(*FINDERS, 0.0, 0.0, True, image).args
+    core = condition("pose")
+    finders = core.load_person_finder(folders[0]), core.load_joint_finder(folders[1])
+    options = core.PoseOptions(0.0, 0.0)
+    assert (drawn - core.pose(image, *finders, options)).abs().max() < 1e-5
+    assert drawn.any()
+    assert json.loads(text) == keypoints
+    assert [(frame["canvas_height"], frame["canvas_width"]) for frame in keypoints] == [(90, 70), (90, 70)]
+    assert keypoints[0]["people"]
+    black, nobody, _ = run(*FINDERS, 1.0, 0.0, True, image).args
+    assert not black.any()
+    assert [frame["people"] for frame in nobody] == [[], []]
+
+
+def body(*points: tuple[float, float]) -> dict:
+    """Someone as the host passes people on: 18 points in pixels, all sure."""
+    return {"pose_keypoints_2d": [v for x, y in points for v in (x, y, 1.0)]}
+
+
+def test_keypoints_of_other_nodes_are_drawn(pack):
+    """No detector is installed."""
+    people = [body(*((20 + 2.0 * i, 10 + 3.0 * i) for i in range(18)))]
+    keypoints = [{"people": people, "canvas_width": 70, "canvas_height": 90}]
+    run = pack.nodes[POSE].execute
+    drawn, passed_on, _ = run(*FINDERS, 0.3, 0.3, True, keypoints=keypoints).args
+    assert drawn.shape == (1, 90, 70, 3)
+    assert drawn.any()
+    assert passed_on[0]["people"][0]["pose_keypoints_2d"] == people[0]["pose_keypoints_2d"]
+    assert torch.equal(run(*FINDERS, 0.3, 0.3, True, keypoints=passed_on).args[0], drawn)
+    assert run(*FINDERS, 0.3, 0.3, True, noise(1, 180, 140, 3), keypoints).args[0].shape == (1, 180, 140, 3)
+    with pytest.raises(pack.core.SCEditError, match="an image or keypoints, found neither"):
+        run(*FINDERS, 0.3, 0.3, True)
+
+
+def test_keypoints_go_to_and_come_from_the_hosts_own_nodes(pack):
+    """SDPose's drawing takes what the pose node gives; hosts without SDPose have no such node."""
+    sdpose = pytest.importorskip("comfy_extras.nodes_sdpose", reason="this host has no SDPose")
+    people = [body(*((20 + 2.0 * i, 10 + 3.0 * i) for i in range(18)))]
+    keypoints = [{"people": people, "canvas_width": 70, "canvas_height": 90}]
+    drawn, passed_on, _ = pack.nodes[POSE].execute(*FINDERS, 0.3, 0.3, True, keypoints=keypoints).args
+    theirs = sdpose.SDPoseDrawKeypoints.execute(passed_on, True, True, True, False, 4, 3, 0.3, True).args[0]
+    assert theirs.shape == drawn.shape
+    seen, seen_by_them = drawn.any(-1), theirs.any(-1)
+    assert (seen == seen_by_them).float().mean() > 0.97
+    # What their extractor makes of COCO's points, two of them missing.
+    points = [(15.0 + 3 * i, 20.0 + 2 * i) for i in range(133)]
+    points[3] = (-1.0, -1.0)
+    frames = sdpose._to_openpose_frames([[points]], [[[0.9] * 4 + [0.1] + [0.9] * 128]], 400, 500)
+    drawn, passed_on, _ = pack.nodes[POSE].execute(*FINDERS, 0.3, 0.3, True, keypoints=frames).args
+    assert drawn.shape == (1, 400, 500, 3)
+    assert drawn.any()
+    their_body = frames[0]["people"][0]["pose_keypoints_2d"]
+    ours = passed_on[0]["people"][0]["pose_keypoints_2d"]
+    assert ours[:3] == pytest.approx(their_body[:3])
+    assert ours[3 * 17 : 3 * 18] == [0, 0, 0]  # the left ear
+
+
+def test_a_ready_label_map_is_coloured(pack):
+    """No detector is installed."""
+    labels = torch.tensor([[[0, 20], [12, 149]]])[..., None].expand(1, 2, 2, 3) / 255
+    run = pack.nodes[SEGMENTATION].execute
+    found = run("segformer-b0-ade", False, labels=labels).args[0]
+    assert (found[0, 0] * 255).round().tolist() == [[120, 120, 120], [0, 102, 200]]
+    from_one = run("segformer-b0-ade", True, labels=labels + 1 / 255).args[0]
+    assert torch.equal(from_one, found)
+    larger = run("segformer-b0-ade", False, noise(1, 8, 6, 3), labels).args[0]
+    assert larger.shape == (1, 8, 6, 3)
+    assert torch.equal(larger[:, ::4, ::3], found)
+    with pytest.raises(pack.core.SCEditError, match="an image or labels, found neither"):
+        run("segformer-b0-ade", False)
 
 
 def test_a_missing_detector_is_one_sentence(pack, annotators):
@@ -161,6 +261,29 @@ def test_a_connected_tuner_sets_the_options(pack, annotators):
         assert torch.equal(run(image, *DEFAULTS[name], with_condition(pack, **said)).args[0], by_hand)
         silent = csc_tuner(pack)
         assert torch.equal(run(image, *options, silent).args[0], by_hand)
+
+
+def test_a_connected_tuner_names_the_detector_too(pack, annotators):
+    install_model("dpt", annotators, "dpt-hybrid-midas")
+    install_model("depth_anything", annotators, "depth-anything-v2-small")
+    image, run = noise(1, 64, 64, 3), pack.nodes[DEPTH].execute
+    by_hand = run(image, "depth-anything-v2-small", True).args[0]
+    named = with_condition(pack, type="depth", invert=True, detector="depth-anything-v2-small")
+    assert torch.equal(run(image, "dpt-hybrid-midas", False, named).args[0], by_hand)
+    unnamed = with_condition(pack, type="depth", invert=True)
+    assert torch.equal(run(image, "depth-anything-v2-small", False, unnamed).args[0], by_hand)
+
+
+@pytest.mark.parametrize("name", [POSE, SEGMENTATION, SOFT_EDGE, DEPTH])
+def test_every_detector_node_takes_a_tuner(pack, name):
+    widgets = {
+        POSE: (*FINDERS, 0.3, 0.3, True, noise(1, 9, 9, 3), None),
+        SEGMENTATION: ("segformer-b0-ade", False, noise(1, 9, 9, 3), None),
+        SOFT_EDGE: (noise(1, 9, 9, 3), *DEFAULTS[SOFT_EDGE]),
+        DEPTH: (noise(1, 9, 9, 3), "dpt-hybrid-midas", False),
+    }
+    with pytest.raises(pack.core.SCEditError, match="found one trained on 'canny'"):
+        pack.nodes[name].execute(*widgets[name], with_condition(pack, type="canny"))
 
 
 def test_a_tuner_of_another_condition_is_refused(pack):

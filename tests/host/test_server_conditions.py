@@ -17,7 +17,14 @@ INPUTS = {
     "SCEditCompletion": {"left": 0, "top": 0, "right": 0, "bottom": 0},
     "SCEditSoftEdge": {"polarity": "auto", "safe": False, "scribble": False},
     "SCEditDepth": {"detector": "dpt-hybrid-midas", "invert": False},
-    "SCEditSegmentation": {"detector": "segformer-b0-ade"},
+    "SCEditSegmentation": {"detector": "segformer-b0-ade", "labels_from_one": False},
+    "SCEditPose": {
+        "person_detector": "rtdetr-r50",
+        "detector": "vitpose-base",
+        "person_threshold": 0.0,
+        "joint_threshold": 0.0,
+        "hands": True,
+    },
 }
 
 
@@ -40,6 +47,7 @@ def run(server, name: str) -> dict:
         ("SCEditSoftEdge", "hed"),
         ("SCEditDepth", "dpt-hybrid-midas"),
         ("SCEditSegmentation", "segformer-b0-ade"),
+        ("SCEditPose", "rtdetr-r50"),
     ],
 )
 def test_a_missing_detector_is_one_sentence(server, name, detector):
@@ -53,6 +61,8 @@ def test_every_node_runs(server):
     install_hed(server.base / "models")
     install_model("dpt", server.base / "models", "dpt-hybrid-midas")
     install_model("segformer", server.base / "models", "segformer-b0-ade")
+    install_model("rtdetr", server.base / "models", "rtdetr-r50")
+    install_model("vitpose", server.base / "models", "vitpose-base")
     size = Image.open(server.base / "input" / graphs.PHOTOGRAPH).size
     for name in INPUTS:
         pictures = server.images(run(server, name))

@@ -14,6 +14,8 @@ from scedit_core.conditions.canny import canny
 from scedit_core.conditions.color_palette import color_palette
 from scedit_core.conditions.completion import Margins, inpainting, outpainting
 from scedit_core.conditions.hed import HED
+from scedit_core.conditions.keypoints import Person
+from scedit_core.conditions.openpose import draw_people
 from scedit_core.conditions.soft_edge import SoftEdgeOptions, soft_edge
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
@@ -113,3 +115,48 @@ def test_hed_is_theirs(hed_pair, photograph, size):
     # What their annotator gives is this, inverted and in bytes.
     dark = soft_edge(as_image(part), ours)[0].numpy() * 255
     assert np.abs(dark - theirs(part)[0]).max() <= 1.01
+
+
+@pytest.fixture(scope="session")
+def their_drawing(authors):
+    """Their functions that draw bodies and hands."""
+    reference = importlib.import_module("scepter.modules.annotator.openpose")
+    return reference.draw_bodypose, reference.draw_handpose
+
+
+def crowd(case: str, height: int, width: int) -> list[torch.Tensor]:
+    """Bodies [18,3] at random: points anywhere in the picture, or beyond its border; some missing (score 0)."""
+    draw = torch.Generator().manual_seed(len(case))
+    count = {"nobody": 0, "one": 1, "many": 5, "missing joints": 3, "cut by the border": 3}[case]
+    bodies = torch.rand(count, 18, 3, generator=draw)
+    if case == "cut by the border":
+        bodies[..., :2] = bodies[..., :2] * 1.6 - 0.3
+    bodies[..., :2] *= torch.tensor([width, height])
+    bodies[..., 2] = 1
+    if case == "missing joints":
+        bodies[..., 2] = (torch.rand(count, 18, generator=draw) > 0.4).float()
+    return list(bodies)
+
+
+@pytest.mark.parametrize("case", ["nobody", "one", "many", "missing joints", "cut by the border"])
+@pytest.mark.parametrize("size", [(512, 384), (61, 97)], ids=str)
+def test_bodies_are_drawn_as_theirs(their_drawing, case, size):
+    bodies = crowd(case, *size)
+    points, people = np.zeros((0, 4)), -np.ones((len(bodies), 20))
+    for person, body in zip(people, bodies, strict=True):
+        for joint, (x, y, score) in enumerate(body.tolist()):
+            if score > 0:
+                person[joint] = len(points)
+                points = np.vstack([points, [x, y, score, len(points)]])
+    theirs = their_drawing[0](np.zeros((*size, 3), np.uint8), points, people)
+    ours = draw_people([Person(body, torch.zeros(2, 21, 3)) for body in bodies], *size, 0)
+    assert theirs.any() == (case != "nobody")
+    assert np.array_equal(ours, theirs)
+
+
+def test_hands_are_drawn_as_theirs(their_drawing):
+    points = torch.randint(5, 120, (2, 21, 2), generator=torch.Generator().manual_seed(1))
+    hands = torch.cat([points, torch.ones(2, 21, 1)], 2).float()
+    theirs = their_drawing[1](np.zeros((128, 128, 3), np.uint8), points.numpy())
+    ours = draw_people([Person(torch.zeros(18, 3), hands)], 128, 128, 0)
+    assert np.array_equal(ours, theirs)

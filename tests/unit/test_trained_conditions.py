@@ -9,6 +9,9 @@ import pytest
 from scedit_core.conditions.canny import CannyOptions
 from scedit_core.conditions.color_palette import ColorPaletteOptions
 from scedit_core.conditions.depth import DepthOptions
+from scedit_core.conditions.pose import PoseOptions
+from scedit_core.conditions.random_masks import CompletionOptions
+from scedit_core.conditions.segmentation import SegmentationOptions
 from scedit_core.conditions.soft_edge import SoftEdgeOptions
 from scedit_core.conditions.trained import trained_options
 from scedit_core.errors import ConditionError
@@ -29,17 +32,28 @@ def metadata(**condition) -> dict[str, str]:
         (metadata(type="color_palette", cell=32), ColorPaletteOptions(32)),
         (metadata(type="depth", invert=True), DepthOptions(True)),
         (metadata(type="soft_edge", polarity="light_on_dark", safe=True), SoftEdgeOptions("light_on_dark", True)),
+        (metadata(type="pose", joint_threshold=0.5), PoseOptions(joint_threshold=0.5)),
+        (metadata(type="segmentation", detector="segformer-b0-ade"), SegmentationOptions("segformer-b0-ade")),
+        (metadata(type="completion", outer=1), CompletionOptions(outer=1.0)),
     ],
 )
 def test_options_are_read(notes, expected):
-    found = trained_options(notes, type(expected))
+    found = trained_options(notes, type(expected)())
     assert found == expected
     assert [type(v) for v in vars(found).values()] == [type(v) for v in vars(type(expected)()).values()]
 
 
 @pytest.mark.parametrize("notes", [{}, {"scedit.condition": ""}], ids=["none", "empty"])
 def test_nothing_said(notes):
-    assert trained_options(notes, CannyOptions) is None
+    assert trained_options(notes, CannyOptions(low=7)) == CannyOptions(low=7)
+
+
+def test_detectors_that_are_not_named_are_those_set_by_hand():
+    by_hand = DepthOptions(detector="depth-anything-v2-small")
+    assert trained_options(metadata(type="depth", invert=True), by_hand) == DepthOptions(True, by_hand.detector)
+    named = metadata(type="depth", detector="dpt-hybrid-midas")
+    assert trained_options(named, by_hand) == DepthOptions(detector="dpt-hybrid-midas")
+    assert trained_options(metadata(type="canny", low=5), CannyOptions(high=7)) == CannyOptions(low=5)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +73,7 @@ def test_nothing_said(notes):
 )
 def test_what_cannot_be_read_is_one_sentence(notes, words, one_sentence):
     with pytest.raises(ConditionError) as raised:
-        trained_options(notes, CannyOptions)
+        trained_options(notes, CannyOptions())
     one_sentence(raised, *words)
 
 
@@ -68,5 +82,5 @@ def test_what_cannot_be_read_is_one_sentence(notes, words, one_sentence):
 )
 def test_cells_are_whole_and_bounded(notes, one_sentence):
     with pytest.raises(ConditionError) as raised:
-        trained_options(notes, ColorPaletteOptions)
+        trained_options(notes, ColorPaletteOptions())
     one_sentence(raised, "color_palette cell")

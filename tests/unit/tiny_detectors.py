@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -9,12 +10,10 @@ import transformers as tf
 
 
 def save_detector(kind: str, folder: Path, seed: int = 0, **options) -> Path:
-    """Write a detector's files: dpt (MiDaS DPT-hybrid), depth_anything, upernet, segformer.  Gives `folder`."""
+    """Write the files of a detector, of a kind in `_MAKERS`, with weights drawn by `seed`.  Gives `folder`."""
     torch.manual_seed(seed)
-    make = {"dpt": _dpt, "depth_anything": _depth_anything, "upernet": _upernet, "segformer": _segformer}
-    model, processor = make[kind](**options)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    for part in _MAKERS[kind](**options):
+        part.save_pretrained(folder)
     return folder
 
 
@@ -90,3 +89,100 @@ def _segformer(labels: int = 150):
         num_labels=labels,
     )
     return tf.SegformerForSemanticSegmentation(config), tf.SegformerImageProcessor(size={"height": 96, "width": 96})
+
+
+def _oneformer():
+    stages = {"depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "embed_dim": 8, "window_size": 2}
+    config = tf.OneFormerConfig(
+        backbone_config=tf.SwinConfig(**stages, out_features=["stage1", "stage2", "stage3", "stage4"]),
+        num_labels=150,
+        num_queries=12,
+        conv_dim=32,  # it goes through a norm of 32 groups, and where widths differ not all weights are saved
+        mask_dim=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=16,
+        dim_feedforward=16,
+        num_attention_heads=2,
+        encoder_layers=1,
+        decoder_layers=2,
+        query_dec_layers=1,
+        text_encoder_width=16,
+        task_seq_len=77,
+    )
+    model = tf.OneFormerForUniversalSegmentation(config)
+    with torch.no_grad():  # as it is made, all pixels are of one class
+        for name, p in model.named_parameters():
+            head = 6 if "class_embed" in name or "mask_embed" in name else 1
+            p.normal_(std=head / p[0].numel() ** 0.5 if p.ndim > 1 else 0.5)
+    return model, _OneFormerFiles()
+
+
+class _OneFormerFiles:
+    """What lies beside OneFormer's weights: a vocabulary of letters, and how pictures are prepared."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+        (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+        (folder / "merges.txt").write_text("#version: 0.2\n")
+        preparation = {
+            "image_processor_type": "OneFormerImageProcessor",
+            "class_info_file": "ade20k_panoptic.json",
+            "repo_path": "nobody/nowhere",  # asking the network for it would fail
+            "image_mean": [0.485, 0.456, 0.406],
+            "image_std": [0.229, 0.224, 0.225],
+            "size": {"shortest_edge": 96, "longest_edge": 384},
+        }
+        (folder / "preprocessor_config.json").write_text(json.dumps(preparation))
+
+
+def _rtdetr(names: tuple[str, ...] = ("person", "dog")):
+    backbone = tf.RTDetrResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 16, 16, 16],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    config = tf.RTDetrConfig(
+        backbone_config=backbone,
+        encoder_hidden_dim=16,
+        encoder_in_channels=[16, 16, 16],
+        encoder_ffn_dim=16,
+        encoder_attention_heads=2,
+        d_model=16,
+        num_queries=10,
+        decoder_in_channels=[16, 16, 16],
+        decoder_ffn_dim=16,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+    )
+    return tf.RTDetrForObjectDetection(config), tf.RTDetrImageProcessor(size={"height": 96, "width": 96})
+
+
+def _vitpose(experts: int = 1, points: int = 17):
+    backbone = tf.VitPoseBackboneConfig(
+        image_size=[64, 48],
+        patch_size=[16, 16],
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        out_indices=[2],
+        num_experts=experts,
+        part_features=8 if experts > 1 else 0,
+    )
+    config = tf.VitPoseConfig(backbone_config=backbone, num_labels=points)
+    return tf.VitPoseForPoseEstimation(config), tf.VitPoseImageProcessor(size={"height": 64, "width": 48})
+
+
+_MAKERS = {
+    "dpt": _dpt,
+    "depth_anything": _depth_anything,
+    "upernet": _upernet,
+    "segformer": _segformer,
+    "oneformer": _oneformer,
+    "rtdetr": _rtdetr,
+    "vitpose": _vitpose,
+}

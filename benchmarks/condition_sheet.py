@@ -1,0 +1,128 @@
+"""A contact sheet of all conditions on four photographs of scikit-image, as docs/conditions.jpg.
+
+    python benchmarks/condition_sheet.py [--out docs/conditions.jpg] [--folder models/scedit_annotators]
+
+A condition whose detector is not installed in --folder shows, in place of pictures, the sentence that the pack says
+then.  `python -m scedit_core annotators --download NAME` fetches one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from skimage import data
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scedit_core.conditions.completion import Margins, inpainting, outpainting
+from scedit_core.conditions.trained import hint_maker
+from scedit_core.errors import ConditionError
+
+PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
+_SIDE, _GAP, _HEADING = 256, 6, 26
+_INK, _PAPER, _PANEL = (30, 30, 30), (255, 255, 255), (238, 238, 238)
+
+
+def main() -> None:
+    """Make every condition of every photograph, put them on a sheet, write it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("docs/conditions.jpg"))
+    parser.add_argument("--folder", type=Path, default=Path("models/scedit_annotators"), help="where detectors lie")
+    options = parser.parse_args()
+    photographs = [_square(getattr(data, name)()) for name in PHOTOGRAPHS]
+    columns: list[tuple[str, list[Image.Image] | str]] = [("photograph", [_picture(each) for each in photographs])]
+    for title, make in _conditions(options.folder):
+        columns.append((title, _column(make, photographs)))
+    sheet = _sheet(columns)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(options.out, quality=88, optimize=True)
+    print(f"{options.out}: {sheet.width} x {sheet.height} pixels")
+
+
+def _conditions(folder: Path) -> list[tuple[str, Callable[[], Callable[[Tensor], Tensor]]]]:
+    """Titles, and what gives the function that makes a condition of [1,H,W,3]."""
+
+    def made(**condition) -> Callable[[], Callable[[Tensor], Tensor]]:
+        return lambda: hint_maker(condition, roots=[folder])
+
+    hole = torch.zeros(2 * _SIDE, 2 * _SIDE)
+    hole[_SIDE // 2 : _SIDE, _SIDE // 2 : 3 * _SIDE // 2] = 1
+    return [
+        ("canny", made(type="canny")),
+        ("colour palette", made(type="color_palette")),
+        ("completion: inpaint", lambda: lambda image: inpainting(image, hole).hint),
+        ("completion: outpaint", lambda: lambda image: outpainting(image, Margins(128, 128, 128, 128)).hint),
+        ("soft edge", made(type="soft_edge")),
+        ("depth", made(type="depth")),
+        ("pose", made(type="pose")),
+        ("segmentation", made(type="segmentation")),
+    ]
+
+
+def _column(make: Callable[[], Callable[[Tensor], Tensor]], photographs: list[Tensor]) -> list[Image.Image] | str:
+    """The pictures of a condition, or the sentence of what is missing for it."""
+    try:
+        condition = make()
+    except ConditionError as error:
+        return str(error)
+    return [_picture(condition(each)) for each in photographs]
+
+
+def _square(photograph) -> Tensor:
+    """The middle of a photograph, 512 x 512, as [1,512,512,3] in 0..1."""
+    height, width = photograph.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    part = photograph[top : top + side, left : left + side]
+    large = cv2.resize(
+        part, (2 * _SIDE, 2 * _SIDE), interpolation=cv2.INTER_AREA if side > 2 * _SIDE else cv2.INTER_CUBIC
+    )
+    return torch.from_numpy(large)[None].float() / 255
+
+
+def _picture(image: Tensor) -> Image.Image:
+    """The first of [1,H,W,3] in 0..1, at most as large as a cell of the sheet."""
+    picture = Image.fromarray((image[0] * 255).round().to(torch.uint8).numpy())
+    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    return picture
+
+
+def _sheet(columns: list[tuple[str, list[Image.Image] | str]]) -> Image.Image:
+    """Columns beside each other under their titles; a sentence has a panel as high as all rows."""
+    step, rows = _SIDE + _GAP, len(PHOTOGRAPHS)
+    sheet = Image.new("RGB", (len(columns) * step + _GAP, _HEADING + rows * step + _GAP), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(17)
+    for number, (title, content) in enumerate(columns):
+        left = _GAP + number * step
+        draw.text((left + _SIDE / 2, _HEADING / 2 + 2), title, fill=_INK, font=font, anchor="mm")
+        if isinstance(content, str):
+            draw.rectangle((left, _HEADING, left + _SIDE - 1, _HEADING + rows * step - _GAP - 1), fill=_PANEL)
+            lines = _wrapped(content, _SIDE - 36, draw, font)
+            middle = (left + _SIDE / 2, _HEADING + (rows * step - _GAP) / 2)
+            draw.multiline_text(middle, lines, fill=_INK, font=font, anchor="mm", align="center", spacing=7)
+            continue
+        for row, picture in enumerate(content):
+            place = ((_SIDE - picture.width) // 2, (_SIDE - picture.height) // 2)
+            sheet.paste(picture, (left + place[0], _HEADING + row * step + place[1]))
+    return sheet
+
+
+def _wrapped(sentence: str, width: int, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
+    """The sentence in lines of at most `width` pixels; long paths are broken after a slash."""
+    lines = [""]
+    for word in sentence.replace("/", "/\u200b").replace(" ", " \u200b").split("\u200b"):
+        if draw.textlength(lines[-1] + word.rstrip(), font=font) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(line.rstrip() for line in lines)
+
+
+if __name__ == "__main__":
+    main()
