@@ -42,7 +42,7 @@ def main() -> None:
         columns.append((title, _column(make, photographs)))
     sheet = _sheet(columns)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(options.out, quality=88, optimize=True)
+    sheet.save(options.out, quality=82, optimize=True)
     print(f"{options.out}: {sheet.width} x {sheet.height} pixels")
 
 
@@ -95,23 +95,32 @@ def _picture(image: Tensor) -> Image.Image:
 
 
 def _sheet(columns: list[tuple[str, list[Image.Image] | str]]) -> Image.Image:
-    """Columns beside each other under their titles; a sentence has a panel as high as all rows."""
+    """Columns beside each other under their titles; then the sentences, each in a panel as large as a picture."""
     step, rows = _SIDE + _GAP, len(PHOTOGRAPHS)
-    sheet = Image.new("RGB", (len(columns) * step + _GAP, _HEADING + rows * step + _GAP), _PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(17)
-    for number, (title, content) in enumerate(columns):
+    pictures = [column for column in columns if not isinstance(column[1], str)]
+    sentences = [column for column in columns if isinstance(column[1], str)]
+    width = len(pictures) + -(-len(sentences) // rows)
+    sheet = Image.new("RGB", (width * step + _GAP, _HEADING + rows * step), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    for number, (title, column) in enumerate(pictures):
         left = _GAP + number * step
-        draw.text((left + _SIDE / 2, _HEADING / 2 + 2), title, fill=_INK, font=font, anchor="mm")
-        if isinstance(content, str):
-            draw.rectangle((left, _HEADING, left + _SIDE - 1, _HEADING + rows * step - _GAP - 1), fill=_PANEL)
-            lines = _wrapped(content, _SIDE - 36, draw, font)
-            middle = (left + _SIDE / 2, _HEADING + (rows * step - _GAP) / 2)
-            draw.multiline_text(middle, lines, fill=_INK, font=font, anchor="mm", align="center", spacing=7)
-            continue
-        for row, picture in enumerate(content):
+        _heading(draw, left, title)
+        for row, picture in enumerate(column):
             place = ((_SIDE - picture.width) // 2, (_SIDE - picture.height) // 2)
             sheet.paste(picture, (left + place[0], _HEADING + row * step + place[1]))
+    for number, (title, sentence) in enumerate(sentences):
+        left, top = _GAP + (len(pictures) + number // rows) * step, _HEADING + number % rows * step
+        if number % rows == 0:
+            _heading(draw, left, "detector not installed")
+        draw.rectangle((left, top, left + _SIDE - 1, top + _SIDE - 1), fill=_PANEL)
+        text = f"{title.upper()}\n{_wrapped(sentence, _SIDE - 12, draw, font)}"
+        middle = (left + _SIDE / 2, top + _SIDE / 2)
+        draw.multiline_text(middle, text, fill=_INK, font=font, anchor="mm", align="center", spacing=5)
     return sheet
+
+
+def _heading(draw: ImageDraw.ImageDraw, left: int, title: str) -> None:
+    draw.text((left + _SIDE / 2, _HEADING / 2 + 1), title, fill=_INK, font=ImageFont.load_default(17), anchor="mm")
 
 
 def _wrapped(sentence: str, width: int, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
