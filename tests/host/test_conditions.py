@@ -9,6 +9,7 @@ import shutil
 import weakref
 
 import comfy.model_management
+import comfy.utils
 import folder_paths
 import pytest
 import torch
@@ -68,6 +69,17 @@ def test_nodes_give_what_the_core_gives_and_show_it(pack, batch, temporary_files
     found = pack.nodes[PALETTE].execute(image, 16)
     options = condition("color_palette").ColorPaletteOptions(16)
     assert torch.equal(found.args[0], condition("color_palette").color_palette(image, options))
+
+
+@pytest.mark.parametrize("name", [CANNY, PALETTE])
+def test_batches_have_progress(pack, name):
+    before, seen = comfy.utils.PROGRESS_BAR_HOOK, []
+    comfy.utils.set_progress_bar_global_hook(lambda value, total, *more, **options: seen.append((value, total)))
+    try:
+        pack.nodes[name].execute(noise(3, 20, 20, 3), *DEFAULTS[name])
+    finally:
+        comfy.utils.set_progress_bar_global_hook(before)
+    assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_completion_gives_hint_picture_and_mask(pack):

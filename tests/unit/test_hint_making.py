@@ -124,3 +124,48 @@ def test_what_cannot_be_made_is_one_sentence(condition, detectors, words, tmp_pa
     with pytest.raises(ConditionError) as raised:
         hint_maker(condition, detectors, roots=[tmp_path])
     one_sentence(raised, *words)
+
+
+ALL = [{"type": kind} for kind in OPTIONS if kind not in ("segmentation", "completion")] + [
+    {"type": "segmentation", "detector": "segformer-b0-ade"},
+    {"type": "completion", "smallest": 1.0, "largest": 1.0, "outer": 0.0},
+]
+
+
+@pytest.fixture(scope="module", params=ALL, ids=lambda condition: condition["type"])
+def maker(request, root):
+    """Each condition as it is by default; what completion leaves away is drawn alike for every call."""
+    if request.param["type"] != "completion":
+        return hint_maker(request.param, roots=[root])
+    return lambda images: hint_maker(request.param, generator=torch.Generator().manual_seed(0))(images)
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize(("batch", "size"), [(5, (1, 1)), (5, (7, 513)), (1, (511, 509)), (0, (9, 9))], ids=str)
+def test_every_condition_on_odd_sizes_and_batches(maker, batch, size):
+    found = maker(noise(batch, *size, 3))
+    assert found.shape == (batch, *size, 3)
+    assert found.dtype == torch.float32
+    assert torch.isfinite(found).all()
+    assert not batch or 0 <= found.min() <= found.max() <= 1
+
+
+def test_every_condition_on_alpha_grey_and_bytes(maker):
+    images = (noise(1, 40, 56, 3) * 255).round()
+    expected = maker(images / 255)
+    assert torch.equal(maker(torch.cat([images / 255, noise(1, 40, 56, 1)], -1)), expected)
+    assert torch.equal(maker(images.to(torch.uint8)), expected)
+    grey = images[..., :1] / 255
+    assert torch.equal(maker(grey), maker(grey.expand(-1, -1, -1, 3)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_every_condition_refuses_what_is_not_finite(maker, value, one_sentence):
+    images = noise(2, 9, 9, 3)
+    images[1, 4, 4, 1] = value
+    with pytest.raises(ConditionError) as raised:
+        maker(images)
+    one_sentence(raised, "NaN")
