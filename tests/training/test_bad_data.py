@@ -80,7 +80,10 @@ def test_stop_also_counts_what_only_decoding_finds(values, base, tmp_path):
     with pytest.raises(DataError, match=r"0\.jpg"):
         TrainingSet.prepare(base, parse_config(values))
     values["data"]["bad_files"] = "skip"
-    assert [e.name for e in TrainingSet.prepare(base, parse_config(values)).examples] == ["1", "2"]
+    values["validation"], values["previews"] = {"images": 1}, {"count": 1}
+    data = TrainingSet.prepare(base, parse_config(values))
+    assert [e.name for e in data.examples] == ["1", "2"]
+    assert [e.name for e in data.held] == ["1"]
 
 
 def test_nothing_but_bad_files_names_the_first(values, base, tmp_path):

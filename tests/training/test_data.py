@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from scedit_core.errors import ConditionError
 from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.data.framing import Framing, bucket_of, bucket_sizes
@@ -296,3 +299,39 @@ def test_no_folder_and_no_pictures_are_one_sentence(values, base, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="expected images"):
         make(values, base, tmp_path / "empty")
+
+
+@pytest.fixture(scope="module")
+def small_detectors():
+    path = Path(__file__).parents[1] / "unit" / "tiny_detectors.py"
+    spec = importlib.util.spec_from_file_location("tiny_detectors", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_hints_of_a_detector_are_cached_under_its_weights(control_values, base, folder, small_detectors, tmp_path):
+    for seed in range(2):
+        small_detectors.save_detector("segformer", tmp_path / f"detector{seed}", seed)
+    told = []
+
+    def prepared(seed):
+        condition = {"type": "segmentation", "detector": str(tmp_path / f"detector{seed}")}
+        return make(control_values, base, folder, say=lambda event, **v: told.append(v["misses"]), condition=condition)
+
+    first = prepared(0)
+    assert told[-1] == 11 + 12  # pictures and captions
+    colours = first.batch_of(first.held[:1]).hints[0].flatten(1).T
+    assert len(colours.unique(dim=0)) > 1
+    again = prepared(0)
+    assert told[-1] == 0
+    other = prepared(1)
+    assert told[-1] == 11
+    assert torch.equal(first.batch_of(first.held[:1]).hints, again.batch_of(again.held[:1]).hints)
+    assert not torch.equal(first.batch_of(first.held[:1]).hints, other.batch_of(other.held[:1]).hints)
+
+
+def test_a_missing_detector_is_one_sentence(control_values, base, folder, tmp_path):
+    control_values["data"]["annotators"] = str(tmp_path / "annotators")
+    with pytest.raises(ConditionError, match=r"depth: expected .* found none; take 490 MB .* from huggingface.co"):
+        make(control_values, base, folder, condition={"type": "depth"})

@@ -21,13 +21,15 @@ _LOOK_AGAIN = 256  # files, after which it is read what other processes found
 @dataclass
 class Survey:
     """own, prior: trained on; `repeats` and the prior's weight decide how often and how much.
-    held: measured and drawn; none of `own` where they are held out.
+    held: measured and drawn; none of `own` where they are held out, else the first of them.
+    first: how many of `own` are held too; 0 where others are held.
     problems, remarks, uncaptioned: as in `Found`, with what the heads of the files say.
     """
 
     own: list[Example] = field(default_factory=list)
     prior: list[Example] = field(default_factory=list)
     held: list[Example] = field(default_factory=list)
+    first: int = 0
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     uncaptioned: list[Path] = field(default_factory=list)
@@ -38,6 +40,7 @@ class Survey:
         self.own, self.prior, self.held = (
             [example for example in part if example.path not in bad] for part in (self.own, self.prior, self.held)
         )
+        self.held = self.own[: self.first] if self.first else self.held
 
 
 def cache_folder(config: TrainConfig) -> Path:
@@ -175,4 +178,5 @@ def _hold_out(result: Survey, config: TrainConfig) -> None:
         names = {example.name for example in chosen}
         result.own = [example for example in result.own if example.name not in names]
     else:
-        result.held = result.own[: max(config.validation.images, config.previews.count)]
+        result.first = max(config.validation.images, config.previews.count)
+        result.held = result.own[: result.first]
