@@ -201,3 +201,23 @@ def test_the_configuration_of_a_run_can_be_run_again(control_values, tmp_path):
     again = load_config(write_run_config(config))
     assert again == config
     assert again.previews.hints == [tmp_path / "hint.png"]
+
+
+def test_wandb_without_an_account_writes_to_the_run_folder(values, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed: it is for those who ask for it")
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    values |= {"wandb": True, "tensorboard": False}
+    config = parse_config(values)
+    written = io.StringIO()
+    events = open_events(config, Console(file=written, width=300))
+    events.emit("plan", base="tiny", images=1, steps=1, batch=1)
+    events.emit("step", step=1, steps=1, loss=0.5)
+    events.emit("validation", step=1, loss_with=0.1, loss_without=0.2)
+    events.close()
+    wandb.teardown()  # its process writes out what is left
+    assert "note" not in written.getvalue()
+    logs = list((config.run_folder / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(logs) == 1
+    assert all(name in logs[0].read_bytes() for name in (b"train/loss", b"validation/loss_with"))

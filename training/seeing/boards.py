@@ -67,14 +67,21 @@ class WeightsAndBiases:
 
     def __init__(self, config: TrainConfig) -> None:
         self._wandb = importlib.import_module("wandb")
-        known = os.environ.get("WANDB_MODE") or ("online" if self._wandb.Api().api_key else "offline")
+        mode = os.environ.get("WANDB_MODE") or ("online" if self._has_account() else "offline")
         self._run = self._wandb.init(
             project="scedit",
             name=config.output.stem,
             dir=str(config.run_folder),
             config=plain_values(config),
-            mode=known,
+            mode=mode,
         )
+
+    def _has_account(self) -> bool:
+        """Whether a key is set up; asked for beforehand, since `init` would wait for one to be typed."""
+        try:
+            return bool(self._wandb.Api().api_key)
+        except self._wandb.errors.Error:
+            return False
 
     def take(self, event: dict[str, Any]) -> None:
         """Log numbers and pictures."""

@@ -25,7 +25,7 @@ _COLORS = {
 class Curve:
     """One line: places and values, its name for the legend, and a colour of the page (one, two, three).
 
-    faint: drawn thin and pale, for raw values behind a mean.
+    faint: drawn thin and pale, for raw values behind a mean.  dots: a dot at each value.
     """
 
     x: Sequence[float]
@@ -33,6 +33,7 @@ class Curve:
     name: str | None = None
     color: str = "one"
     faint: bool = False
+    dots: bool = False
 
 
 def draw_curves(curves: Sequence[Curve], x_label: str, logarithmic: bool = False) -> str:
@@ -52,7 +53,6 @@ def draw_curves(curves: Sequence[Curve], x_label: str, logarithmic: bool = False
         axes = figure.add_subplot()
         for curve in curves:
             color = _COLORS[curve.color]
-            few = len(curve.x) <= 40 and not curve.faint
             axes.plot(
                 curve.x,
                 curve.y,
@@ -60,7 +60,7 @@ def draw_curves(curves: Sequence[Curve], x_label: str, logarithmic: bool = False
                 label=curve.name,
                 linewidth=0.8 if curve.faint else 1.8,
                 alpha=0.45 if curve.faint else 1,
-                marker="o" if few else None,
+                marker="o" if curve.dots else None,
                 markersize=4,
             )
         axes.set_xlabel(x_label)

@@ -133,7 +133,7 @@ def _curves(steps: list[dict[str, Any]], validations: list[dict[str, Any]]) -> l
         for key, name, color in _LOSSES:
             known = [(step, e[key]) for step, e in sorted(at.items()) if e.get(key) is not None]
             if known:
-                curves.append(Curve(*zip(*known, strict=True), name, color))
+                curves.append(Curve(*zip(*known, strict=True), name, color, dots=len(known) <= 40))
         drawn.append(("Validation loss, same noise each time", draw_curves(curves, "step")))
     for key, heading in (("learning_rate", "Learning rate"), ("grad_norm", "Norm of the gradient")):
         known = [(e["step"], e[key]) for e in steps if e.get(key) is not None]
