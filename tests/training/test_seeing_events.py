@@ -102,10 +102,12 @@ def test_pace_leaves_pauses_out():
     assert pace.step(1, 11, 4)["images_per_second"] == 2
     now[0] = 500.0  # a preview
     pace.pause()
-    now[0] = 502.0
-    told = pace.step(2, 11, 4)
+    now[0] = 501.0
+    assert pace.step(2, 11, 4)["images_per_second"] == 4  # the first, slow step is forgotten
+    now[0] = 504.0
+    told = pace.step(3, 11, 4)
     assert told["images_per_second"] == 2
-    assert told["eta_seconds"] == 18
+    assert told["eta_seconds"] == 16
     assert told["memory_mib"] > 10
 
 

@@ -23,6 +23,7 @@ class Pace:
         self._clock = clock
         self._durations: deque[float] = deque(maxlen=_WINDOW)
         self._since = clock()
+        self._begun = False
 
     def pause(self) -> None:
         """Leave out the time since the last step."""
@@ -31,6 +32,9 @@ class Pace:
     def step(self, step: int, steps: int, batch: int) -> dict[str, float]:
         """One update of `batch` images is done: images_per_second, eta_seconds, and memory_mib at its peak so far."""
         now = self._clock()
+        if len(self._durations) == 1 and not self._begun:
+            self._durations.clear()  # the first step is slow: memory is taken, kernels are chosen
+            self._begun = True
         self._durations.append(max(now - self._since, 1e-9))
         self._since = now
         mean = sum(self._durations) / len(self._durations)
