@@ -1,0 +1,110 @@
+// The training node on the host's real page:  node test_train_node.mjs URL TASK.json RESULT.json
+//
+// TASK: `graph` (API form, the training node in it), `pictures` (a folder for screenshots).  Run from the page, watched
+// until a preview is there; the page is closed and another one opened, which shows the same training; cancelled there;
+// queued again with `steps` just beyond where it stopped, until it says that it has finished.
+import { createRequire } from "node:module";
+import { readFileSync, writeFileSync } from "node:fs";
+
+const require = createRequire(process.env.PLAYWRIGHT_FROM + "/");
+const { chromium } = require("playwright-core");
+const [url, taskFile, resultFile] = process.argv.slice(2);
+const task = JSON.parse(readFileSync(taskFile, "utf8"));
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM,
+  args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+});
+const problems = [];
+const result = { problems };
+
+try {
+  let page = await open();
+  await page.evaluate(place, task.graph);
+  result.before = await panel(page);
+  await page.keyboard.press("Control+Enter");
+  await said(page, (shown) => shown.picture && shown.points > 2);
+  result.running = await panel(page);
+  await page.screenshot({ path: `${task.pictures}/running.png` });
+  result.saved = await page.evaluate(() => JSON.stringify(window.app.graph.serialize()));
+  await page.context().close();
+
+  page = await open();
+  await page.evaluate(place, task.graph);
+  await said(page, (shown) => shown.picture && shown.points > 2 && shown.text.startsWith("step"));
+  result.reopened = await panel(page);
+  await page.screenshot({ path: `${task.pictures}/reopened.png` });
+  await page.evaluate(() => window.app.api.interrupt());
+  await said(page, (shown) => shown.text.startsWith("stopped at step"));
+  result.stopped = await panel(page);
+  await page.screenshot({ path: `${task.pictures}/stopped.png` });
+
+  const steps = Number(result.stopped.text.match(/\d+/)[0]) + 10;
+  await page.evaluate((count) => {
+    const node = window.app.graph._nodes.find((each) => each.type === "SCEditTrainTuner");
+    node.widgets.find((widget) => widget.name === "steps").value = count;
+  }, steps);
+  await page.keyboard.press("Control+Enter");
+  await said(page, (shown) => shown.text.startsWith("finished"));
+  result.finished = await panel(page);
+  result.steps = steps;
+  await page.screenshot({ path: `${task.pictures}/finished.png` });
+} catch (error) {
+  result.error = String(error);
+} finally {
+  writeFileSync(resultFile, JSON.stringify(result));
+  await browser.close();
+}
+
+async function open() {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 860 } }); // a client of its own
+  const page = await context.newPage();
+  page.on("console", (message) => { if (message.type() === "error") problems.push(message.text()); });
+  page.on("pageerror", (error) => problems.push(String(error)));
+  await page.goto(url, { waitUntil: "domcontentloaded" });
+  await page.waitForFunction(() => window.app?.graph && window.app.isGraphReady !== false
+    && "SCEditTrainTuner" in (window.LiteGraph?.registered_node_types ?? {}), null, { timeout: 120000 });
+  await page.waitForTimeout(1500);
+  await page.keyboard.press("Escape"); // a first visit opens the templates
+  await page.waitForTimeout(500);
+  return page;
+}
+
+// What the panel shows, or null where the node has none.
+async function panel(page) {
+  return page.evaluate(() => {
+    const node = window.app.graph._nodes.find((each) => each.type === "SCEditTrainTuner");
+    const shown = node?.sceditPanel;
+    return shown && {
+      visible: shown.panel.style.display !== "none",
+      text: shown.text.textContent,
+      points: Number(shown.curve.dataset.points ?? 0),
+      picture: shown.picture.style.display !== "none" && shown.picture.naturalWidth > 0,
+    };
+  });
+}
+
+async function said(page, enough) {
+  for (let i = 0; i < 600; i += 1) {
+    const shown = await panel(page);
+    if (shown && enough(shown)) return;
+    if (shown && /expected .* found/.test(shown.text)) throw new Error(shown.text);
+    await page.waitForTimeout(200);
+  }
+  throw new Error(`waited too long, the panel says: ${JSON.stringify(await panel(page))}`);
+}
+
+// --- in the page --------------------------------------------------------------------------------------------------
+
+async function place(graph) {
+  const { app } = window;
+  await app.loadApiJson(graph, "training");
+  const node = app.graph._nodes.find((each) => each.type === "SCEditTrainTuner");
+  node.pos = [60, 60];
+  node.setSize([460, node.computeSize()[1]]);
+  for (const other of app.graph._nodes) if (other !== node) other.pos = [600, 60];
+  app.canvas.ds.scale = 1;
+  app.canvas.ds.offset[0] = 60;
+  app.canvas.ds.offset[1] = 40;
+  app.canvas.setDirty(true, true);
+}

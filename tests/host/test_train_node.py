@@ -1,0 +1,364 @@
+"""The training node, with the real trainer in its process: from pictures to a tuner, cancelled, resumed, refused."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import comfy.model_management
+import folder_paths
+import pytest
+import yaml
+from comfy_execution.graph_utils import ExecutionBlocker
+from conftest import PACK_NAME, PACK_ROOT
+from filelock import FileLock
+from PIL import Image
+from small_model import small_model
+from small_tuners import apply_sc
+from tiny_training import QUICK, write_tiny_training
+
+CHECKPOINT = "base.safetensors"  # listed, but the configuration file names another base
+WIDGETS = {
+    "ckpt_name": CHECKPOINT,
+    "folder": "",
+    "name": "lantern",
+    "kind": "style",
+    "preset": "fast",
+    "steps": 12,
+    "resolution": 64,
+}
+
+# The trainer's process is the same on every host, and takes ten seconds of a processor to start.
+once = pytest.mark.skipif(os.environ.get("SCEDIT_TEST_SERVER") == "0", reason="tested on the newest host")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    return write_tiny_training(tmp_path_factory.mktemp("training"))
+
+
+@pytest.fixture(scope="module")
+def train(pack) -> SimpleNamespace:
+    """The node's modules."""
+    names = ("train", "train_config", "train_page", "train_process")
+    return SimpleNamespace(**{name: importlib.import_module(f"{PACK_NAME}.nodes.{name}") for name in names})
+
+
+@pytest.fixture
+def host_folders(tmp_path, tiny, monkeypatch) -> Path:
+    """Empty output and input folders of the host, and a checkpoint to choose."""
+    for name in ("output", "input", "checkpoints"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoints" / CHECKPOINT).touch()
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path / "input"))
+    monkeypatch.setitem(
+        folder_paths.folder_names_and_paths,
+        "checkpoints",
+        ([str(tmp_path / "checkpoints")], folder_paths.supported_pt_extensions),
+    )
+    folder_paths.filename_list_cache.clear()
+    return tmp_path
+
+
+@pytest.fixture
+def run(pack, tiny, host_folders):
+    """Run the node with some widgets changed; gives its outputs."""
+
+    def run(**changed):
+        node = pack.nodes["SCEditTrainTuner"]
+        widgets = {**WIDGETS, "folder": str(tiny / "pictures"), "config_file": str(tiny / "quick.yaml"), **changed}
+        return node.execute(**widgets).args
+
+    yield run
+    for file in (Path(folder_paths.models_dir) / "scedit").glob("*"):
+        file.unlink()
+
+
+def events(host_folders: Path, name: str = "lantern") -> list[dict]:
+    lines = (host_folders / "output" / "scedit" / name / "events.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def steps(found: list[dict]) -> list[int]:
+    return [event["step"] for event in found if event["event"] == "step"]
+
+
+def when(condition, act, seconds: float = 120) -> threading.Thread:
+    """Do `act` from another thread once `condition` holds, as the page's cancel button does."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if condition():
+                act()
+                return
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_style_cancelled_resumed_and_at_work(pack, train, run, tiny, host_folders):
+    shown = train.train_page._shown
+    begun = when(
+        lambda: shown.get("lantern", {}).get("step", 0) >= 3 and shown["lantern"]["state"] == "running",
+        lambda: comfy.model_management.interrupt_current_processing(True),
+    )
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run(steps=5000)
+    begun.join()
+    first = steps(events(host_folders))
+    assert 3 <= first[-1] < 5000
+    assert shown["lantern"]["state"] == "stopped"
+    assert f"stopped at step {first[-1]}; queue again to go on" in shown["lantern"]["text"]
+    checkpoints = host_folders / "output" / "scedit" / "lantern" / "checkpoints"
+    assert (checkpoints / f"step-{first[-1]:06d}").is_dir()
+    assert not (Path(folder_paths.models_dir) / "scedit" / "lantern.safetensors").exists()
+
+    last = first[-1] + 6
+    tuner, blocked = run(steps=last)
+    assert steps(events(host_folders))[len(first) :] == list(range(first[-1] + 1, last + 1))
+    assert isinstance(tuner, pack.managed.ManagedTuner)
+    assert tuner.tuner.metadata["scedit.resolution"] == "64"
+    assert isinstance(blocked, ExecutionBlocker)
+    assert "found that this training made a style; connect sc_tuner" in blocked.message
+    with pytest.raises(pack.core.LayoutError, match="expected a tuner for"):  # for the tiny base, not for this model
+        apply_sc(pack, small_model(), tuner)
+    state = shown["lantern"]
+    assert (state["state"], state["step"], state["steps"]) == ("finished", last, last)
+    assert len(state["losses"]) > 1
+    with Image.open(train.train_page._previews["lantern"]) as preview:
+        assert min(preview.size) >= 64
+    assert (host_folders / "output" / "scedit" / "lantern" / "report.html").stat().st_size > 1000
+
+    (host_folders / "input" / "mine.yaml").write_text(QUICK + "tuner: {ratio: 0.5}\n")
+    os.symlink(tiny / "base", host_folders / "input" / "base")
+    with pytest.raises(pack.core.SCEditError, match=r"expected a checkpoint of these settings, found .*tuner\.ratio"):
+        run(steps=last + 2, config_file="mine.yaml")
+
+
+def test_a_control_comes_out_as_control_net(pack, run, host_folders):
+    blocked, control = run(kind="canny", name="controls/edges", steps=2)
+    assert isinstance(control, pack.control.SCEditControl)
+    assert "canny" in control.tuner.tuner.metadata["scedit.condition"]
+    assert "made a control; connect control_net" in blocked.message
+    path = Path(folder_paths.models_dir) / "scedit" / "controls" / "edges.safetensors"
+    assert path.is_file()
+    path.unlink()
+    path.parent.rmdir()
+
+
+@once
+@pytest.mark.parametrize("case", ["family", "locked"])
+def test_the_trainers_own_sentence(case, pack, train, run, host_folders):
+    """What the trainer refuses is told as it says it, and the page shows it too."""
+    changed, folder = {"steps": 2}, host_folders / "output" / "scedit" / "lantern"
+    with contextlib.ExitStack() as stack:
+        if case == "family":
+            write_transformer(host_folders / "checkpoints" / CHECKPOINT)
+            (host_folders / "input" / "mine.yaml").write_text(QUICK.replace("base: base\n", ""))
+            changed["config_file"], sentence = "mine.yaml", "Flux-like transformer, which has no skips to edit"
+        else:
+            folder.mkdir(parents=True)
+            stack.enter_context(FileLock(folder / "lock"))
+            sentence = "expected a run folder that no other run uses, found it locked"
+        with pytest.raises(pack.core.SCEditError) as refusal:
+            run(**changed)
+    assert sentence in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    shown = train.train_page._shown["lantern"]
+    assert (shown["state"], shown["text"]) == ("failed", str(refusal.value))
+
+
+@once
+def test_a_full_disk_is_one_sentence(pack, run, host_folders):
+    """The trainer may write files of 64 KiB only, which its log fits into and its checkpoint does not."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    try:
+        with pytest.raises(pack.core.SCEditError, match=r"expected .*room .*found") as refusal:
+            run(steps=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(refusal.value)
+    assert not list((Path(folder_paths.models_dir) / "scedit").glob("*.safetensors"))
+    assert not list((host_folders / "output").rglob("step-*"))
+
+
+@once
+def test_a_trainer_that_dies_is_told_of(pack, train, run, monkeypatch):
+    started = []
+    real = subprocess.Popen
+
+    def start(*arguments, **options):
+        started.append(real(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(train.train_process.subprocess, "Popen", start)
+    killer = when(lambda: started, lambda: started[0].kill())
+    with pytest.raises(pack.core.SCEditError, match=rf"ended with signal {signal.SIGKILL.value}, .*memory.*log\.txt"):
+        run(steps=5000)
+    killer.join()
+
+
+@once
+def test_a_host_that_dies_leaves_a_checkpoint(train, run, tiny, host_folders):
+    """The trainer notices that its standard input has ended, which the system closes with the host."""
+    folder = host_folders / "output" / "scedit" / "lantern"
+    values = {**yaml.safe_load(QUICK), "base": str(tiny / "base"), "output": str(host_folders / "lantern.safetensors")}
+    values |= {"run": str(folder), "tuner": {"kind": "sc"}, "tensorboard": False}
+    values["data"] = {"folder": str(tiny / "pictures"), "resolution": 64}
+    values["loop"] = {**values["loop"], "steps": 5000}
+    train.train_config.write(values, folder / "config.yaml")
+    process = train.train_process.TrainingProcess(folder / "config.yaml", folder, resume=True, on_cpu=True)
+    deadline = time.monotonic() + 120
+    while not steps(process.events()) and time.monotonic() < deadline and process.running:
+        time.sleep(0.1)
+    process._process.stdin.close()
+    assert process._process.wait(60) == 0, process.failure()
+    found = events(host_folders)
+    assert found[-1]["event"] == "stopped"
+    assert (folder / "checkpoints" / f"step-{steps(found)[-1]:06d}").is_dir()
+
+
+def test_missing_requirements_are_one_command(pack, train, run, tmp_path, monkeypatch):
+    wanted = tmp_path / "wanted.txt"
+    wanted.write_text("# a comment\npyyaml>=1\nno-such-package-of-scedit>=2  # a reason\nrich>=9999\n")
+    monkeypatch.setattr(train.train_process, "REQUIREMENTS", wanted)
+    with pytest.raises(pack.core.SCEditError) as refusal:
+        run()
+    message = str(refusal.value)
+    assert "expected no-such-package-of-scedit>=2, rich>=9999 in ComfyUI's Python" in message
+    assert message.endswith(f'install with: "{sys.executable}" -m pip install -r "{wanted}"')
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"folder": ""}, "folder: expected a folder of pictures, found none"),
+        ({"folder": "nowhere"}, "folder: expected a folder of pictures, found no folder at"),
+        ({"name": "../outside"}, "name: expected a file name inside"),
+        ({"config_file": "nowhere.yaml"}, "config_file: expected a YAML file at"),
+    ],
+    ids=["no-folder", "wrong-folder", "name", "config-file"],
+)
+def test_wrong_widgets_are_refused_before_anything_starts(pack, train, run, changed, sentence, monkeypatch):
+    monkeypatch.setattr(train.train_process.subprocess, "Popen", None)
+    with pytest.raises(pack.core.SCEditError, match=sentence):
+        run(**changed)
+
+
+def test_every_choice_is_a_configuration_that_the_trainer_takes(train, tmp_path):
+    """Each kind with each preset through the trainer's own reader, and the list of keys that hold paths."""
+    config = train.train_config
+    for kind in config.KINDS:
+        for preset in config.PRESETS:
+            values = config.from_widgets(
+                base="/base.safetensors",
+                folder="/pictures",
+                kind=kind,
+                preset=preset,
+                steps=0,
+                resolution=512,
+                caption="",
+                low_memory=preset == "fast",
+                annotators="/annotators",
+            )
+            values |= {"output": "/out.safetensors", "run": "/run"}
+            config.write(values, tmp_path / f"{kind}-{preset}.yaml")
+    script = (
+        "import json, pathlib, sys, typing\n"
+        "from training.config import Section, TrainConfig\n"
+        "from training.config_file import _sections_of, load_config\n"
+        "def paths(section, prefix=''):\n"
+        "    for name, field in section.model_fields.items():\n"
+        "        inner = _sections_of(field.annotation)\n"
+        "        if 'Path' in str(field.annotation) and not inner or name == 'shards':\n"
+        "            yield prefix + name\n"
+        "        for each in inner:\n"
+        "            yield from paths(each, prefix + name + '.')\n"
+        "read = {p.stem: load_config(p) for p in pathlib.Path(sys.argv[1]).glob('*.yaml')}\n"
+        "kinds = {stem: [c.tuner.kind, c.data.condition and c.data.condition.type] for stem, c in read.items()}\n"
+        "print(json.dumps([kinds, sorted(set(paths(TrainConfig)))]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, cwd=PACK_ROOT, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    kinds, paths = json.loads(done.stdout)
+    assert kinds == {
+        f"{kind}-{preset}": ["sc", None] if kind == "style" else ["csc", kind]
+        for kind in config.KINDS
+        for preset in config.PRESETS
+    }
+    assert set(paths) - {"output", "run"} == set(config.PATHS)
+
+
+def test_a_file_wins_over_widgets_and_its_paths_start_beside_it(train, tmp_path):
+    config = train.train_config
+    (tmp_path / "mine.yaml").write_text(
+        "output: elsewhere.safetensors\nbase: models/base\ntuner: {kind: sc, ratio: 0.5}\n"
+        "data: {shards: ['set-{000..003}.tar', 'https://example.org/x.tar'], resolution: 768}\n"
+        "previews: {hints: [a.png, /b.png]}\n"
+    )
+    widgets = config.from_widgets(
+        base="/widget.safetensors",
+        folder="/pictures",
+        kind="canny",
+        preset="balanced",
+        steps=7,
+        resolution=512,
+        caption="a word",
+        low_memory=True,
+        annotators="/annotators",
+    )
+    both = config.with_file(widgets | {"output": "/out.safetensors"}, config.from_file(str(tmp_path / "mine.yaml")))
+    assert both["base"] == str(tmp_path / "models" / "base")
+    assert both["output"] == "/out.safetensors"
+    assert both["tuner"] == {"kind": "sc", "ratio": 0.5}
+    assert both["data"]["shards"] == [str(tmp_path / "set-{000..003}.tar"), "https://example.org/x.tar"]
+    assert both["data"]["resolution"] == 768
+    assert both["data"]["caption"] == "a word"
+    assert not {"folder", "condition"} & set(both["data"])
+    assert both["previews"]["hints"] == [str(tmp_path / "a.png"), "/b.png"]
+    assert both["loop"] == {"steps": 7, "learning_rate": 1e-4, "batch": 4, "warmup": 50}
+    assert both["memory"]["checkpointing"]
+    config.write(both, tmp_path / "run" / "config.yaml")
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == both
+    for text, sentence in (("[1, 2]", "expected keys of the trainer"), ("a: [", "expected YAML")):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(ValueError, match=sentence):
+            config.from_file(str(tmp_path / "bad.yaml"))
+
+
+def test_new_pictures_are_trained_on(pack, tmp_path):
+    """The host asks whether inputs have changed since the last run."""
+    fingerprint = pack.nodes["SCEditTrainTuner"].fingerprint_inputs
+    before = fingerprint(folder=str(tmp_path), config_file="")
+    assert fingerprint(folder=str(tmp_path), config_file="") == before
+    (tmp_path / "one.png").touch()
+    added = fingerprint(folder=str(tmp_path), config_file="")
+    assert added != before
+    (tmp_path / "one.png").write_text("more")
+    assert fingerprint(folder=str(tmp_path), config_file="") != added
+
+
+def write_transformer(path: Path) -> None:
+    """A checkpoint of a family without skips."""
+    import safetensors.torch
+    import torch
+
+    weight = torch.zeros(4, 4)
+    safetensors.torch.save_file({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": weight}, path)
