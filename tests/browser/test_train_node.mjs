@@ -64,6 +64,7 @@ async function open() {
   await page.goto(url, { waitUntil: "domcontentloaded" });
   await page.waitForFunction(() => window.app?.graph && window.app.isGraphReady !== false
     && "SCEditTrainTuner" in (window.LiteGraph?.registered_node_types ?? {}), null, { timeout: 120000 });
+  await page.waitForFunction(() => !document.getElementById("splash-loader"), null, { timeout: 120000 });
   await page.waitForTimeout(1500);
   await page.keyboard.press("Escape"); // a first visit opens the templates
   await page.waitForTimeout(500);

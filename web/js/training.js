@@ -12,12 +12,11 @@ app.registerExtension({
   name: "SCEdit.Training",
   setup() {
     api.addEventListener(MESSAGE, (event) => show(event.detail));
-    catchUp();
   },
   nodeCreated(node) {
     if (node.comfyClass === NODE) addPanel(node);
   },
-  afterConfigureGraph() { // a workflow was opened
+  afterConfigureGraph() { // a workflow was opened, at the start of the page too
     catchUp();
   },
 });
