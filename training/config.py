@@ -153,7 +153,8 @@ class DataConfig(Section):
             raise ValueError(f"expected either a folder or shards, found {found}")
         if self.condition is None and self.hints is not None:
             raise ValueError("expected a condition that says what the hints are, found none")
-        if self.condition is not None and self.condition.type == "custom" and self.hints is None:
+        custom = self.condition is not None and self.condition.type == "custom"
+        if custom and self.hints is None and self.shards is None:  # shards have their hints inside
             raise ValueError("expected a folder of hints for the condition custom, found none")
         if self.flip and self.condition is not None and self.condition.type in ("pose", "custom"):
             raise ValueError(f"expected flip: false for {self.condition.type} hints, whose left and right differ")
