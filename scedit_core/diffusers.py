@@ -55,7 +55,8 @@ def attach(unet: nn.Module, tuners: Iterable[tuple[SCTuner | CSCTuner, float, Te
                 if hint is None:
                     features.append(None)
                     continue
-                with torch.autocast(device.type, dtype=dtype, enabled=edit.tuner.dtype != dtype and dtype in _HALF):
+                cast = edit.tuner.dtype != dtype and dtype in _HALF
+                with torch.autocast(device.type, dtype=dtype) if cast else contextlib.nullcontext():
                     features.append(edit.tuner.encode_hint(hint.to(device, dtype)))
             encoded[dtype, device] = features
         return encoded[dtype, device]
