@@ -83,6 +83,7 @@ def test_it_is_what_transformers_gives(people, joints):
     with torch.no_grad():
         output = people.model(**inputs)
     found = people.processor.post_process_object_detection(output, target_sizes=[(90, 70)], threshold=0)[0]
+    assert set(found["labels"].tolist()) == {0, 1}  # people, and dogs to leave out
     expected = found["boxes"][found["labels"] == 0]
     boxes = people(picture.permute(2, 0, 1) / 255, 0)
     corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)

@@ -66,7 +66,8 @@ def test_oneformer_is_what_transformers_gives(tmp_path, save_detector):
     picture = noise(1, 3, 96, 128)
     with torch.no_grad():
         output = network.model(pixel_values=(picture - network.mean) / network.std, task_inputs=network.task)
-    reader = transformers.OneFormerImageProcessor(class_info_file=None)
+    (tmp_path / "classes.json").write_text('{"0": {"name": "wall", "isthing": 0}}')
+    reader = transformers.OneFormerImageProcessor(repo_path=str(tmp_path), class_info_file="classes.json")
     expected = reader.post_process_semantic_segmentation(output, target_sizes=[(96, 128)])[0]
     found = segmentation(picture.permute(0, 2, 3, 1), network)
     assert len(expected.unique()) > 1

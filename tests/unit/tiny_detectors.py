@@ -159,7 +159,12 @@ def _rtdetr(names: tuple[str, ...] = ("person", "dog")):
         id2label=dict(enumerate(names)),
         label2id={name: number for number, name in enumerate(names)},
     )
-    return tf.RTDetrForObjectDetection(config), tf.RTDetrImageProcessor(size={"height": 96, "width": 96})
+    model = tf.RTDetrForObjectDetection(config)
+    with torch.no_grad():  # as it is made, one class has all queries
+        for name, p in model.named_parameters():
+            if "class_embed" in name and p.ndim > 1:
+                p.normal_(std=2)
+    return model, tf.RTDetrImageProcessor(size={"height": 96, "width": 96})
 
 
 def _vitpose(experts: int = 1, points: int = 17):
