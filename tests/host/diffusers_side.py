@@ -3,7 +3,7 @@
 Run from the pack's root:  python -c THIS_FILE CHECKPOINT CONFIG PROBLEM OUTPUT [CONFIG PROBLEM OUTPUT ...]
 
 CONFIG is the trainer's.  PROBLEM is a safetensors file with start, cond, uncond, sigmas, timesteps, guidance and
-perhaps a hint; OUTPUT gets the latents with the tuner and without it.
+perhaps a hint; OUTPUT gets the latents with the tuner and without it, and those of a preview with it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from training.__main__ import main as trainer
 from training.bases.base_model import TextStates
 from training.bases.loading import load_base
 from training.config_file import load_config
+from training.seeing.sampling import preview_scheduler, sample
 
 
 def euler(base, problem: dict[str, Tensor]) -> Tensor:
@@ -34,18 +35,28 @@ def euler(base, problem: dict[str, Tensor]) -> Tensor:
     return x
 
 
+def preview(base, problem: dict[str, Tensor], tuner, config) -> Tensor:
+    """Latents [1,4,h,w] as the trainer's previews are drawn."""
+    text = TextStates(torch.cat([problem["uncond"], problem["cond"]]))
+    steps, guidance = int(problem["preview_steps"]), float(problem["guidance"])
+    scheduler = preview_scheduler(base, config.objective)
+    return sample(base, scheduler, text, problem["noise"], steps, guidance, tuner, problem.get("hint"))
+
+
 def main(checkpoint: str, *runs: str) -> None:
     """Train, then sample with the tuner and without it, for each run."""
     base = load_base(checkpoint, tokenizer=Path(checkpoint).with_name("tokenizer"))
     for config, problem_file, output in zip(*[iter(runs)] * 3, strict=True):
         if trainer(["train", config]) != 0:
             raise SystemExit(f"the trainer refused {config}")
-        problem, tuner = load_file(problem_file), load_tuner(load_config(config).output)
+        problem, settings = load_file(problem_file), load_config(config)
+        tuner = load_tuner(settings.output)
         with torch.no_grad():
             plain = euler(base, problem)
             with attach(base.unet, [(tuner, 1.0, problem.get("hint"))]):
                 edited = euler(base, problem)
-        save_file({"plain": plain, "edited": edited}, output)
+        drawn = preview(base, problem, tuner, settings)
+        save_file({"plain": plain, "edited": edited, "preview": drawn}, output)
 
 
 if __name__ == "__main__":

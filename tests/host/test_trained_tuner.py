@@ -26,7 +26,7 @@ from small_model import STEPS, TEXT_WIDTH, noise_of, picture, prompt, randomise,
 from small_tuners import apply_csc, apply_sc
 from transformers import CLIPTextConfig, CLIPTextModel
 
-GUIDANCE = 3.0
+GUIDANCE, PREVIEW_STEPS = 3.0, 8
 _VAE = {"double_z": True, "z_channels": 4, "resolution": 64, "in_channels": 3, "out_ch": 3, "ch": 32}
 _VAE |= {"ch_mult": [1, 1, 2, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
 
@@ -91,16 +91,30 @@ def trained(model, folder) -> Path:
 @pytest.mark.parametrize("kind", ["sc", "csc"])
 def test_diffusers_and_host_agree(pack, model, trained, kind):
     expected = load_file(trained / f"{kind}.latents")
-    path = trained / f"{kind}.safetensors"
-    tuner = pack.managed.ManagedTuner(pack.core.load_tuner(path), path.name, str(path))
-    if kind == "sc":
-        edited = apply_sc(pack, model, tuner)
-    else:
-        edited = apply_csc(pack, model, pack.control.SCEditControl(tuner), picture())
+    edited = _edited(pack, model, trained, kind)
     plain, found = (model.model.process_latent_in(sample(m, cfg=GUIDANCE)) for m in (model, edited))
     assert relative(plain, expected["plain"]) < 1e-3
     assert relative(found, expected["edited"]) < 1e-3
     assert relative(found, plain) > 0.02, "the tuner's effect is too small to prove anything"
+
+
+@pytest.mark.parametrize("kind", ["sc", "csc"])
+@pytest.mark.parametrize("sampler", ["euler", "ddim"])
+def test_a_preview_is_what_the_host_samples(pack, model, trained, kind, sampler):
+    """docs/training.md: KSampler with scheduler sgm_uniform.  Timesteps are whole numbers in diffusers, not here."""
+    edited = _edited(pack, model, trained, kind)
+    found = sample(edited, cfg=GUIDANCE, steps=PREVIEW_STEPS, sampler=sampler, scheduler="sgm_uniform")
+    expected = load_file(trained / f"{kind}.latents")["preview"]
+    assert relative(model.model.process_latent_in(found), expected) < 0.01
+
+
+def _edited(pack, model, trained: Path, kind: str):
+    """The host's model with the tuner that was trained."""
+    path = trained / f"{kind}.safetensors"
+    tuner = pack.managed.ManagedTuner(pack.core.load_tuner(path), path.name, str(path))
+    if kind == "sc":
+        return apply_sc(pack, model, tuner)
+    return apply_csc(pack, model, pack.control.SCEditControl(tuner), picture())
 
 
 def _config(folder: Path, kind: str) -> dict:
@@ -132,6 +146,8 @@ def _problem(model, kind: str) -> dict[str, torch.Tensor]:
         "sigmas": sigmas,
         "timesteps": sampling.timestep(sigmas[:-1]),
         "guidance": torch.tensor(GUIDANCE),
+        "noise": noise_of(),
+        "preview_steps": torch.tensor(PREVIEW_STEPS),
     }
     if kind == "csc":
         problem["hint"] = picture().movedim(-1, 1)
