@@ -180,9 +180,10 @@ def test_compiled_blocks_agree_and_are_compiled_once(plain):
     config |= {"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")}
     torch.manual_seed(0)
     small = UNet2DConditionModel.from_config(config).requires_grad_(False).eval()
-    unet = _prepared(small, frozen_convolutions=True, checkpointing=True)
+    memory = {"frozen_convolutions": True, "checkpointing": True, "fp8": True}
+    expected = [_step(_prepared(small, **memory), seed=seed) for seed in (2, 3)]
+    unet = _prepared(small, **memory)
     compile_blocks(unet, backend="aot_eager")
-    expected = [_step(small, seed=seed) for seed in (2, 3)]
     torch._dynamo.utils.counters.clear()
     found = [_step(unet, seed=2)]
     compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]

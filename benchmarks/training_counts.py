@@ -1,0 +1,136 @@
+"""Counting what a training step costs without a GPU and without allocating a weight, for benchmarks/training.py."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
+
+aten = torch.ops.aten
+
+
+@contextlib.contextmanager
+def fused_attention() -> Iterator[None]:
+    """Give meta tensors the fused attention that real ones get; their own would keep the whole score matrix."""
+
+    def fused(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False):
+        return aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout_p, is_causal)[0]
+
+    with mock.patch.object(F, "scaled_dot_product_attention", fused):
+        yield
+
+
+@register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu)
+def _attention_flops(query, key, value, *args, out_shape=None, **kwargs) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+@register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu_backward)
+def _attention_backward_flops(grad, query, key, value, *args, out_shape=None, **kwargs) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+class SavedBytes:
+    """Bytes that autograd keeps for the backward pass, each storage once, weights and buffers of `modules` excluded."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+        self._weights = {t.untyped_storage()._cdata for t in tensors}
+        self._kept: dict[int, torch.UntypedStorage] = {}
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[SavedBytes]:
+        """To be open during the forward pass."""
+        with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor):
+            yield self
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._weights:
+            self._kept[storage._cdata] = storage  # held, so that its address is not used twice
+        return tensor
+
+    def total(self) -> int:
+        """Bytes so far; forgets what was kept."""
+        total = sum(storage.nbytes() for storage in self._kept.values())
+        self._kept.clear()
+        return total
+
+
+class StepCost(TorchDispatchMode):
+    """FLOPs of matrix products, convolutions and attention, and the most bytes that live tensors held at once.
+
+    tensors: what lies in memory before; their bytes count from the start.  What kernels need while they run, such as
+    the workspace of a convolution, is not counted.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._seen: set[int] = set()
+        self.flops = self.now = self.peak = 0
+        for tensor in tensors:
+            self._add(tensor)
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out, flops = _shapes_of(func, args, kwargs or {})
+        self.flops += flops
+        for leaf in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(leaf, Tensor):
+                self._add(leaf)
+        return out
+
+
+_KNOWN: dict[tuple, tuple[tuple, int]] = {}
+
+
+def _shapes_of(func, args: tuple, kwargs: dict) -> tuple[Any, int]:
+    """What an operator on meta tensors gives, and its FLOPs.
+
+    A U-Net repeats few shapes many times, and to work out one takes torch much longer than to look it up.
+    """
+    aliases = func._schema.is_mutable or any(each.alias_info is not None for each in func._schema.returns)
+    key = None if aliases else (func, _key(args), _key(tuple(kwargs.items())))
+    if key in _KNOWN:
+        (kind, outputs), flops = _KNOWN[key]
+        made = [
+            None if each is None else torch.empty_strided(*each[:2], dtype=each[2], device="meta") for each in outputs
+        ]
+        return (made[0] if kind is None else kind(made)), flops
+    out = func(*args, **kwargs)
+    formula = flop_registry.get(func._overloadpacket)
+    flops = formula(*args, **kwargs, out_val=out) if formula else 0
+    outputs = out if isinstance(out, tuple | list) else (out,)
+    if key is not None and all(each is None or (isinstance(each, Tensor) and each.is_meta) for each in outputs):
+        described = tuple(None if each is None else (each.shape, each.stride(), each.dtype) for each in outputs)
+        _KNOWN[key] = (type(out) if isinstance(out, tuple | list) else None, described), flops
+    return out, flops
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return Tensor, value.shape, value.stride(), value.dtype, value.device
+    if isinstance(value, tuple | list):
+        return tuple(_key(each) for each in value)
+    return type(value), value
