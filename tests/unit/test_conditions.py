@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -81,6 +83,28 @@ def test_what_is_no_picture_is_refused(images, one_sentence):
 def test_an_alpha_channel_of_nan_does_not_matter(photograph):
     alpha = torch.full((1, 512, 512, 1), float("nan"))
     assert torch.equal(as_pictures(torch.cat([photograph, alpha], -1)), photograph)
+
+
+def test_without_opencv_or_with_one_that_cannot_be_loaded(photograph, monkeypatch, one_sentence):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ConditionError) as raised:
+        canny(photograph)
+    one_sentence(raised, "cv2", "pip install opencv-python-headless")
+    assert inpainting(photograph, torch.ones(5, 7)).hint.shape == photograph.shape
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 97), (3, 5), (301, 200)], ids=str)
+@pytest.mark.parametrize("cell", [1, 2, 7, 16, 64, 4096])
+def test_palette_is_that_of_cv2_on_the_whole_picture(size, cell):
+    """It reads only some of the rows; cv2 gives the same from all of them."""
+    images = noise(2, *size, 3) * 1.4 - 0.2
+    height, width = size
+    squares = (max(1, width // cell), max(1, height // cell))
+    for image, found in zip(images, color_palette(images, ColorPaletteOptions(cell)), strict=True):
+        pixels = cv2.convertScaleAbs(image.clamp(0, 1).numpy(), alpha=255)
+        small = cv2.resize(pixels, squares, interpolation=cv2.INTER_CUBIC)
+        expected = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
+        assert np.array_equal((found * 255).round().numpy(), expected)
 
 
 def test_canny_options_are_those_of_cv2(photograph):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from scedit_core.conditions.depth import DepthOptions, depth, load_depth
+from scedit_core.conditions.local_models import load_local
 from scedit_core.errors import ConditionError
 
 
@@ -89,6 +91,16 @@ def test_folders_that_are_no_such_model(folder, network, tmp_path, one_sentence)
     with pytest.raises(ConditionError) as raised:
         load_depth(tmp_path)
     one_sentence(raised, "1 missing", "head.")
+
+
+def test_without_transformers_or_with_one_that_is_too_old(tmp_path, monkeypatch, one_sentence):
+    with pytest.raises(ConditionError) as raised:
+        load_local("AutoModelForFortuneTelling", tmp_path)
+    one_sentence(raised, "AutoModelForFortuneTelling", "pip install --upgrade transformers")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConditionError) as raised:
+        load_depth(tmp_path)
+    one_sentence(raised, "AutoModelForDepthEstimation", "pip install --upgrade transformers")
 
 
 def test_nothing_but_numbers(network, one_sentence):

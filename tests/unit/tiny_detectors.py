@@ -160,10 +160,10 @@ def _rtdetr(names: tuple[str, ...] = ("person", "dog")):
         label2id={name: number for number, name in enumerate(names)},
     )
     model = tf.RTDetrForObjectDetection(config)
-    with torch.no_grad():  # as it is made, one class has all queries
+    with torch.no_grad():  # as it is made, one class or another has all queries
         for name, p in model.named_parameters():
             if "class_embed" in name and p.ndim > 1:
-                p.normal_(std=2)
+                p.copy_(p[:1].clone().expand_as(p))
     return model, tf.RTDetrImageProcessor(size={"height": 96, "width": 96})
 
 
