@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -201,3 +204,52 @@ def test_a_sheet_takes_any_sizes_and_gaps(tmp_path):
     assert (abs(sheet.astype(int) - [255, 0, 0]).max(-1) < 40).sum() == pytest.approx(
         128 * 64, rel=0.06
     )  # JPEG blurs borders
+
+
+def test_sdxl_is_told_the_size_of_what_is_drawn(tmp_path):
+    """Previews and validation on a small SDXL; the pipeline of diffusers is the reference for sizes and pooled text."""
+    small = module_beside("small_checkpoints")
+    small.small_pipeline("sdxl", small.write_tokenizer(tmp_path / "words")).save_pretrained(tmp_path / "base")
+    base = load_base(tmp_path / "base")
+    write_picture(tmp_path / "set" / "wide.png", (128, 64))
+    config = parse_config(
+        {
+            "base": str(tmp_path / "base"),
+            "output": str(tmp_path / "tuner.safetensors"),
+            "tuner": {"kind": "sc"},
+            "data": {"folder": str(tmp_path / "set"), "resolution": 128, "captions": "none", "max_aspect": 4},
+            "previews": {"steps": 1},
+            "validation": {"timesteps": 1},
+        }
+    )
+    text = base.encode_captions(["ugly", "a red star"])
+    scheduler = preview_scheduler(base, config.objective)
+    made = sample(base, scheduler, text, starting_noise(64, 128, 7), steps=2, guidance=4.0)
+    base.pipeline.scheduler, of_the_checkpoint = scheduler, base.pipeline.scheduler
+    reference = base.pipeline(
+        "a red star",
+        negative_prompt="ugly",
+        latents=starting_noise(64, 128, 7),
+        height=64,
+        width=128,
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        output_type="latent",
+    ).images
+    base.pipeline.scheduler = of_the_checkpoint
+    assert torch.allclose(made, reference, atol=1e-4 * float(reference.abs().max()))
+    data = TrainingSet.prepare(base, config)
+    assert Image.open(Previews(config, base, data).draw(1, SCTuner(base.layout))).width > 100
+    assert Validation(config, base, data).measure(SCTuner(base.layout))["loss_with"] > 0
+
+
+def write_picture(path, size):
+    path.parent.mkdir()
+    Image.effect_noise(size, 90).convert("RGB").save(path)
+
+
+def module_beside(name):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

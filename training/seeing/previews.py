@@ -27,7 +27,6 @@ from ..bases.base_model import BaseModel, TextStates
 from ..chance import generator_for
 from ..config import TrainConfig
 from ..data.hint_making import Hints
-from ..machine import frozen_dtype
 from .sampling import preview_scheduler, sample, starting_noise
 from .sheets import draw_sheet, save_picture
 
@@ -62,7 +61,6 @@ class Previews:
     def __init__(self, config: TrainConfig, base: BaseModel, data: TrainingSet) -> None:
         self._config, self._base = config.previews, base
         self.folder = config.run_folder / "previews"
-        self._dtype = frozen_dtype(config.loop.precision, base.unet.device)
         self._scheduler = preview_scheduler(base, config.objective)
         self.scenes = scenes_of(config, data)
         with contextlib.ExitStack() as stack:
@@ -105,7 +103,6 @@ class Previews:
             wanted.guidance,
             tuner,
             scene.hint,
-            self._dtype,
             check,
         )
         return made.cpu()
@@ -184,7 +181,7 @@ def hints_of(config: TrainConfig, data: TrainingSet) -> list[Tensor]:
     Raises DataError for a file that is no picture, ConditionError where a detector is missing.
     """
     framed = [data.hint_of(path) for path in config.previews.hints]
-    if config.data.hints is not None:
+    if config.data.hints is not None or config.data.condition.type == "custom":
         return framed
     makes = Hints(config.data, data.base.device)
     made = [makes.make(picture[0]) for picture in framed]

@@ -49,7 +49,6 @@ def sample(
     guidance: float,
     tuner: SCTuner | CSCTuner | None = None,
     hint: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
     check: Callable[[], None] | None = None,
 ) -> Tensor:
     """Latents [1,4,h,w] of one picture, scaled, on the U-Net's device.
@@ -57,7 +56,6 @@ def sample(
     text:  two rows, of the negative prompt and of the prompt.
     noise: [1,4,h,w].
     hint:  [1,3,8h,8w] in 0..1 for a CSC-Tuner.
-    dtype: what the U-Net computes in.
     check: called before every step; may raise to leave.
     """
     device = base.unet.device
@@ -66,7 +64,7 @@ def sample(
     if base.needs_sizes:
         height, width = (8 * side for side in noise.shape[-2:])
         sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(rows), device=device)
-    inputs = base.unet_inputs(text.rows(rows).to(device, dtype), sizes)
+    inputs = base.unet_inputs(text.rows(rows), sizes)
     attached = [] if tuner is None else [(tuner, 1.0, hint if isinstance(tuner, CSCTuner) else None)]
     scheduler.set_timesteps(steps, device=device)
     latents = noise.to(device, torch.float32)
@@ -74,7 +72,7 @@ def sample(
         for timestep in scheduler.timesteps:
             if check is not None:
                 check()
-            seen = torch.cat([latents] * len(rows)).to(dtype)
+            seen = torch.cat([latents] * len(rows)).to(base.unet.dtype)
             said = base.unet(seen, timestep, return_dict=False, **inputs)[0].float()
             if len(rows) == 2:
                 without, with_prompt = said.chunk(2)

@@ -19,7 +19,6 @@ from scedit_core.diffusers import attach
 from ..bases.base_model import BaseModel
 from ..chance import generator_for
 from ..config import TrainConfig
-from ..machine import frozen_dtype
 from ..objective import Objective
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ class Validation:
         self._base, self._data, self._seed = base, data, config.loop.seed
         self._examples = list(data.held)[: config.validation.images]
         self._rows = config.loop.batch  # a batch as large as training's fits into memory
-        self._dtype = frozen_dtype(config.loop.precision, base.unet.device)
         objective = config.objective.model_copy(update={"min_snr_gamma": None, "noise_offset": 0.0})
         self._objective = Objective(base.scheduler, base.prediction, objective)
         self.timesteps = quantiles(config.validation.timesteps, len(self._objective.alphas_cumprod))
@@ -81,10 +79,10 @@ class Validation:
             latents.expand(count, -1, -1, -1), noise.expand(count, -1, -1, -1), torch.tensor(timesteps)
         )
         same = [0] * count
-        sizes = None if batch.sizes is None else batch.sizes[same].to(device)
-        inputs = base.unet_inputs(batch.text.rows(same).to(device, self._dtype), sizes)
+        sizes = None if batch.sizes is None else batch.sizes[same]
+        inputs = base.unet_inputs(batch.text.rows(same), sizes)
         with attach(base.unet, _attached(tuner, batch.hints, hinted)):
-            said = base.unet(problem.noisy.to(self._dtype), problem.timesteps, return_dict=False, **inputs)[0]
+            said = base.unet(problem.noisy.to(base.unet.dtype), problem.timesteps, return_dict=False, **inputs)[0]
         error = (said.float() - problem.target).square()
         if batch.masks is None:
             return error.flatten(1).mean(1).tolist()
