@@ -70,6 +70,10 @@ def small_pipeline(family: str, tokenizer_folder: Path) -> StableDiffusionPipeli
     """A pipeline of `family` with every weight random, so that a mix-up of any two shows."""
     configs = released_configs(family)
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, model_max_length=77)
+    open_clip = CLIPTokenizer.from_pretrained(tokenizer_folder, model_max_length=77)
+    open_clip.pad_token = "!"
+    if family == "sd2":
+        tokenizer = open_clip
     vae = configs["vae"] | {"block_out_channels": [32, 32, 64, 64], "layers_per_block": 1}
     modules: dict[str, nn.Module] = {
         "unet": UNet2DConditionModel.from_config(configs["unet"] | _SMALL[family]),
@@ -83,9 +87,8 @@ def small_pipeline(family: str, tokenizer_folder: Path) -> StableDiffusionPipeli
         _randomise(module, seed)
     scheduler = DDIMScheduler.from_config(configs["scheduler"])
     if family == "sdxl":
-        second = CLIPTokenizer.from_pretrained(tokenizer_folder, model_max_length=77, pad_token="!")
         return StableDiffusionXLPipeline(
-            **modules, tokenizer=tokenizer, tokenizer_2=second, scheduler=scheduler, add_watermarker=False
+            **modules, tokenizer=tokenizer, tokenizer_2=open_clip, scheduler=scheduler, add_watermarker=False
         )
     return StableDiffusionPipeline(
         **modules,

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from transformers import CLIPTokenizer
 
 from ..errors import BaseModelError
-from .tokenizer_files import find_tokenizer, load_tokenizer
+from .tokenizer_files import find_tokenizer, load_tokenizer, with_plain_pad
 
 _KINDS = {
     "StableDiffusionPipeline": StableDiffusionPipeline,
@@ -52,6 +53,9 @@ def load_folder(
             "get its missing or damaged files again, weights as .safetensors"
         ) from error
     _check_unet(path, pipeline)
+    for name in ("tokenizer", "tokenizer_2"):
+        if isinstance(getattr(pipeline, name, None), CLIPTokenizer):
+            setattr(pipeline, name, with_plain_pad(getattr(pipeline, name)))
     return pipeline
 
 
@@ -84,9 +88,7 @@ def _tokenizers(path: Path, parts: dict, chosen: Path | None, allow_download: bo
         if name not in parts or (chosen is None and (path / name).is_dir()):
             continue
         config = json.loads((path / encoder / "config.json").read_text("utf-8"))
-        length, words = config.get("max_position_embeddings", 77), config.get("vocab_size", 49408)
-        folder = find_tokenizer(path, chosen, allow_download)
-        found[name] = load_tokenizer(folder, length, words, second=name == "tokenizer_2")
+        found[name] = load_tokenizer(find_tokenizer(path, chosen, allow_download), config)
     return found
 
 

@@ -46,10 +46,9 @@ def load_single_file(
         raise _incomplete(path, f"one without {error}") from error
     parts = {}
     for encoder in sorted(name for name in configs if name.startswith("text_encoder")):
-        config, second = configs[encoder], encoder.endswith("_2")
-        made = load_tokenizer(folder, config["max_position_embeddings"], config["vocab_size"], second)
-        config["eos_token_id"] = made.eos_token_id  # SDXL's pooled state is the one at the first of these
-        parts["tokenizer_2" if second else "tokenizer"] = made
+        made = load_tokenizer(folder, configs[encoder])
+        configs[encoder]["eos_token_id"] = made.eos_token_id  # SDXL's pooled state is the one at the first of these
+        parts[encoder.replace("text_encoder", "tokenizer")] = made
     try:
         with tempfile.TemporaryDirectory() as written:
             _write(configs, Path(written))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
@@ -16,7 +18,7 @@ _FILES = ("vocab.json", "merges.txt")
 _HOST = Path("comfy") / "sd1_tokenizer"  # in a ComfyUI checkout
 _HOMES = "~/ComfyUI, ~/comfy/ComfyUI*"
 _PACK = Path(__file__).absolute().parents[2]
-_SECOND_PAD = "!"  # of SDXL's second tokenizer, the same words with another padding
+_OPEN_CLIP_PAD = "!"  # token 0, with which OpenCLIP pads; CLIP pads with its end
 # Repositories whose files a local hub cache may hold; all have the one vocabulary of CLIP.
 _HUB = (
     ("openai/clip-vit-large-patch14", ""),
@@ -29,15 +31,15 @@ _HUB = (
 )
 
 
-def load_tokenizer(folder: Path, length: int, words: int, second: bool = False) -> CLIPTokenizer:
-    """The tokenizer in `folder`, for a text encoder that reads `length` tokens of `words` different ones.
+def load_tokenizer(folder: Path, config: Mapping[str, Any]) -> CLIPTokenizer:
+    """The tokenizer in `folder` as the text encoder with this `config` was trained with it.
 
-    second: with the padding of SDXL's second tokenizer.  Raises BaseModelError for one that cannot be read or has more
-    words than the text encoder.
+    OpenCLIP's text encoders (SD 2.x, and SDXL's second) have another padding than CLIP's; their activation tells them.
+    Raises BaseModelError for files that cannot be read, or with more words than the text encoder knows.
     """
-    pad = {"pad_token": _SECOND_PAD} if second else {}
+    length, words = config.get("max_position_embeddings", 77), config.get("vocab_size", 49408)
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=length, **pad)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=length)
     except Exception as error:  # the libraries below raise what they like for broken JSON
         line = " ".join(str(error).split())[:160]
         raise BaseModelError(
@@ -49,7 +51,24 @@ def load_tokenizer(folder: Path, length: int, words: int, second: bool = False) 
             f"{folder}: expected a tokenizer of at most the {words} words that the text encoder knows, "
             f"found {len(tokenizer)}; choose CLIP's tokenizer"
         )
-    return tokenizer
+    if config.get("hidden_act") == "gelu":
+        tokenizer.pad_token = _OPEN_CLIP_PAD
+    return with_plain_pad(tokenizer)
+
+
+def with_plain_pad(tokenizer: CLIPTokenizer) -> CLIPTokenizer:
+    """The tokenizer, or one that reads an exclamation mark in a caption as hosts do: as a mark, not as padding.
+
+    Where files name "!" as the padding of SD 2.x and SDXL, transformers takes each one in a text for it.
+    """
+    special = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    if _OPEN_CLIP_PAD not in special or special - {_OPEN_CLIP_PAD, tokenizer.bos_token, tokenizer.eos_token}:
+        return tokenizer
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    fresh = CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=tokenizer.model_max_length)
+    fresh.pad_token = tokenizer.pad_token
+    return fresh
 
 
 def find_tokenizer(base: Path, chosen: Path | None = None, allow_download: bool = False) -> Path:
