@@ -6,12 +6,12 @@ Every page gets it, not only the one that queued the graph: as messages, and for
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from server import PromptServer
 
 MESSAGE = "scedit.training"
 _EVERY_SECONDS = 0.5
@@ -123,9 +123,14 @@ class TrainingPage:
         for old in list(_shown)[:-_MOST_RUNS]:
             del _shown[old]
             _previews.pop(old, None)
-        server = getattr(PromptServer, "instance", None)
+        server = _server()
         if server is not None:
             server.send_sync(MESSAGE, state)
+
+
+def _server() -> Any:
+    """The host's PromptServer, which is there before packs are loaded; None where a script imports the nodes."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
 def _duration(seconds: float) -> str:
@@ -147,7 +152,7 @@ async def _preview(request: web.Request) -> web.StreamResponse:
 
 def register() -> None:
     """Let the host's server answer; where a script imports the nodes there is none."""
-    server = getattr(PromptServer, "instance", None)
+    server = _server()
     if server is not None:
         server.routes.get("/scedit/training")(_trainings)
         server.routes.get("/scedit/training/preview")(_preview)

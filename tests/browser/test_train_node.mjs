@@ -22,7 +22,7 @@ try {
   let page = await open();
   await page.evaluate(place, task.graph);
   result.before = await panel(page);
-  await page.keyboard.press("Control+Enter");
+  await page.getByTestId("queue-button").click();
   await said(page, (shown) => shown.picture && shown.points > 2);
   result.running = await panel(page);
   await page.screenshot({ path: `${task.pictures}/running.png` });
@@ -34,7 +34,7 @@ try {
   await said(page, (shown) => shown.picture && shown.points > 2 && shown.text.startsWith("step"));
   result.reopened = await panel(page);
   await page.screenshot({ path: `${task.pictures}/reopened.png` });
-  await page.evaluate(() => window.app.api.interrupt());
+  result.cancelled = await cancel(page);
   await said(page, (shown) => shown.text.startsWith("stopped at step"));
   result.stopped = await panel(page);
   await page.screenshot({ path: `${task.pictures}/stopped.png` });
@@ -44,7 +44,7 @@ try {
     const node = window.app.graph._nodes.find((each) => each.type === "SCEditTrainTuner");
     node.widgets.find((widget) => widget.name === "steps").value = count;
   }, steps);
-  await page.keyboard.press("Control+Enter");
+  await page.getByTestId("queue-button").click();
   await said(page, (shown) => shown.text.startsWith("finished"));
   result.finished = await panel(page);
   result.steps = steps;
@@ -69,6 +69,17 @@ async function open() {
   await page.keyboard.press("Escape"); // a first visit opens the templates
   await page.waitForTimeout(500);
   return page;
+}
+
+// By the page's red button, which only the page that queued has on every version of the page, else by what it calls.
+async function cancel(page) {
+  const button = page.getByRole("button", { name: "Cancel current run" });
+  if (await button.count() && await button.first().isEnabled()) {
+    await button.first().click();
+    return "button";
+  }
+  await page.evaluate(() => window.app.api.interrupt());
+  return "call";
 }
 
 // What the panel shows, or null where the node has none.
@@ -103,7 +114,7 @@ async function place(graph) {
   const node = app.graph._nodes.find((each) => each.type === "SCEditTrainTuner");
   node.pos = [60, 60];
   node.setSize([460, node.computeSize()[1]]);
-  for (const other of app.graph._nodes) if (other !== node) other.pos = [600, 60];
+  app.graph._nodes.filter((other) => other !== node).forEach((other, i) => { other.pos = [600, 60 + 200 * i]; });
   app.canvas.ds.scale = 1;
   app.canvas.ds.offset[0] = 60;
   app.canvas.ds.offset[1] = 40;
