@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from training import checkpoints, loop
+from training import loop
 from training.bases.base_model import BaseModel
 from training.config_file import parse_config
 from training.seeing.previews import Previews
@@ -45,7 +45,7 @@ def _in_a_step() -> None:
 
 
 def _in_a_save() -> None:
-    _die_on_call(checkpoints.os, "replace", _RENAMES_OF_ONE_SAVE + 2)  # files are written, the folder not yet renamed
+    _die_on_call(torch, "save", 2)  # the tuner's file is written, the rest of the checkpoint not
 
 
 def _in_a_preview() -> None:
@@ -60,7 +60,6 @@ def _between_epochs() -> None:
     _die_on_call(loop, "_agreed", 3)  # 3 pictures an epoch, batch 1: after step 3 the second epoch begins
 
 
-_RENAMES_OF_ONE_SAVE = 2  # the tuner's file, then the checkpoint's folder
 POINTS: dict[str, Callable[[], None]] = {  # in the order in which a run of twelve steps comes to them
     "in caching": _in_caching,
     "between epochs": _between_epochs,
