@@ -1,9 +1,10 @@
-# make demo: train a style and look at it.  make test: prove the rest.  Both set themselves up in .venv.
+# make demo: train a style and look at it.  make test: prove the rest.  make bench: measure what it costs and gains.
+# All set themselves up in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint fuzz clean
+.PHONY: demo test lint bench fuzz clean
 
 demo: $(VENV)/.train-ready
 	$(BIN)/python -m training demo
@@ -16,6 +17,16 @@ test: $(VENV)/.test-ready
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Tables on the terminal, JSON and plots in build/bench.  On a CPU about an hour.
+bench: $(VENV)/.test-ready
+	mkdir -p build/bench
+	$(BIN)/python tests/host/install_requirements.py
+	$(BIN)/python benchmarks/training.py --out build/bench/training.json --plot build/bench/training.png
+	$(BIN)/python benchmarks/loading.py --out build/bench/loading.json
+	$(BIN)/python benchmarks/conditions.py --out build/bench/conditions.json
+	$(BIN)/python benchmarks/inference.py --out build/bench/inference.json --plot build/bench/inference.png
+	$(BIN)/python benchmarks/quality.py --out build/bench/quality.json --plot build/bench/quality.png
 
 fuzz: $(VENV)/.test-ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/fuzz.txt
