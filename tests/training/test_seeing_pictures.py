@@ -14,6 +14,7 @@ from scedit_core import CSCTuner, SCTuner
 from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.data.training_set import TrainingSet
+from training.memory.preparing import prepare_unet
 from training.objective import Objective
 from training.seeing.previews import Previews, scenes_of
 from training.seeing.sampling import preview_scheduler, sample, starting_noise
@@ -253,3 +254,17 @@ def module_beside(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_what_saves_memory_hardly_changes_what_is_seen(base_folder, control_values):
+    base = load_base(base_folder)
+    config, data = prepared(base, control_values, previews={"steps": 1, "count": 1}, validation={"images": 1})
+    tuner = loud(CSCTuner(base.layout, stem_width=32))
+    before = Validation(config, base, data).measure(tuner)
+    memory = config.memory.model_copy(update={"checkpointing": True, "frozen_convolutions": True, "fp8": True})
+    prepare_unet(base.unet, memory, torch.float32)
+    after = Validation(config, base, data).measure(tuner)
+    for key in ("loss_with", "loss_without", "loss_no_hint"):
+        assert after[key] != before[key]
+        assert after[key] == pytest.approx(before[key], rel=0.05)
+    assert Previews(config, base, data).draw(1, tuner).is_file()
