@@ -2,180 +2,291 @@
 
 from __future__ import annotations
 
-CHECKPOINTS = {"sd15": "v1-5-pruned-emaonly-fp16.safetensors", "sdxl": "sd_xl_base_1.0.safetensors"}
-SIZES = {"sd15": 512, "sdxl": 1024}
-PHOTOGRAPH = "photograph.png"
-STYLE = {"sd15": "sd15_style.safetensors", "sdxl": "sdxl_style.safetensors"}
-CANNY, COLOR = "sd15_canny.safetensors", "sd15_color.safetensors"
+from collections.abc import Callable
+from dataclasses import dataclass
 
-_FOLDERS = "Tuners go into `ComfyUI/models/scedit`, checkpoints into `ComfyUI/models/checkpoints`."
-_STYLE_NOTE = (
-    "**{style}** is any SC-Tuner for {family}: one that you trained, or a released SCEPTER or SWIFT folder, dropped in "
-    "as it was downloaded. Choose yours in *Load SC-Tuner*."
+from graph_parts import (
+    PHOTOGRAPH,
+    SIZES,
+    node,
+    picture,
+    sampler,
+    with_control,
+    with_control_on_model,
+    with_controlnet_from,
+    with_hint,
+    with_style,
+    with_style_from,
 )
-_CONTROL_NOTE = "**{name}** is a control tuner (CSC-Tuner) for {condition}. Choose yours in *Load CSC-Tuner*."
+from model_files import CHECKPOINTS as CHECKPOINT_FILES
+from model_files import (
+    CONTROLNET_DEPTH,
+    ModelFile,
+    detector,
+    needed,
+    released_control,
+    released_style,
+    trained_control,
+)
+
+__all__ = ["CHECKPOINTS", "PHOTOGRAPH", "WORKFLOWS", "Workflow", "files", "note"]
+
+CHECKPOINTS = {family: file.name for family, file in CHECKPOINT_FILES.items()}
+_LIGHTHOUSE = "a lighthouse on a cliff above the sea"
+_PERSON = "a portrait of an astronaut, oil painting"
+_DANCER = "a dancer on a stage, spotlight"
+_ROOM = "a library with tall windows, morning light"
+CANNY, COLOR, COMPLETION = (trained_control(name) for name in ("canny", "color", "completion"))
+PIXEL_ART = {family: released_style(family, "sai-pixelart") for family in CHECKPOINT_FILES}
+WATERCOLOR = released_style("sd15", "Watercolor2")
+XL = {name: released_control("sdxl", name) for name in ("canny", "hed", "depth", "pose", "color")}
+HED = detector("hed", "the detector of soft edges")
+MIDAS = detector("dpt-hybrid-midas", "the detector of depth")
+PEOPLE = detector("rtdetr-r50", "the detector of people")
+JOINTS = detector("vitpose-base", "the detector of joints")
+_POSE = {"person_threshold": 0.3, "joint_threshold": 0.3, "hands": True}
 
 
-def node(class_type: str, title: str | None = None, **inputs) -> dict:
-    """One node in API form; an input given as a tuple (id, slot) is a link."""
-    entry = {"class_type": class_type, "inputs": {k: list(v) if isinstance(v, tuple) else v for k, v in inputs.items()}}
-    return entry | ({"_meta": {"title": title}} if title else {})
+@dataclass(frozen=True)
+class Workflow:
+    """One template.
+
+    graph: makes it.  family: "sd15", "sd21" or "sdxl".  title, text: head and body of its note, in Markdown.
+    files: what it needs besides the checkpoint.
+    """
+
+    graph: Callable[[], dict]
+    family: str
+    title: str
+    text: str
+    files: tuple[ModelFile, ...]
 
 
-def _picture(family: str, prompt: str) -> dict[str, dict]:
-    """Nodes 1 to 7: checkpoint, prompts, latent, sampler, decoder, saver, with no tuner in between yet."""
-    size = SIZES[family]
-    return {
-        "1": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINTS[family]),
-        "2": node("CLIPTextEncode", "Positive prompt", text=prompt, clip=("1", 1)),
-        "3": node("CLIPTextEncode", "Negative prompt", text="blurry, low quality", clip=("1", 1)),
-        "4": node("EmptyLatentImage", width=size, height=size, batch_size=1),
-        "5": node(
-            "KSampler",
-            seed=20,
-            steps=25,
-            cfg=7.0,
-            sampler_name="dpmpp_2m",
-            scheduler="karras",
-            denoise=1.0,
-            model=("1", 0),
-            positive=("2", 0),
-            negative=("3", 0),
-            latent_image=("4", 0),
-        ),
-        "6": node("VAEDecode", samples=("5", 0), vae=("1", 2)),
-        "7": node("SaveImage", filename_prefix="SCEdit", images=("6", 0)),
-    }
+def style(family: str) -> dict:
+    """An SC-Tuner and nothing else."""
+    return with_style(picture(family, _LIGHTHOUSE), PIXEL_ART[family].name)
 
 
-def _style(graph: dict, family: str, strength: float = 1.0) -> dict:
-    """With an SC-Tuner on the model."""
-    graph["10"] = node("SCEditLoadSCTuner", tuner_name=STYLE[family])
-    graph["11"] = node(
-        "SCEditApplySCTuner",
-        strength=strength,
-        start_percent=0.0,
-        end_percent=1.0,
-        side="both",
-        model=tuple(graph["5"]["inputs"]["model"]),
-        sc_tuner=("10", 0),
-    )
-    graph["5"]["inputs"]["model"] = ["11", 0]
-    return graph
-
-
-def _canny_hint(graph: dict) -> dict:
-    """With a photograph and its edges, as nodes 20 and 21, and a look at them."""
-    graph["20"] = node("LoadImage", image=PHOTOGRAPH)
-    graph["21"] = node("Canny", low_threshold=0.3, high_threshold=0.6, image=("20", 0))
-    graph["22"] = node("PreviewImage", "The hint", images=("21", 0))
-    return graph
-
-
-def _control(graph: dict, first: int, name: str, image: tuple[str, int], strength: float, end: float = 1.0) -> dict:
-    """With a CSC-Tuner on both prompts through the host's own Apply ControlNet."""
-    sampler = graph["5"]["inputs"]
-    graph[str(first)] = node("SCEditLoadCSCTuner", tuner_name=name)
-    graph[str(first + 1)] = node(
-        "ControlNetApplyAdvanced",
-        strength=strength,
-        start_percent=0.0,
-        end_percent=end,
-        positive=tuple(sampler["positive"]),
-        negative=tuple(sampler["negative"]),
-        control_net=(str(first), 0),
-        image=image,
-    )
-    sampler["positive"], sampler["negative"] = [str(first + 1), 0], [str(first + 1), 1]
-    return graph
-
-
-def style_sd15() -> dict:
-    """An SC-Tuner on SD 1.5."""
-    return _style(_picture("sd15", "a lighthouse on a cliff above the sea"), "sd15")
-
-
-def style_sdxl() -> dict:
-    """An SC-Tuner on SDXL."""
-    return _style(_picture("sdxl", "a lighthouse on a cliff above the sea"), "sdxl")
-
-
-def control_canny() -> dict:
+def canny_sd15() -> dict:
     """Edges through Apply ControlNet."""
-    graph = _canny_hint(_picture("sd15", "a portrait of an astronaut, oil painting"))
-    return _control(graph, 30, CANNY, ("21", 0), 1.0)
+    graph = with_hint(picture("sd15", _PERSON), "SCEditCanny", low=100.0, high=200.0, blur=0.0)
+    return with_control(graph, CANNY.name, ("21", 0))
 
 
-def control_and_style() -> dict:
-    """Edges, colours and a style at once."""
-    graph = _canny_hint(_style(_picture("sd15", "a portrait of an astronaut"), "sd15", 0.8))
-    graph = _control(graph, 30, CANNY, ("21", 0), 0.9)
-    graph["40"] = node("ImageScale", "Colours, 16 pixels", upscale_method="area", width=16, height=16, crop="center")
-    graph["40"]["inputs"]["image"] = ["20", 0]
-    graph["41"] = node("ImageScale", "and large again", upscale_method="nearest-exact", width=512, height=512)
-    graph["41"]["inputs"] |= {"crop": "disabled", "image": ["40", 0]}
-    return _control(graph, 42, COLOR, ("41", 0), 0.6, end=0.7)
-
-
-def control_on_model() -> dict:
-    """Edges through Apply CSC-Tuner, on the model."""
-    graph = _canny_hint(_picture("sd15", "a portrait of an astronaut, oil painting"))
-    graph["30"] = node("SCEditLoadCSCTuner", tuner_name=CANNY)
+def canny_on_model() -> dict:
+    """Edges through Apply CSC-Tuner, with block weights."""
+    graph = with_hint(picture("sd15", _PERSON), "SCEditCanny", low=100.0, high=200.0, blur=0.0)
     graph["32"] = node("SCEditBlockWeights", preset="flat", weights=", ".join(["1"] * 12))
-    graph["31"] = node(
-        "SCEditApplyCSCTuner",
-        strength=1.0,
-        start_percent=0.0,
-        end_percent=1.0,
-        resize="crop",
-        model=("1", 0),
-        control_net=("30", 0),
-        image=("21", 0),
-        block_weights=("32", 0),
-    )
-    graph["5"]["inputs"]["model"] = ["31", 0]
+    return with_control_on_model(graph, CANNY.name, ("21", 0), block_weights=("32", 0))
+
+
+def canny_color_and_style() -> dict:
+    """Edges, colours and a style at once."""
+    graph = with_style(picture("sd15", "a portrait of an astronaut"), PIXEL_ART["sd15"].name, 0.8)
+    graph = with_hint(graph, "SCEditCanny", low=100.0, high=200.0, blur=0.0)
+    graph = with_control(graph, CANNY.name, ("21", 0), 0.9)
+    graph["41"] = node("SCEditColorPalette", cell=64, image=("20", 0))
+    return with_control(graph, COLOR.name, ("41", 0), 0.6, first=42, end_percent=0.7)
+
+
+def control_sdxl(condition: str, hint: str, prompt: str, **options) -> dict:
+    """A released control on SDXL, whose tuner tells the condition node how its hints are made."""
+    graph = with_hint(picture("sdxl", prompt), hint, **options)
+    graph = with_control(graph, XL[condition].name, ("21", 0))
+    graph["21"]["inputs"]["csc_tuner"] = ["30", 0]
     return graph
 
 
-# File stem: (graph, title, note).
+def completion() -> dict:
+    """A picture that is continued to the right."""
+    graph = picture("sd15", _LIGHTHOUSE)
+    graph["20"] = node("LoadImage", image=PHOTOGRAPH)
+    graph["23"] = node("ImageScale", upscale_method="area", width=512, height=512, crop="center", image=("20", 0))
+    graph["21"] = node("SCEditCompletion", left=0, top=0, right=256, bottom=0, image=("23", 0))
+    graph["22"] = node("PreviewImage", "The hint", images=("21", 0))
+    del graph["4"]
+    graph["24"] = node("VAEEncode", pixels=("21", 1), vae=("1", 2))
+    graph["25"] = node("SetLatentNoiseMask", samples=("24", 0), mask=("21", 2))
+    graph["5"]["inputs"]["latent_image"] = ["25", 0]
+    return with_control(graph, COMPLETION.name, ("21", 0))
+
+
+def style_control_and_controlnet() -> dict:
+    """A style, a CSC-Tuner for edges and a ControlNet for depth."""
+    graph = with_style(picture("sdxl", _ROOM), PIXEL_ART["sdxl"].name, 0.8)
+    graph = with_hint(graph, "SCEditCanny", low=100.0, high=200.0, blur=0.0)
+    graph = with_control(graph, XL["canny"].name, ("21", 0), 0.8)
+    graph["41"] = node("SCEditDepth", detector=MIDAS.name, invert=False, image=("20", 0))
+    graph["40"] = node("ControlNetLoader", control_net_name=CONTROLNET_DEPTH.name)
+    return with_controlnet_from(graph, ("40", 0), ("41", 0), 0.6, 42, end_percent=0.8)
+
+
+def two_controls_with_masks() -> dict:
+    """Edges in the left half all the time, colours in the right half in the first 60 %."""
+    graph = with_hint(picture("sdxl", _ROOM), "SCEditCanny", low=100.0, high=200.0, blur=0.0, preview=False)
+    graph["41"] = node("SCEditColorPalette", cell=64, image=("20", 0))
+    side = SIZES["sdxl"]
+    graph["50"] = node("SolidMask", "Nothing", value=0.0, width=side, height=side)
+    graph["51"] = node("SolidMask", "A half", value=1.0, width=side // 2, height=side)
+    half = {"operation": "add", "destination": ("50", 0), "source": ("51", 0), "y": 0}
+    graph["52"] = node("MaskComposite", "Left half", x=0, **half)
+    graph["53"] = node("MaskComposite", "Right half", x=side // 2, **half)
+    graph = with_control_on_model(graph, XL["canny"].name, ("21", 0), mask=("52", 0))
+    return with_control_on_model(graph, XL["color"].name, ("41", 0), 0.8, 42, mask=("53", 0), end_percent=0.6)
+
+
+def image_to_image() -> dict:
+    """A picture painted over in a style."""
+    graph = with_style(picture("sd15", "a portrait of an astronaut"), PIXEL_ART["sd15"].name)
+    graph["20"] = node("LoadImage", image=PHOTOGRAPH)
+    graph["23"] = node("ImageScale", upscale_method="area", width=512, height=512, crop="center", image=("20", 0))
+    graph["24"] = node("VAEEncode", pixels=("23", 0), vae=("1", 2))
+    del graph["4"]
+    graph["5"]["inputs"] |= {"latent_image": ["24", 0], "denoise": 0.6}
+    return graph
+
+
+def two_pass_upscale() -> dict:
+    """A small picture first, then twice as large with half of the noise, in the same style."""
+    graph = with_style(picture("sd15", _LIGHTHOUSE), PIXEL_ART["sd15"].name)
+    graph["60"] = node("LatentUpscaleBy", upscale_method="bislerp", scale_by=2.0, samples=("5", 0))
+    graph["61"] = sampler(("11", 0), ("2", 0), ("3", 0), ("60", 0), steps=20, denoise=0.55)
+    graph["6"]["inputs"]["samples"] = ["61", 0]
+    return graph
+
+
+def merge_and_save() -> dict:
+    """Two styles as one tuner, saved as a file."""
+    graph = picture("sd15", _LIGHTHOUSE)
+    graph["10"] = node("SCEditLoadSCTuner", tuner_name=PIXEL_ART["sd15"].name)
+    graph["12"] = node("SCEditLoadSCTuner", tuner_name=WATERCOLOR.name)
+    graph["13"] = node("SCEditMergeSCTuners", tuner_1=("10", 0), weight_1=0.6, tuner_2=("12", 0), weight_2=0.4)
+    graph["13"]["inputs"] |= {"weight_3": 1.0, "weight_4": 1.0}
+    graph = with_style_from(graph, ("13", 0), 1.0, 11)
+    graph["14"] = node("SCEditSaveTuner", tuner=("13", 0), name="pixel_watercolor", dtype="float16", overwrite=True)
+    graph["14"]["inputs"] |= {"title": "Pixel art in watercolour", "note": ""}
+    graph["15"] = node("SCEditTunerInfo", tuner=("13", 0))
+    graph["16"] = node("PreviewAny", source=("15", 0))
+    return graph
+
+
+_CHOOSE_PICTURE = "Choose your picture in *Load Image*."
+_SAME_SKIPS = "All of them read the same unedited skips, so their order does not matter."
+_ONE_TUNER = "*Load SC-Tuner* also takes a tuner that you trained, and folders of SCEPTER and SWIFT as they are."
+_CONTROL = "*Apply ControlNet* takes a CSC-Tuner as any other ControlNet, with strength, range and chaining. "
+
+# File stem: template.
 WORKFLOWS = {
-    "sc_tuner_sd15": (
-        style_sd15,
-        "SC-Tuner (SD 1.5)",
-        _STYLE_NOTE.format(style=STYLE["sd15"], family="SD 1.5"),
+    "sc_tuner_sd15": Workflow(lambda: style("sd15"), "sd15", "SC-Tuner (SD 1.5)", _ONE_TUNER, (PIXEL_ART["sd15"],)),
+    "sc_tuner_sd21": Workflow(lambda: style("sd21"), "sd21", "SC-Tuner (SD 2.1)", _ONE_TUNER, (PIXEL_ART["sd21"],)),
+    "sc_tuner_sdxl": Workflow(lambda: style("sdxl"), "sdxl", "SC-Tuner (SDXL)", _ONE_TUNER, (PIXEL_ART["sdxl"],)),
+    "sc_image_to_image_sd15": Workflow(
+        image_to_image,
+        "sd15",
+        "SC-Tuner: a picture in a style (SD 1.5)",
+        f"{_CHOOSE_PICTURE} *denoise* of the sampler says how much is painted over: 0.4 a little, 0.8 nearly all.",
+        (PIXEL_ART["sd15"],),
     ),
-    "sc_tuner_sdxl": (
-        style_sdxl,
-        "SC-Tuner (SDXL)",
-        _STYLE_NOTE.format(style=STYLE["sdxl"], family="SDXL"),
+    "sc_two_pass_upscale_sd15": Workflow(
+        two_pass_upscale,
+        "sd15",
+        "SC-Tuner: twice as large in a second pass (SD 1.5)",
+        "The second sampler repaints the enlarged latent with the same tuned model, so that the style goes into "
+        "the details too. Lower its *denoise* where things appear twice.",
+        (PIXEL_ART["sd15"],),
     ),
-    "csc_canny_sd15": (
-        control_canny,
-        "CSC-Tuner: edges (SD 1.5)",
-        _CONTROL_NOTE.format(name=CANNY, condition="Canny edges"),
+    "merge_and_save_sd15": Workflow(
+        merge_and_save,
+        "sd15",
+        "Two styles as one file (SD 1.5)",
+        "The merged tuner gives exactly what both give one after the other. *Save SCEdit Tuner* writes it to "
+        "`models/scedit/pixel_watercolor.safetensors`, over a file of that name.",
+        (PIXEL_ART["sd15"], WATERCOLOR),
     ),
-    "csc_canny_color_and_style_sd15": (
-        control_and_style,
-        "CSC-Tuners: edges and colours, with a style (SD 1.5)",
-        "\n\n".join(
-            [
-                _STYLE_NOTE.format(style=STYLE["sd15"], family="SD 1.5"),
-                _CONTROL_NOTE.format(name=CANNY, condition="Canny edges"),
-                _CONTROL_NOTE.format(name=COLOR, condition="colour grids"),
-                "All three read the same unedited skips: their order does not matter.",
-            ]
-        ),
-    ),
-    "csc_canny_on_model_sd15": (
-        control_on_model,
+    "csc_canny_sd15": Workflow(canny_sd15, "sd15", "CSC-Tuner: edges (SD 1.5)", _CONTROL + _CHOOSE_PICTURE, (CANNY,)),
+    "csc_canny_on_model_sd15": Workflow(
+        canny_on_model,
+        "sd15",
         "CSC-Tuner on the model: edges (SD 1.5)",
-        _CONTROL_NOTE.format(name=CANNY, condition="Canny edges")
-        + "\n\n*Apply CSC-Tuner* works on the model, positive and negative prompt in one pass, with block weights.",
+        "*Apply CSC-Tuner* works on the model, for positive and negative prompt in one pass, with block weights. "
+        + _CHOOSE_PICTURE,
+        (CANNY,),
+    ),
+    "csc_canny_color_and_style_sd15": Workflow(
+        canny_color_and_style,
+        "sd15",
+        "CSC-Tuners: edges and colours, with a style (SD 1.5)",
+        f"{_CHOOSE_PICTURE} {_SAME_SKIPS}",
+        (PIXEL_ART["sd15"], CANNY, COLOR),
+    ),
+    "csc_completion_sd15": Workflow(
+        completion,
+        "sd15",
+        "CSC-Tuner: a picture continued (SD 1.5)",
+        "*SCEdit Completion* puts the picture on a larger canvas: what is black in the hint is made. For a hole in the "
+        f"picture connect a mask to it and set all margins to 0. {_CHOOSE_PICTURE}",
+        (COMPLETION,),
+    ),
+    "csc_canny_sdxl": Workflow(
+        lambda: control_sdxl("canny", "SCEditCanny", _ROOM, low=100.0, high=200.0, blur=0.0),
+        "sdxl",
+        "CSC-Tuner: edges (SDXL)",
+        _CONTROL + _CHOOSE_PICTURE,
+        (XL["canny"],),
+    ),
+    "csc_soft_edge_sdxl": Workflow(
+        lambda: control_sdxl("hed", "SCEditSoftEdge", _ROOM, polarity="auto", safe=False, scribble=False),
+        "sdxl",
+        "CSC-Tuner: soft edges (SDXL)",
+        f"The released control wants dark edges on light, which *auto* makes. {_CHOOSE_PICTURE}",
+        (XL["hed"], HED),
+    ),
+    "csc_depth_sdxl": Workflow(
+        lambda: control_sdxl("depth", "SCEditDepth", _ROOM, detector=MIDAS.name, invert=False),
+        "sdxl",
+        "CSC-Tuner: depth (SDXL)",
+        f"Near is light. {_CHOOSE_PICTURE}",
+        (XL["depth"], MIDAS),
+    ),
+    "csc_pose_sdxl": Workflow(
+        lambda: control_sdxl("pose", "SCEditPose", _DANCER, person_detector=PEOPLE.name, detector=JOINTS.name, **_POSE),
+        "sdxl",
+        "CSC-Tuner: pose (SDXL)",
+        f"People as OpenPose draws them; without people in the picture the hint is black. {_CHOOSE_PICTURE}",
+        (XL["pose"], PEOPLE, JOINTS),
+    ),
+    "csc_color_sdxl": Workflow(
+        lambda: control_sdxl("color", "SCEditColorPalette", _ROOM, cell=64),
+        "sdxl",
+        "CSC-Tuner: colours (SDXL)",
+        f"The picture follows the colours of the squares and is free in everything else. {_CHOOSE_PICTURE}",
+        (XL["color"],),
+    ),
+    "csc_style_and_controlnet_sdxl": Workflow(
+        style_control_and_controlnet,
+        "sdxl",
+        "SC-Tuner, CSC-Tuner and ControlNet together (SDXL)",
+        f"Style, edges and, by an ordinary ControlNet, depth. {_CHOOSE_PICTURE}",
+        (PIXEL_ART["sdxl"], XL["canny"], CONTROLNET_DEPTH, MIDAS),
+    ),
+    "csc_two_controls_with_masks_sdxl": Workflow(
+        two_controls_with_masks,
+        "sdxl",
+        "Two CSC-Tuners, each in its half and its time (SDXL)",
+        "Edges hold the left half from beginning to end, colours the right half for the first 60 %. Any mask does: "
+        f"paint one in *Load Image*'s mask editor. {_CHOOSE_PICTURE} {_SAME_SKIPS}",
+        (XL["canny"], XL["color"]),
     ),
 }
 
 
+def files(stem: str) -> list[ModelFile]:
+    """All files that a template needs, its checkpoint first."""
+    workflow = WORKFLOWS[stem]
+    return [CHECKPOINT_FILES[workflow.family], *workflow.files]
+
+
 def note(stem: str) -> str:
     """The note of a workflow, in Markdown."""
-    _, title, text = WORKFLOWS[stem]
-    return f"### {title}\n\n{text}\n\n{_FOLDERS}"
+    workflow = WORKFLOWS[stem]
+    return f"### {workflow.title}\n\n{workflow.text}\n\n**Files, in the folder of ComfyUI**\n\n{needed(files(stem))}"

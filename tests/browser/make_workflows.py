@@ -1,17 +1,16 @@
 """Writes workflows/*.json and their pictures, as the host's real page saves and shows the graphs of graphs.py.
 
-python tests/browser/make_workflows.py HOST        HOST: a ComfyUI checkout whose server runs here
+python tests/browser/make_workflows.py HOST [STEM ...]      HOST: a ComfyUI checkout whose server runs here
 """
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
-import skimage.data
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
@@ -20,43 +19,55 @@ sys.path[:0] = [str(HERE), str(PACK / "tests" / "host")]
 
 import chromium  # noqa: E402
 import graphs  # noqa: E402
+from demo_files import photograph  # noqa: E402
 from host_server import Server  # noqa: E402
+
+PICTURE_WIDTH = 800
 
 
 def place_files(base: Path) -> None:
     """Empty files under the names that the graphs use, so that no choice is missing, and the photograph."""
-    names = {"models/checkpoints": graphs.CHECKPOINTS.values()}
-    names["models/scedit"] = (*graphs.STYLE.values(), graphs.CANNY, graphs.COLOR)
-    for folder, files in names.items():
-        for name in files:
-            (base / folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (base / folder / name).touch()
+    for stem in graphs.WORKFLOWS:
+        for file in graphs.files(stem):
+            path = base / "models" / file.folder / file.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if file.kind != "detector":
+                path.touch()
     (base / "input").mkdir(exist_ok=True)
     (base / "input" / graphs.PHOTOGRAPH).write_bytes(photograph())
 
 
-def photograph() -> bytes:
-    """A real photograph of 512x512 pixels, as PNG."""
-    data = io.BytesIO()
-    Image.fromarray(skimage.data.astronaut()).save(data, "PNG")
-    return data.getvalue()
+def as_jpeg(source: Path, target: Path, width: int, quality: int = 80) -> None:
+    """A screenshot as JPEG, at most `width` pixels wide."""
+    with Image.open(source) as picture:
+        size = (width, round(picture.height * width / picture.width))
+        small = picture.convert("RGB") if picture.width <= width else picture.convert("RGB").resize(size, 3)
+        small.save(target, quality=quality, optimize=True)
 
 
-def main(host: Path) -> None:
-    """Make all of them."""
+def main(host: Path, stems: Iterable[str]) -> None:
+    """Make them."""
     out = PACK / "workflows"
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         place_files(base)
         tasks = [
-            {"name": stem, "api": graph(), "note": graphs.note(stem), "picture": str(out / f"{stem}.jpg")}
-            for stem, (graph, *_) in graphs.WORKFLOWS.items()
+            {
+                "name": stem,
+                "api": graphs.WORKFLOWS[stem].graph(),
+                "note": graphs.note(stem),
+                "picture": str(base / f"{stem}.png"),
+                "crop": True,
+            }
+            for stem in stems
         ]
         with Server(host, PACK, base) as server:
             for result in chromium.visit(server.url, tasks, base):
-                (out / f"{result['name']}.json").write_text(json.dumps(result["saved"], indent=1) + "\n")
-                print(result["name"], result["missing"] or "complete", *result["problems"])
+                name = result["name"]
+                print(name, result.get("failed") or result["missing"] or "complete", *result["problems"])
+                (out / f"{name}.json").write_text(json.dumps(result["saved"], indent=1) + "\n", "utf-8")
+                as_jpeg(base / f"{name}.png", out / f"{name}.jpg", PICTURE_WIDTH)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:] or graphs.WORKFLOWS)

@@ -12,7 +12,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-_UNET = {
+UNET = {
     "image_size": 32,
     "in_channels": 4,
     "out_channels": 4,
@@ -33,7 +33,7 @@ _TEXT = {"vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "nu
 _TEXT |= {"num_attention_heads": 12, "max_position_embeddings": 77, "projection_dim": 768}
 
 
-class _Noise:
+class Noise:
     """Seeded noise out of one pool, since drawing a billion numbers one by one takes too long."""
 
     def __init__(self, seed: int, dtype: torch.dtype) -> None:
@@ -51,10 +51,10 @@ class _Noise:
 def random_checkpoint(path: Path) -> Path:
     """Write an SD 1.5 checkpoint of 2.1 GB in float16."""
     with torch.device("meta"):
-        unet = UNetModel(**_UNET, operations=comfy.ops.disable_weight_init)
+        unet = UNetModel(**UNET, operations=comfy.ops.disable_weight_init)
         vae = AutoencoderKL(ddconfig=_VAE, embed_dim=4)
         text = CLIPTextModel(CLIPTextConfig(**_TEXT))
-    noise = _Noise(0, torch.float16)
+    noise = Noise(0, torch.float16)
     prefixes = {"model.diffusion_model.": unet, "first_stage_model.": vae, "cond_stage_model.transformer.": text}
     state = {}
     for prefix, module in prefixes.items():
@@ -69,8 +69,8 @@ def random_checkpoint(path: Path) -> Path:
 
 def random_tuner(pack, path: Path, kind: str, seed: int, **options) -> Path:
     """Write a tuner of kind "sc" or "csc" for it, in float16."""
-    layout = pack.core.SkipLayout.from_host(_UNET)
+    layout = pack.core.SkipLayout.from_host(UNET)
     tuner = {"sc": pack.core.SCTuner, "csc": pack.core.CSCTuner}[kind](layout, device="meta", **options)
-    noise = _Noise(seed, torch.float16)
+    noise = Noise(seed, torch.float16)
     tuner.load_state_dict({k: noise.like(k, v.shape) for k, v in tuner.state_dict().items()}, assign=True)
     return pack.core.save_tuner(tuner, path)

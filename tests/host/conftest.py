@@ -64,7 +64,7 @@ def pack(models_folder) -> SimpleNamespace:
     nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
     found = {name: importlib.import_module(f"{PACK_NAME}.nodes.{name}") for name in _NODE_MODULES}
     core = importlib.import_module(f"{PACK_NAME}.scedit_core")
-    for name in ("editing", "merging", "tuners"):
+    for name in ("converting", "editing", "merging", "tuners"):
         importlib.import_module(f"{PACK_NAME}.scedit_core.{name}")
     gc.collect()
     gc.freeze()  # a host is a million objects that no test frees, and each test looks through all
@@ -73,25 +73,22 @@ def pack(models_folder) -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def server(pack, tmp_path_factory):
-    """The host's real server with the pack in it, a random checkpoint of the SD 1.5 shape, tuners and a photograph.
+    """The host's real server with the pack in it, all files that the templates name, and what the demo graphs need.
 
     run.py says with SCEDIT_TEST_SERVER=0 which hosts have other pins for their web packages than are installed here.
     """
     if os.environ.get("SCEDIT_TEST_SERVER") == "0":
         pytest.skip("SERVER NOT TESTED: this host pins other versions of its web packages than are installed here")
-    import graphs
-    from checkpoint import random_checkpoint, random_tuner
+    import demo_files
+    import make_workflows
     from host_server import Server
-    from make_workflows import place_files
+    from template_files import write_random_files
 
     base = tmp_path_factory.mktemp("server")
-    place_files(base)
-    random_checkpoint(base / "models/checkpoints" / graphs.CHECKPOINTS["sd15"])
-    for seed, (name, kind) in enumerate(
-        [(graphs.STYLE["sd15"], "sc"), (graphs.CANNY, "csc"), (graphs.COLOR, "csc")], start=1
-    ):
-        random_tuner(pack, base / "models/scedit" / name, kind, seed)
-    with Server(HOST_ROOT, PACK_ROOT, base) as running:
+    make_workflows.place_files(base)
+    write_random_files(pack, base / "models")
+    demo_files.place_files(base)
+    with Server(HOST_ROOT, PACK_ROOT, base, [PACK_ROOT / "tests" / "host" / "demo_nodes"]) as running:
         yield running
     shutil.rmtree(base, ignore_errors=True)
 

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -17,15 +18,17 @@ class Server:
     """`main.py --cpu` with a base directory of its own, for as long as the context is open.
 
     host: a ComfyUI checkout.  pack: the pack's root.  base: an empty directory for models, input and output.
+    more: other packs to link beside it.
     """
 
-    def __init__(self, host: Path, pack: Path, base: Path) -> None:
+    def __init__(self, host: Path, pack: Path, base: Path, more: Sequence[Path] = ()) -> None:
         self.host, self.base = host, base
         for name in ("custom_nodes", "models/checkpoints", "models/scedit", "models/controlnet", "input", "output"):
             (base / name).mkdir(parents=True, exist_ok=True)
-        link = base / "custom_nodes" / "ComfyUI-SCEdit"
-        if not link.exists():
-            link.symlink_to(pack, target_is_directory=True)
+        for name, folder in [("ComfyUI-SCEdit", pack), *((each.name, each) for each in more)]:
+            link = base / "custom_nodes" / name
+            if not link.exists():
+                link.symlink_to(folder, target_is_directory=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]

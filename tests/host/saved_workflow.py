@@ -1,9 +1,51 @@
-"""A workflow as the page saves it, turned into the API form that a server runs."""
+"""A workflow as the page saves it, turned into the API form that a server runs, made small, and run."""
 
 from __future__ import annotations
 
+import copy
+import io
+import json
+
+import numpy as np
+from conftest import PACK_ROOT
+from host_server import Server, error_of
+from PIL import Image
+
 _NOTES = ("MarkdownNote", "Note")
 _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+
+
+def saved_graph(stem: str, object_info: dict) -> dict:
+    """A template in API form."""
+    return to_api(json.loads((PACK_ROOT / "workflows" / f"{stem}.json").read_text("utf-8")), object_info)
+
+
+def made_small(graph: dict, seed: int = 1, side: int = 64) -> dict:
+    """The same graph in one step, its picture `side` pixels high."""
+    graph = copy.deepcopy(graph)
+    for each in graph.values():
+        inputs = each["inputs"]
+        if each["class_type"] in ("EmptyLatentImage", "ImageScale"):
+            inputs |= {"width": side, "height": side}
+        elif each["class_type"] == "SolidMask":
+            inputs |= {"width": inputs["width"] * side // inputs["height"], "height": side}
+        elif each["class_type"] == "MaskComposite":
+            inputs["x"] = side // 2 if inputs["x"] else 0
+        elif each["class_type"] == "SCEditCompletion":
+            inputs["right"] = side
+        elif each["class_type"] == "KSampler":
+            inputs |= {"steps": 1, "seed": seed}
+    return graph
+
+
+def picture_of(server: Server, graph: dict) -> np.ndarray:
+    """The one picture that a graph saves, as [H,W,3] in 0..255."""
+    prompt_id, answer = server.queue(graph)
+    assert prompt_id, answer
+    entry = server.wait(prompt_id)
+    assert entry["status"]["status_str"] == "success", error_of(entry)
+    saved = [output for node, output in entry["outputs"].items() if graph[node]["class_type"] == "SaveImage"]
+    return np.asarray(Image.open(io.BytesIO(server.images({"outputs": dict(enumerate(saved))})[-1])).convert("RGB"))
 
 
 def to_api(workflow: dict, object_info: dict) -> dict:

@@ -12,7 +12,7 @@ from PIL import Image
 from small_detectors import install_hed, install_model
 
 INPUTS = {
-    "SCEditCanny": {"low": 100, "high": 200, "blur": 0},
+    "SCEditCanny": {"low": 90, "high": 200, "blur": 0},
     "SCEditColorPalette": {"cell": 64},
     "SCEditCompletion": {"left": 0, "top": 0, "right": 0, "bottom": 0},
     "SCEditSoftEdge": {"polarity": "auto", "safe": False, "scribble": False},

@@ -13,9 +13,7 @@ import comfy.model_patcher
 import comfy.supported_models_base
 import comfy.utils
 import torch
-from diffusers import AutoencoderTiny
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
 BASE = Path(__file__).resolve().parents[3] / "demo"
 
@@ -80,6 +78,8 @@ class DemoText:
     """Tokenizer and text encoder."""
 
     def __init__(self) -> None:
+        from transformers import CLIPTextModel, CLIPTokenizer  # here, since it takes the host seconds to start
+
         self.tokenizer = CLIPTokenizer.from_pretrained(BASE / "tokenizer", local_files_only=True)
         encoder = CLIPTextModel.from_pretrained(BASE / "text_encoder", local_files_only=True)
         self.encoder = encoder.float().eval()
@@ -98,6 +98,8 @@ class DemoVAE:
     """What the host's nodes ask of a VAE: pictures [B,H,W,3] in 0..1 and latents [B,4,H/8,W/8]."""
 
     def __init__(self) -> None:
+        from diffusers import AutoencoderTiny  # here, since it takes the host seconds to start
+
         network = AutoencoderTiny.from_pretrained(BASE / "vae", local_files_only=True)
         self.network = network.float().eval()
 

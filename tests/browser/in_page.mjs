@@ -1,0 +1,162 @@
+// What page.mjs has the page do.  Each function is sent to the page by itself, so none uses anything outside of it.
+
+// What is on the canvas: nodes whose type is unknown, and the links as [from node, slot, to node, input name].
+export function look() {
+  const graph = window.app.graph;
+  const known = window.LiteGraph.registered_node_types;
+  const links = [];
+  for (const node of graph._nodes)
+    for (const input of node.inputs ?? []) {
+      if (input.link == null) continue;
+      const link = graph.links.get ? graph.links.get(input.link) : graph.links[input.link];
+      links.push([String(link.origin_id), link.origin_slot, String(node.id), input.name]);
+    }
+  return {
+    types: graph._nodes.map((node) => node.type),
+    titles: graph._nodes.map((node) => node.title),
+    missing: graph._nodes.filter((node) => !(node.type in known) || node.has_errors).map((node) => node.type),
+    links,
+  };
+}
+
+// Drops a workflow on the canvas, as a file from the desktop.
+export function drop({ workflow, name }) {
+  window.app.graph.clear();
+  const files = new DataTransfer();
+  files.items.add(new File([JSON.stringify(workflow)], `${name}.json`, { type: "application/json" }));
+  const event = new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true });
+  window.app.canvas.canvas.dispatchEvent(event);
+}
+
+// One node alone on the canvas, selected.
+export function select(type) {
+  const { graph, canvas } = window.app;
+  graph.clear();
+  const node = window.LiteGraph.createNode(type);
+  graph.add(node);
+  canvas.ds.scale = 1;
+  node.pos = [300 - canvas.ds.offset[0], 300 - canvas.ds.offset[1]];
+  if (canvas.select) canvas.select(node);
+  else canvas.selectNode(node);
+  canvas.onSelectionChange?.(canvas.selected_nodes);
+  canvas.setDirty(true, true);
+}
+
+// The end of what is being run: its error's text or null, and the pictures made, as [node id, file name].
+export function ended() {
+  const api = window.comfyAPI?.api?.api ?? window.app.api;
+  const made = [];
+  api.addEventListener("executed", ({ detail }) => {
+    for (const image of detail.output?.images ?? []) made.push([String(detail.node), image.filename]);
+  });
+  return new Promise((resolve) => {
+    api.addEventListener("execution_success", () => resolve({ error: null, made }), { once: true });
+    for (const name of ["execution_error", "execution_interrupted"])
+      api.addEventListener(name, ({ detail }) => resolve({ error: detail?.exception_message ?? name, made }),
+        { once: true });
+  });
+}
+
+// Whether the nodes show these pictures already.
+export function areShown(made) {
+  return made.every(([id, file]) => window.app.graph.getNodeById(Number(id))?.imgs?.some((image) =>
+    image.naturalWidth > 0 && image.src.includes(encodeURIComponent(file))));
+}
+
+// The pictures that nodes show, as [node id, width, height, address].
+export function shown() {
+  return window.app.graph._nodes.flatMap((node) =>
+    (node.imgs ?? []).map((image) => [String(node.id), image.naturalWidth, image.naturalHeight, image.src]));
+}
+
+// Opens an API graph and puts its nodes into columns from left to right, after a column for the note.
+export async function layOut({ api, note, name, folded = [], run = false }) {
+  const conditions = ["SCEditCanny", "SCEditColorPalette", "SCEditCompletion"];
+  const { app, LiteGraph } = window;
+  app.nodeOutputs = {}; // else nodes show what others of their number have made
+  await app.loadApiJson(api, name);
+  const graph = app.graph;
+  const depth = new Map();
+  const depthOf = (node) => {
+    if (!depth.has(node.id)) {
+      const before = (node.inputs ?? []).map((_, i) => node.getInputNode(i)).filter(Boolean);
+      depth.set(node.id, before.length ? 1 + Math.max(...before.map(depthOf)) : 0);
+    }
+    return depth.get(node.id);
+  };
+  graph._nodes.forEach(depthOf);
+  // A loader stands next to what it feeds, not at the far left.
+  for (const node of graph._nodes) {
+    const fed = (node.outputs ?? []).flatMap((output) => output.links ?? [])
+      .map((id) => (graph.links.get ? graph.links.get(id) : graph.links[id]))
+      .map((link) => depth.get(link.target_id));
+    if (depth.get(node.id) === 0 && fed.length) depth.set(node.id, Math.max(0, Math.min(...fed) - 1));
+  }
+  // What comes after the last sampler stands below it, so that the whole graph can be read at once.
+  const samplers = graph._nodes.filter((node) => node.type === "KSampler").map((node) => depth.get(node.id));
+  const sampler = samplers.length ? Math.max(...samplers) : Infinity;
+  for (const node of graph._nodes)
+    if (depth.get(node.id) > sampler) depth.set(node.id, sampler);
+  const columns = [];
+  for (const node of graph._nodes) (columns[depth.get(node.id)] ??= []).push(node);
+  const place = (node) => (node.type === "KSampler" ? 0 : folded.includes(String(node.id)) ? 1 : 2);
+  for (const column of columns) column.sort((one, other) => place(one) - place(other));
+  let x = note ? 430 : 40;
+  columns.forEach((column) => {
+    let y = 60;
+    for (const node of column) {
+      const wanted = node.computeSize();
+      node.setSize([Math.max(300, wanted[0]), Math.max(wanted[1], node.size[1])]);
+      const seed = node.widgets?.find((widget) => widget.name === "control_after_generate");
+      if (seed) seed.value = "fixed";
+      if (node.type === "CLIPTextEncode") node.setSize([300, 120]);
+      if (["SaveImage", "PreviewImage", "LoadImage", "MaskPreview"].includes(node.type)) node.setSize([300, 320]);
+      if (node.type === "PreviewAny") node.setSize([420, 300]);
+      if (node.type === "SCEditTrainTuner" && run) node.setSize([420, wanted[1] + 330]); // its panel
+      if (run && conditions.includes(node.type)) node.setSize([300, wanted[1] + 230]); // they show what they make
+      const fold = folded.includes(String(node.id));
+      if (fold) node.collapse();
+      node.pos = [x, y];
+      y += (fold ? 0 : node.size[1]) + (fold ? 50 : 70);
+    }
+    const wide = column.filter((node) => !node.flags.collapsed).map((node) => node.size[0]);
+    x += Math.max(200, ...wide) + 60;
+  });
+  if (!note) return;
+  const sheet = LiteGraph.createNode("MarkdownNote");
+  graph.add(sheet);
+  sheet.pos = [40, 60];
+  sheet.setSize([340, 560]);
+  sheet.widgets[0].value = note;
+}
+
+// The whole graph on the screen, below the top bar and beside the side bar.
+export function fitView({ width, height }) {
+  const { graph, canvas } = window.app;
+  const boxes = graph._nodes.map((node) => [node.pos[0], node.pos[1] - 30,
+    node.pos[0] + (node.flags.collapsed ? node._collapsed_width ?? 150 : node.size[0]),
+    node.pos[1] + (node.flags.collapsed ? 0 : node.size[1])]);
+  const [left, top] = [0, 1].map((i) => Math.min(...boxes.map((box) => box[i])));
+  const [right, bottom] = [2, 3].map((i) => Math.max(...boxes.map((box) => box[i])));
+  const scale = Math.min((width - 120) / (right - left), (height - 220) / (bottom - top), 1);
+  canvas.ds.scale = scale;
+  canvas.ds.offset[0] = 80 / scale - left;
+  canvas.ds.offset[1] = 150 / scale - top;
+  canvas.setDirty(true, true);
+}
+
+// Where the nodes are on the screen, with a margin.
+export function box() {
+  const { graph, canvas } = window.app;
+  const place = canvas.canvas.getBoundingClientRect();
+  const { scale, offset } = canvas.ds;
+  const margin = 16;
+  const at = (position, i) => (position + offset[i]) * scale + (i ? place.top : place.left);
+  const left = Math.min(...graph._nodes.map((node) => at(node.pos[0], 0))) - margin;
+  const top = Math.min(...graph._nodes.map((node) => at(node.pos[1] - 30, 1))) - margin;
+  const right = Math.max(...graph._nodes.map((node) =>
+    at(node.pos[0] + (node.flags.collapsed ? node._collapsed_width ?? 150 : node.size[0]), 0))) + margin;
+  const bottom = Math.max(...graph._nodes.map((node) => at(node.pos[1] + (node.flags.collapsed ? 0 : node.size[1]), 1)))
+    + margin;
+  return { x: left, y: top, width: right - left, height: bottom - top };
+}

@@ -1,0 +1,116 @@
+"""Every template: what is saved, what its note says, and how it runs.
+
+After test_server_conditions.py, which wants detectors to be missing at first.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import graphs
+import numpy as np
+import pytest
+from conftest import PACK_ROOT
+from PIL import Image
+from saved_workflow import made_small, picture_of, saved_graph
+from small_detectors import install_hed, install_model
+from template_files import on_sd15
+
+WORKFLOWS = sorted((PACK_ROOT / "workflows").glob("*.json"))
+HOSTS_OWN = {"comfy_extras", "nodes"}
+SIZES = {"sc_two_pass_upscale_sd15": (128, 128), "csc_completion_sd15": (64, 128)}
+TWICE = ("sc_tuner_sd15", "csc_canny_sd15", "merge_and_save_sd15")
+
+
+@pytest.fixture(scope="module")
+def object_info(server) -> dict:
+    return server.get("/object_info")
+
+
+@pytest.fixture(scope="module")
+def detectors(server) -> None:
+    """Random detectors under the names that the templates choose."""
+    models = server.base / "models"
+    install_hed(models)
+    install_model("dpt", models, graphs.MIDAS.name)
+    install_model("rtdetr", models, graphs.PEOPLE.name)
+    install_model("vitpose", models, graphs.JOINTS.name)
+
+
+def test_every_graph_is_saved_and_every_saved_one_is_a_graph(object_info):
+    """The saved files have the links and values of the graphs that they were made from."""
+    assert {path.stem for path in WORKFLOWS} == set(graphs.WORKFLOWS)
+    for stem, workflow in graphs.WORKFLOWS.items():
+        saved, expected = saved_graph(stem, object_info), workflow.graph()
+        assert set(saved) == set(expected)
+        for node, each in expected.items():
+            assert saved[node]["class_type"] == each["class_type"]
+            assert each["inputs"].items() <= saved[node]["inputs"].items(), f"{stem}: node {node}"
+        with Image.open(PACK_ROOT / "workflows" / f"{stem}.jpg") as picture:
+            assert picture.width == 800
+
+
+def test_no_template_needs_another_pack(object_info, pack):
+    for workflow in graphs.WORKFLOWS.values():
+        for each in workflow.graph().values():
+            module = object_info[each["class_type"]]["python_module"]
+            assert each["class_type"] in pack.nodes or module.split(".")[0] in HOSTS_OWN, each["class_type"]
+
+
+def test_notes_name_every_file_with_its_place_and_source():
+    for stem, workflow in graphs.WORKFLOWS.items():
+        note, values = graphs.note(stem), values_of(workflow.graph())
+        files = graphs.files(stem)
+        named = {value for value in values if value.endswith((".safetensors", ".bin"))}
+        assert named == {file.name for file in files if file.kind != "detector"}, stem
+        for file in files:
+            assert f"`models/{file.folder}/{file.name}`: {file.what}; {file.source}" in note
+            assert file.kind != "detector" or file.name in {*values, "hed"}, stem
+
+
+def values_of(graph: dict) -> list[str]:
+    """The texts of a graph's widgets."""
+    return [value for each in graph.values() for value in each["inputs"].values() if isinstance(value, str)]
+
+
+@pytest.mark.parametrize("stem", graphs.WORKFLOWS)
+def test_templates_run(server, object_info, detectors, stem):
+    """Those of SD 1.5 as they are but small; others with the files of SD 1.5."""
+    graph = made_small(saved_graph(stem, object_info))
+    if graphs.WORKFLOWS[stem].family != "sd15":
+        graph = on_sd15(graph)
+    first = picture_of(server, graph)
+    assert first.shape == (*SIZES.get(stem, (64, 64)), 3)
+    assert first.std() > 1
+    if stem in TWICE:
+        second = picture_of(server, made_small(graph, seed=2))
+        assert np.abs(second.astype(int) - first).mean() > 1  # another seed, another picture
+    off = copy.deepcopy(graph)
+    for each in off.values():
+        if each["class_type"] != "ControlNetApplyAdvanced" or uses_scedit(off, each):
+            each["inputs"] |= {"strength": 0.0} if "strength" in each["inputs"] else {}
+    base = picture_of(server, off)
+    assert np.abs(first.astype(int) - base).mean() > 0.5  # the tuner was heard
+
+
+@pytest.mark.parametrize("stem", [s for s, each in graphs.WORKFLOWS.items() if each.family != "sd15"])
+def test_templates_of_other_families_are_accepted(server, object_info, stem):
+    """As they are: all types, links and values are right.  They fail then, since their checkpoints are empty files."""
+    prompt_id, answer = server.queue(saved_graph(stem, object_info))
+    assert prompt_id, answer
+    assert answer["node_errors"] == {}
+    assert server.wait(prompt_id)["status"]["status_str"] == "error"
+
+
+def uses_scedit(graph: dict, apply: dict) -> bool:
+    """Whether an Apply ControlNet node applies a CSC-Tuner."""
+    return graph[apply["inputs"]["control_net"][0]]["class_type"].startswith("SCEdit")
+
+
+def test_a_merged_tuner_was_saved(server, object_info, detectors):
+    """After the run of its template: the file is there and loads in a graph of its own."""
+    graph = made_small(saved_graph("sc_tuner_sd15", object_info))
+    graph["10"]["inputs"]["tuner_name"] = "pixel_watercolor.safetensors"
+    merged = made_small(saved_graph("merge_and_save_sd15", object_info))
+    one, other = picture_of(server, graph).astype(int), picture_of(server, merged)
+    assert np.abs(one - other).mean() < 2  # float16 in the file
