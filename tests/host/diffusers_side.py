@@ -3,7 +3,7 @@
 Run from the pack's root:  python -c THIS_FILE CHECKPOINT CONFIG PROBLEM OUTPUT [CONFIG PROBLEM OUTPUT ...]
 
 CONFIG is the trainer's.  PROBLEM is a safetensors file with start, cond, uncond, sigmas, timesteps, guidance and
-perhaps a hint; OUTPUT gets the latents with the tuner and without it, and those of a preview with it.
+perhaps a hint; OUTPUT gets latents with the tuner and without it, images with it, and the latents of a preview.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main(checkpoint: str, *runs: str) -> None:
             with attach(base.unet, [(tuner, 1.0, problem.get("hint"))]):
                 edited = euler(base, problem)
         drawn = preview(base, problem, tuner, settings)
-        save_file({"plain": plain, "edited": edited, "preview": drawn}, output)
+        save_file({"plain": plain, "edited": edited, "images": base.decode(edited), "preview": drawn}, output)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A tuner that the trainer made gives the same latents through diffusers and through the host's U-Net.
+"""A tuner that the trainer made gives the same images through diffusers and through the host's U-Net and VAE.
 
 The base is a checkpoint file with the host's own key names.  The trainer's command trains on it in a process that knows
 no host; both sides sample with the same noise, sigmas and text states.
@@ -27,6 +27,7 @@ from small_tuners import apply_csc, apply_sc
 from transformers import CLIPTextConfig, CLIPTextModel
 
 GUIDANCE, PREVIEW_STEPS = 3.0, 8
+EFFECT = 0.02  # a tuner that changes less would prove nothing
 _VAE = {"double_z": True, "z_channels": 4, "resolution": 64, "in_channels": 3, "out_ch": 3, "ch": 32}
 _VAE |= {"ch_mult": [1, 1, 2, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
 
@@ -82,7 +83,7 @@ def trained(model, folder) -> Path:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=400,
+        timeout=550,
     )
     assert done.returncode == 0, done.stdout[-3000:]
     return folder
@@ -92,10 +93,13 @@ def trained(model, folder) -> Path:
 def test_diffusers_and_host_agree(pack, model, trained, kind):
     expected = load_file(trained / f"{kind}.latents")
     edited = _edited(pack, model, trained, kind)
-    plain, found = (model.model.process_latent_in(sample(m, cfg=GUIDANCE)) for m in (model, edited))
-    assert relative(plain, expected["plain"]) < 1e-3
-    assert relative(found, expected["edited"]) < 1e-3
-    assert relative(found, plain) > 0.02, "the tuner's effect is too small to prove anything"
+    plain, found = sample(model, cfg=GUIDANCE), sample(edited, cfg=GUIDANCE)
+    assert relative(model.model.process_latent_in(plain), expected["plain"]) < 1e-3
+    assert relative(model.model.process_latent_in(found), expected["edited"]) < 1e-3
+    assert relative(found, plain) > EFFECT
+    images = [(_vae(trained).decode(latents) / 2 + 0.5).clamp(0, 1) for latents in (plain, found)]
+    assert relative(images[1], expected["images"]) < 1e-3
+    assert relative(images[1], images[0]) > EFFECT
 
 
 @pytest.mark.parametrize("kind", ["sc", "csc"])
@@ -115,6 +119,14 @@ def _edited(pack, model, trained: Path, kind: str):
     if kind == "sc":
         return apply_sc(pack, model, tuner)
     return apply_csc(pack, model, pack.control.SCEditControl(tuner), picture())
+
+
+def _vae(folder: Path) -> AutoencoderKL:
+    """The checkpoint's VAE as the host builds it."""
+    vae, prefix = AutoencoderKL(ddconfig=_VAE, embed_dim=4), "first_stage_model."
+    state = load_file(folder / "base.safetensors")
+    vae.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    return vae.eval()
 
 
 def _config(folder: Path, kind: str) -> dict:
