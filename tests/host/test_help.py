@@ -10,7 +10,7 @@ from conftest import PACK_ROOT
 from PIL import Image
 
 DOCS, LOCALES = PACK_ROOT / "web" / "docs", PACK_ROOT / "locales"
-ARCHIVED_BYTES = 1_500_000  # help and templates together: the registry's archive stays under 3 MB
+ARCHIVED_BYTES = 2_000_000  # help and templates together: the registry's archive stays under 3 MB
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
