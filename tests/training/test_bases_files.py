@@ -136,6 +136,18 @@ def test_older_names_and_stray_tensors(pair, tmp_path):
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
+@pytest.mark.parametrize("stored", [torch.float8_e4m3fn, torch.float16, torch.bfloat16])
+def test_files_in_any_precision(pair, tmp_path, stored):
+    _, _, _, path = pair
+    state = {name: tensor.to(stored) for name, tensor in load_file(path).items()}
+    other = small.write_checkpoint(tmp_path / "other.safetensors", state)
+    base = load_base(other, torch.bfloat16, tokenizer=path.parents[2] / "comfy/sd1_tokenizer")
+    assert {p.dtype for p in base.unet.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in base.vae.parameters()} == {torch.float32}
+    expected = state["model.diffusion_model.out.2.weight"].to(torch.bfloat16)
+    assert torch.equal(base.unet.conv_out.weight, expected)
+
+
 def test_folder_of_fp16_files_and_without_tokenizer(pair, tmp_path):
     family, pipeline, folder, path = pair
     variant = tmp_path / "variant"
