@@ -27,7 +27,6 @@ from .run import Run, resume
 from .run_folder import RunFolder, Stopped, open_run
 from .seeing.events import Events, open_events
 from .seeing.previews import Previews
-from .seeing.report import write_report
 from .seeing.validation import Validation
 from .step import TrainingStep
 from .tuner_file import check_writable, save_trained
@@ -244,7 +243,6 @@ def _finish(run: Run) -> Path:
     path = run.config.output
     if run.accelerator.is_main_process:
         save_trained(run.result(), path, run.metadata(), run.base)
-        write_report(run.folder.path)
         run.events.emit("finished", step=run.step, path=str(path))
     run.accelerator.wait_for_everyone()
     return path

@@ -166,6 +166,20 @@ def test_tensorboard_has_the_numbers_and_hides_steps_done_again(values, tmp_path
     assert read.Images("previews")[0].width == 8
 
 
+def test_a_run_that_is_stopped_has_a_report(values):
+    config = parse_config(values | {"tensorboard": False})
+    written = io.StringIO()
+    events = open_events(config, Console(file=written, width=200))
+    events.emit("plan", base="tiny", images=None, steps=5, batch=2)
+    events.emit("step", step=1, steps=5, loss=0.5)
+    assert not (config.run_folder / "report.html").exists()
+    events.emit("stopped", reason="SIGTERM")
+    events.close()
+    assert "1 of 5 steps so far" in (config.run_folder / "report.html").read_text("utf-8")
+    assert "images in shards, 5 updates" in written.getvalue()
+    assert "note" not in written.getvalue()
+
+
 def test_only_the_main_process_tells(values):
     config = parse_config(values)
     events = open_events(config, Console(), main_process=False)

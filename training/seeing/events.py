@@ -27,6 +27,7 @@ from ..config import TrainConfig
 from .boards import TensorBoard, WeightsAndBiases
 from .event_log import EVENTS_FILE, EventLog, plain
 from .pace import Pace
+from .reporting import Reporting
 from .run_config import write_run_config
 from .terminal import Terminal
 
@@ -88,8 +89,9 @@ def open_events(config: TrainConfig, console: Console, main_process: bool = True
     notes = []
     folder = config.run_folder
     try:
-        listeners.append(EventLog(folder / EVENTS_FILE))
+        log = EventLog(folder / EVENTS_FILE)
         write_run_config(config)
+        listeners += [log, Reporting(folder)]  # in this order: the report reads the log
     except OSError as error:
         notes.append(f"{folder}: expected a folder that can be written, found none ({error.strerror}); no log is kept")
     for wanted, board in ((config.tensorboard, TensorBoard), (config.wandb, WeightsAndBiases)):

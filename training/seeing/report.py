@@ -32,7 +32,7 @@ _LOSSES = (
 def write_report(run_folder: Path) -> Path:
     """Write `report.html` into a run's folder from its events, previews and configuration, and return the path.
 
-    It may be written at any time, again and again.  Raises OSError where there are no events or it cannot be written.
+    It may be written at any time, and again.  Raises OSError where there are no events or it cannot be written.
     """
     events = latest_run_of_steps(read_events(run_folder / EVENTS_FILE))
     of = {name: [e for e in events if e["event"] == name] for name in ("plan", "step", "validation", "preview", "note")}

@@ -79,7 +79,8 @@ class Terminal:
         often = f" ({event['epochs']:.1f} epochs)" if event.get("epochs") is not None else ""
         size = f" at {event['resolution']} px" if event.get("resolution") is not None else ""
         on = f"; goes on from step {event['first_step']}" if event.get("first_step") else ""
-        self._say(f"{event['images']} images{size}, {event['steps']} updates of {event['batch']} images{often}{on}")
+        images = "images in shards" if event.get("images") is None else f"{event['images']} images"
+        self._say(f"{images}{size}, {event['steps']} updates of {event['batch']} images{often}{on}")
 
     def _show_caching(self, event: dict[str, Any]) -> None:
         hits, misses = event.get("hits"), event.get("misses")
