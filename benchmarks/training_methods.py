@@ -15,7 +15,7 @@ from scedit_core import CSCTuner, SCTuner, SkipLayout
 from scedit_core.diffusers import attach
 from training.config import MemoryConfig
 from training.memory.frozen_layers import freeze_layers, freeze_output_layers
-from training.memory.preparing import prepare_unet
+from training.memory.preparing import prepare_tuner, prepare_unet
 from training.step import encoder_without_graph
 
 Forward = Callable[[dict[str, Any], Tensor], Tensor]
@@ -66,6 +66,7 @@ def _tuner(unet: UNet2DConditionModel, options: Options, kind: str) -> Method:
         checkpointing=options.checkpointing, frozen_convolutions=options.frozen, fp8=options.fp8, compile=False
     )
     prepare_unet(unet, memory, torch.bfloat16)
+    prepare_tuner(tuner, memory)
 
     def forward(inputs, hint):
         with encoder_without_graph(unet), attach(unet, [(tuner, 1.0, hint if kind == "csc" else None)]):

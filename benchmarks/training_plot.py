@@ -17,6 +17,7 @@ _BARS = [
     ("T2I-Adapter", "plain"),
     ("LoRA r64", "plain"),
     ("LoRA r4", "plain"),
+    ("LoRA r64", "checkpointing"),
     ("CSC-Tuner", "plain"),
     ("CSC-Tuner", "frozen layers"),
     ("CSC-Tuner", "checkpointing + frozen layers"),

@@ -19,7 +19,7 @@ from .config import TrainConfig
 from .data.training_set import TrainingSet
 from .errors import TrainingError
 from .machine import DTYPES, frozen_dtype
-from .memory.preparing import prepare_unet
+from .memory.preparing import prepare_tuner, prepare_unet
 from .new_tuner import new_tuner, trainable
 from .objective import Objective, loss_of
 from .optimizing import build_ema, build_optimizer, build_schedule
@@ -105,6 +105,7 @@ def prepare(
     accelerator.wait_for_everyone()
     base.release_encoders()
     prepare_unet(base.unet, config.memory, dtype)
+    prepare_tuner(tuner, config.memory)
     optimizer = build_optimizer(trainable(tuner), loop)
     run = Run(
         config=config,

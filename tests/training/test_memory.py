@@ -15,7 +15,7 @@ from training.config import MemoryConfig
 from training.memory.compiling import compile_blocks
 from training.memory.float8 import Float8Conv2d, Float8Linear, to_8_bits
 from training.memory.frozen_layers import FrozenConv2d, FrozenGEGLU, FrozenNormSiLU, freeze_layers, full_weight
-from training.memory.preparing import prepare_unet
+from training.memory.preparing import prepare_tuner, prepare_unet
 from training.step import encoder_without_graph
 
 EXACT = [{"frozen_convolutions": f, "checkpointing": c} for f in (False, True) for c in (False, True)][1:]
@@ -52,9 +52,10 @@ def _tuner(unet: nn.Module, kind: str):
     return tuner
 
 
-def _step(unet: nn.Module, kind: str = "sc", seed: int = 2):
+def _step(unet: nn.Module, kind: str = "sc", seed: int = 2, **memory):
     """Prediction, gradients and bytes saved for the backward pass of one step of a tuner."""
     tuner, draw = _tuner(unet, kind), torch.Generator().manual_seed(seed)
+    prepare_tuner(tuner, MemoryConfig(**memory))
     noisy, states = torch.randn(2, 4, 16, 16, generator=draw), torch.randn(2, 7, 24, generator=draw)
     hint = torch.rand(2, 3, 128, 128, generator=draw) if kind == "csc" else None
     frozen = {p.untyped_storage().data_ptr() for p in (*unet.parameters(), *unet.buffers(), *tuner.parameters())}
@@ -87,9 +88,11 @@ def _assert_same(one, other) -> None:
 @pytest.mark.parametrize("kind", ["sc", "csc"])
 @pytest.mark.parametrize("memory", EXACT, ids=str)
 def test_the_same_bits_with_less_kept(plain, memory, kind, dtype):
-    expected, found = _step(_prepared(plain, dtype), kind), _step(_prepared(plain, dtype, **memory), kind)
+    expected = _step(_prepared(plain, dtype), kind)
+    found = _step(_prepared(plain, dtype, **memory), kind, **memory)
     _assert_same(expected, found)
-    assert found[2] < (0.85 if kind == "sc" else 0.9) * expected[2]  # a control's hint encoder keeps as much as before
+    # frozen layers change nothing in a control's hint encoder
+    assert found[2] < (0.9 if kind == "csc" and not memory["checkpointing"] else 0.75) * expected[2]
 
 
 def test_channels_last_gives_the_same_bits(plain):
@@ -174,10 +177,9 @@ def test_8_bit_weights_stay_8_bit_while_training(plain):
 
 
 def test_compiled_blocks_agree_and_are_compiled_once(plain):
-    """On two levels of one layer each: compiling takes a CPU long."""
-    config = {**plain.config, "block_out_channels": (32, 32), "layers_per_block": 1, "attention_head_dim": 4}
-    config |= {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "transformer_layers_per_block": 1}
-    config |= {"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")}
+    """On one level of one layer: compiling takes a CPU long."""
+    config = {**plain.config, "block_out_channels": (32,), "layers_per_block": 1, "transformer_layers_per_block": 1}
+    config |= {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
     torch.manual_seed(0)
     small = UNet2DConditionModel.from_config(config).requires_grad_(False).eval()
     memory = {"frozen_convolutions": True, "checkpointing": True, "fp8": True}
@@ -188,7 +190,7 @@ def test_compiled_blocks_agree_and_are_compiled_once(plain):
     found = [_step(unet, seed=2)]
     compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     found.append(_step(unet, seed=3))
-    assert compiled >= 5
+    assert compiled >= 3
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(other[0], one[0], rtol=1e-4, atol=1e-5)

@@ -1,9 +1,12 @@
-"""Decoder blocks that are computed again in the backward pass instead of being kept."""
+"""Decoder blocks and hint encoders that are computed again in the backward pass instead of being kept."""
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from scedit_core import CSCTuner
+from scedit_core.tuners import HintEncoder
 
 
 def checkpoint_decoder(unet: nn.Module) -> None:
@@ -17,6 +20,19 @@ def checkpoint_decoder(unet: nn.Module) -> None:
         if hasattr(part, "gradient_checkpointing"):
             part.gradient_checkpointing = True
             part._gradient_checkpointing_func = _recomputed
+
+
+def checkpoint_hint_encoder(tuner: CSCTuner) -> None:
+    """Recompute the hint encoder of `tuner`, which works at the hint's full size, from the hint.  In place."""
+    tuner.hint.__class__ = RecomputedHintEncoder
+
+
+class RecomputedHintEncoder(HintEncoder):
+    """A hint encoder that keeps the hint and its features only."""
+
+    def forward(self, hint: Tensor, levels: int | None = None) -> list[Tensor]:
+        """See HintEncoder."""
+        return checkpoint(super().forward, hint, levels, use_reentrant=False, preserve_rng_state=False)
 
 
 def _recomputed(module: nn.Module, *args):

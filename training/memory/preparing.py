@@ -1,12 +1,14 @@
-"""Fit the frozen U-Net into memory, as the section `memory` of the configuration says."""
+"""Fit the frozen U-Net and the tuner into memory, as the section `memory` of the configuration says."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from scedit_core import CSCTuner, SCTuner
+
 from ..config import MemoryConfig
-from .checkpointing import checkpoint_decoder
+from .checkpointing import checkpoint_decoder, checkpoint_hint_encoder
 from .compiling import compile_blocks
 from .float8 import store_in_8_bits
 from .frozen_layers import freeze_layers, freeze_output_layers
@@ -28,3 +30,9 @@ def prepare_unet(unet: nn.Module, memory: MemoryConfig, compute_dtype: torch.dty
         checkpoint_decoder(unet)
     if memory.compile:
         compile_blocks(unet)
+
+
+def prepare_tuner(tuner: SCTuner | CSCTuner, memory: MemoryConfig) -> None:
+    """Change `tuner` in place.  Its output and gradients stay equal, bit for bit, and so do its weights' names."""
+    if memory.checkpointing and isinstance(tuner, CSCTuner):
+        checkpoint_hint_encoder(tuner)
