@@ -112,7 +112,10 @@ Condition = Annotated[
 
 
 class PriorConfig(Section):
-    """Pictures of the subject's class, which keep the base's idea of it (prior preservation)."""
+    """Pictures of the subject's class, which keep the base's idea of it (prior preservation).
+
+    They are at most half of what is seen, and less where `data.repeats` shows the own pictures more often.
+    """
 
     folder: Path
     weight: Annotated[float, Field(ge=0, le=10)] = 1.0

@@ -234,6 +234,11 @@ def test_prior_pictures_keep_their_weight_and_no_trigger_word(values, base, fold
     weights = torch.cat([data.batch(step, 4).weights for step in range(11)])
     assert Counter(weights.tolist()) == {1.0: 33, 0.5: 11}  # three times each of 11 against 11
     assert all(e.weight == 1 for e in data.held)
+    for path in list(folder.rglob("*.png"))[4:]:
+        path.unlink()
+    data = make(values, base, folder, prior=prior, captions="optional")
+    weights = torch.cat([data.batch(step, 1).weights for step in range(23)])
+    assert Counter(weights.tolist()) == {1.0: 12, 0.5: 11}  # 4 own pictures, as often as it takes to be half
 
 
 def test_held_out_pictures_are_not_trained_on(values, base, folder):

@@ -155,7 +155,7 @@ def summary(found: Findings, config: TrainConfig) -> list[str]:
         f"{len(held)} for validation and previews, {out}; {len(found.survey.problems)} files not used"
     ]
     if prior:
-        own = (found.pictures - prior) * config.data.repeats
+        own = (found.pictures - prior) * found.survey.own_repeats(config.data.repeats)
         lines.append(
             f"shares: {own / (own + prior):.0%} of what is seen is yours, {prior / (own + prior):.0%} is prior"
         )

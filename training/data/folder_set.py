@@ -29,8 +29,9 @@ class FolderSet(TrainingSet):
         self.buckets = sorted({example.bucket for example in self.examples})
         place = {bucket: i for i, bucket in enumerate(self.buckets)}
         groups: list[list[int]] = [[] for _ in self.buckets]
+        repeats = found.own_repeats(config.data.repeats)
         for i, example in enumerate(self.examples):
-            groups[place[example.bucket]] += [i] * (config.data.repeats if i < len(found.own) else 1)
+            groups[place[example.bucket]] += [i] * (repeats if i < len(found.own) else 1)
         self._order = Order(groups, config.loop.seed)
         self._reader = ThreadPoolExecutor(1, "reading")
         self._ahead: tuple[tuple, Future[Batch]] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,12 @@ class Survey:
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     uncaptioned: list[Path] = field(default_factory=list)
+
+    def own_repeats(self, repeats: int) -> int:
+        """How often each of `own` stands in a round that has each of `prior` once: `repeats`, or as often as it takes
+        for `prior` to be no more than half of the round."""
+        wanted = math.ceil(len(self.prior) / max(1, repeats * len(self.own)))
+        return repeats * max(1, wanted)
 
     def leave_out(self, bad: dict[Path, str]) -> None:
         """Take out the examples whose picture is a key of `bad`; its value, a sentence, becomes a problem."""
