@@ -97,7 +97,7 @@ async function panel(page) {
 }
 
 async function said(page, enough) {
-  for (let i = 0; i < 600; i += 1) {
+  for (const begun = Date.now(); Date.now() - begun < 240000;) {
     const shown = await panel(page);
     if (shown && enough(shown)) return;
     if (shown && /expected .* found/.test(shown.text)) throw new Error(shown.text);

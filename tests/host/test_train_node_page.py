@@ -30,6 +30,7 @@ def graph(server) -> dict:
     }
 
 
+@pytest.mark.timeout(1500)  # three starts of the trainer, and pages, on machines of any speed
 def test_from_click_to_preview_to_cancel_to_resume(server, graph, tmp_path):
     try:
         environment = {**os.environ, **chromium.requirements()}
@@ -37,7 +38,7 @@ def test_from_click_to_preview_to_cancel_to_resume(server, graph, tmp_path):
         pytest.skip(f"PAGE NOT TESTED in a browser: {reason}")
     (tmp_path / "task.json").write_text(json.dumps({"graph": graph, "pictures": str(tmp_path)}))
     command = ["node", str(SCRIPT), server.url, str(tmp_path / "task.json"), str(tmp_path / "result.json")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "result.json").read_text())
     assert "error" not in result, result
@@ -55,7 +56,10 @@ def test_from_click_to_preview_to_cancel_to_resume(server, graph, tmp_path):
 
 
 def test_what_the_node_makes_goes_on_in_the_graph(server, graph):
-    """Trained through the API; the text after it describes the tuner, and the wrong output says which is right."""
+    """Trained through the API; the text after it describes the tuner; what is wired to the other output does not run.
+
+    What that output says is told to the page alone; test_train_node.py reads it.
+    """
     small = json.loads(json.dumps(graph))
     small["1"]["inputs"] |= {"steps": 3, "name": "small"}
     prompt_id, answer = server.queue(small)
@@ -65,7 +69,7 @@ def test_what_the_node_makes_goes_on_in_the_graph(server, graph):
     assert any("kind: SC-Tuner" in str(output) for output in entry["outputs"].values())
     small["2"]["inputs"]["tuner"] = ["1", 1]
     prompt_id, _ = server.queue(small)
-    assert "connect sc_tuner" in error_of(server.wait(prompt_id))
+    assert not {"2", "3"} & set(server.wait(prompt_id)["outputs"])
 
 
 def test_the_trainers_sentence_reaches_the_page(server, graph):
