@@ -16,7 +16,7 @@ from training.memory.compiling import compile_blocks
 from training.memory.float8 import Float8Conv2d, Float8Linear, to_8_bits
 from training.memory.frozen_layers import FrozenConv2d, FrozenGEGLU, FrozenNormSiLU, freeze_layers, full_weight
 from training.memory.preparing import prepare_tuner, prepare_unet
-from training.step import encoder_without_graph
+from training.step import TrainingStep, encoder_without_graph
 
 EXACT = [{"frozen_convolutions": f, "checkpointing": c} for f in (False, True) for c in (False, True)][1:]
 
@@ -197,3 +197,16 @@ def test_compiled_blocks_agree_and_are_compiled_once(plain):
         for name, grad in one[1].items():
             torch.testing.assert_close(other[1][name], grad, rtol=1e-3, atol=1e-6)
     torch._dynamo.reset()
+
+
+def test_8_bit_storage_goes_through_distributed_training(plain, tmp_path):
+    """DistributedDataParallel synchronises all weights when it wraps a step; it cannot take float8 numbers."""
+    unet, tuner = _prepared(plain, fp8=True), _tuner(plain, "sc")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        step = nn.parallel.DistributedDataParallel(TrainingStep(unet, tuner))
+        inputs = torch.randn(1, 4, 16, 16), torch.tensor([10]), None
+        step(*inputs, encoder_hidden_states=torch.randn(1, 7, 24)).square().mean().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in tuner.parameters())
