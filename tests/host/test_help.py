@@ -41,20 +41,22 @@ def test_every_node_has_a_page_and_every_page_a_node(schemas):
     assert {path.stem for path in DOCS.glob("*.md")} == set(schemas)
 
 
-def table(page: str, head: str) -> dict[str, list[str]]:
-    """The rows of the table below a heading: cells by what the first cell names between backticks."""
+ENTRY = re.compile(r"^- (?:`([^`]+)`|\*\*([^*]+)\*\*)(?: \(([^)]*)\))?: (.+)$", re.MULTILINE)
+
+
+def entries(page: str, head: str) -> dict[str, tuple[str, str]]:
+    """The list below a heading: (what stands in brackets, text) by name or message."""
     part = page.split(f"## {head}\n")[1].split("\n## ")[0]
-    rows = [re.split(r" \| ", line.strip("| ")) for line in part.splitlines() if line.startswith("| `")]
-    return {cells[0].strip("`"): cells[1:] for cells in rows}
+    return {name or words: (unit, text) for name, words, unit, text in ENTRY.findall(part)}
 
 
 def test_pages_tell_every_input_with_its_range_and_every_output(schemas):
     for name, schema in schemas.items():
         page = (DOCS / f"{name}.md").read_text("utf-8")
-        rows = table(page, "Inputs")
-        assert list(rows) == [each.id for each in schema.inputs], name
+        told = entries(page, "Inputs")
+        assert list(told) == [each.id for each in schema.inputs], name
         for each in schema.inputs:
-            where, (unit, text) = f"{name}: {each.id}", rows[each.id]
+            where, (unit, text) = f"{name}: {each.id}", told[each.id]
             assert len(text) > 5, where
             if getattr(each, "max", None) is not None:
                 assert f"{each.min:g} to {each.max:.15g}" in unit, where
@@ -62,18 +64,18 @@ def test_pages_tell_every_input_with_its_range_and_every_output(schemas):
             if options is not None and "a file in" not in unit:
                 assert unit.split(", ") == [str(option) for option in options], where
             assert ("optional" in unit) == bool(each.optional), where
-        assert list(table(page, "Outputs")) == [each.display_name for each in schema.outputs], name
-        assert table(page, "What goes wrong"), name
+        assert list(entries(page, "Outputs")) == [each.display_name for each in schema.outputs], name
+        assert entries(page, "What goes wrong"), name
 
 
 def test_pages_quote_what_the_nodes_say(sentences):
     """A message in the list of what goes wrong is one that the pack has."""
     quoted = 0
     for page in DOCS.glob("*.md"):
-        for message in table(page.read_text("utf-8"), "What goes wrong"):
-            if " " in message:
-                assert message in sentences or in_parts(message, sentences), f"{page.name}: {message}"
-                quoted += 1
+        part = page.read_text("utf-8").split("## What goes wrong\n")[1]
+        for message in re.findall(r"^- `([^`]+)`: ", part, re.MULTILINE):
+            assert message in sentences or in_parts(message, sentences), f"{page.name}: {message}"
+            quoted += 1
     assert quoted > 20
 
 
