@@ -1,7 +1,7 @@
 // The training node on the host's real page:  node test_train_node.mjs URL TASK.json RESULT.json
 //
 // TASK: `graph` (API form, the training node in it), `pictures` (a folder for screenshots).  Run from the page, watched
-// until a preview is there; the page is closed and another one opened, which shows the same training; cancelled there;
+// until a preview is there; the page is closed and another one opened, which shows the same training; stopped there;
 // queued again with `steps` just beyond where it stopped, until it says that it has finished.
 import { createRequire } from "node:module";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -34,7 +34,7 @@ try {
   await said(page, (shown) => shown.picture && shown.points > 2 && shown.text.startsWith("step"));
   result.reopened = await panel(page);
   await page.screenshot({ path: `${task.pictures}/reopened.png` });
-  result.cancelled = await cancel(page);
+  await page.locator(".scedit-training-stop").click();
   await said(page, (shown) => shown.text.startsWith("stopped at step"));
   result.stopped = await panel(page);
   await page.screenshot({ path: `${task.pictures}/stopped.png` });
@@ -69,17 +69,6 @@ async function open() {
   await page.keyboard.press("Escape"); // a first visit opens the templates
   await page.waitForTimeout(500);
   return page;
-}
-
-// By the page's red button, which only the page that queued has on every version of the page, else by what it calls.
-async function cancel(page) {
-  const button = page.getByRole("button", { name: "Cancel current run" });
-  if (await button.count() && await button.first().isEnabled()) {
-    await button.first().click();
-    return "button";
-  }
-  await page.evaluate(() => window.app.api.interrupt());
-  return "call";
 }
 
 // What the panel shows, or null where the node has none.

@@ -46,7 +46,20 @@ function addPanel(node) {
     + "padding:4px;box-sizing:border-box;font:12px sans-serif;color:var(--input-text,#ddd)";
   const text = document.createElement("div");
   text.className = "scedit-training-text";
-  text.style.cssText = "flex:none;max-height:96px;overflow:auto;user-select:text;overflow-wrap:anywhere";
+  text.style.cssText = "flex:1;max-height:96px;overflow:auto;user-select:text;overflow-wrap:anywhere";
+  // The page's own button serves the page that queued the graph; this one serves a page that was opened later, too.
+  const stop = document.createElement("button");
+  stop.className = "scedit-training-stop";
+  stop.textContent = "Stop";
+  stop.title = "Stop after this step, with a checkpoint to go on from";
+  stop.style.cssText = "flex:none;align-self:flex-start;padding:1px 8px;font:inherit;cursor:pointer";
+  stop.addEventListener("click", () => {
+    stop.disabled = true; // a second interrupt would end the training without a checkpoint
+    api.interrupt(null);
+  });
+  const head = document.createElement("div");
+  head.style.cssText = "flex:none;display:flex;gap:8px";
+  head.append(text, stop);
   const curve = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   curve.setAttribute("viewBox", `0 0 ${CURVE.width} ${CURVE.height}`);
   curve.setAttribute("preserveAspectRatio", "none");
@@ -58,14 +71,14 @@ function addPanel(node) {
   curve.append(line);
   const picture = document.createElement("img");
   picture.style.cssText = "display:none;flex:1;min-height:0;width:100%;object-fit:contain";
-  panel.append(text, curve, picture);
+  panel.append(head, curve, picture);
   const widget = node.addDOMWidget("training", "scedit_training", panel, {
     serialize: false,
     hideOnZoom: false,
     getMinHeight: () => node.sceditPanel.height,
   });
   widget.serialize = false; // neither in the saved workflow nor in the prompt
-  node.sceditPanel = { panel, text, curve, line, picture, height: 0 };
+  node.sceditPanel = { panel, text, stop, curve, line, picture, height: 0 };
 }
 
 function fill(node, training) {
@@ -73,7 +86,10 @@ function fill(node, training) {
   const color = COLORS[training.state] ?? COLORS.running;
   parts.panel.style.display = "flex";
   parts.text.textContent = training.text;
-  parts.text.style.color = training.state === "running" ? "" : color;
+  const running = training.state === "running";
+  parts.text.style.color = running ? "" : color;
+  parts.stop.style.display = running ? "block" : "none";
+  if (!running) parts.stop.disabled = false;
   const drawn = training.losses.length > 1;
   parts.curve.style.display = drawn ? "block" : "none";
   if (drawn) {
