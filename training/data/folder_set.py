@@ -18,6 +18,8 @@ from .order import Order
 from .survey import Survey, cache_folder, check_survey, survey
 from .training_set import Batch, TrainingSet, tell_problems
 
+_LOOKED = 5000  # files, half a minute's worth where they are new
+
 
 class FolderSet(TrainingSet):
     """Examples of folders; everything that chance decides is drawn from (seed, step) for the whole batch."""
@@ -41,7 +43,12 @@ class FolderSet(TrainingSet):
         cls, base: BaseModel, config: TrainConfig, say: Callable[..., None], process: tuple[int, int]
     ) -> FolderSet:
         """See `TrainingSet.prepare`."""
-        found = survey(config, process)
+
+        def looked(done: int, total: int) -> None:
+            if done % _LOOKED == 0:
+                say("note", message=f"looked at {done} of {total} files")
+
+        found = survey(config, process, looked)
         check_survey(found, config)
         encoder = Encoder(base, config, cache_folder(config))
         fill_cache(encoder, found, say, process)
