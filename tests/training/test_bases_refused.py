@@ -99,12 +99,12 @@ def test_variants_that_cannot_be_trained(host, tmp_path, family, change, words):
         ("sd15", "first_stage_model.encoder.", "without a VAE"),
         ("sd15", UNET + "middle_block.1.", "a middle block with attention"),
         ("sd15", UNET + "output_blocks.11.", "12 output blocks, found 11"),
-        ("sd15", UNET + "input_blocks.1.0.in_layers.2.weight", "whole checkpoint"),
-        ("sd15", UNET + "time_embed.0.weight", "whole checkpoint"),
-        ("sd15", UNET + "input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight", "whole checkpoint"),
-        ("sd15", "first_stage_model.decoder.conv_out.bias", "whole checkpoint"),
-        ("sd15", "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc2.bias", "whole checkpoint"),
-        ("sd2", "cond_stage_model.model.transformer.resblocks.1.attn.in_proj_bias", "whole checkpoint"),
+        ("sd15", UNET + "input_blocks.1.0.in_layers.2.weight", "expected a whole"),
+        ("sd15", UNET + "time_embed.0.weight", "expected a whole"),
+        ("sd15", UNET + "input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight", "expected a whole"),
+        ("sd15", "first_stage_model.decoder.conv_out.bias", "expected a whole"),
+        ("sd15", "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc2.bias", "expected a whole"),
+        ("sd2", "cond_stage_model.model.transformer.resblocks.1.attn.in_proj_bias", "expected a whole"),
     ],
 )
 def test_files_with_weights_missing(host, tmp_path, family, without, words):
@@ -118,7 +118,7 @@ def test_weights_of_a_wrong_shape(host, tmp_path):
     state = load_file(checkpoint(host))
     state[UNET + "input_blocks.1.0.emb_layers.1.weight"] = torch.zeros(3, 3)
     save_file(state, path)
-    assert "whole checkpoint" in refusal(path, tokenizer=host)
+    assert "expected a whole" in refusal(path, tokenizer=host)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,30 @@ def test_pickled_folder_is_refused(host, tmp_path):
     assert "safetensors" in refusal(tmp_path)
 
 
-def test_folder_of_an_inpainting_model_and_of_a_sample_predictor(host, tmp_path):
+def test_folders_with_damaged_weights(host, tmp_path):
+    pipeline = small.small_pipeline("sd15", host / "comfy/sd1_tokenizer")
+    weights = "diffusion_pytorch_model.safetensors"
+    for file in (f"unet/{weights}", f"vae/{weights}", "text_encoder/model.safetensors"):
+        pipeline.save_pretrained(tmp_path)
+        path = tmp_path / file
+        whole, state = path.read_bytes(), load_file(path)
+        state.pop(sorted(state)[3])
+        save_file(state, path, {"format": "pt"})
+        assert "missing" in refusal(tmp_path)
+        path.write_bytes(whole[: len(whole) // 2])
+        assert "fails to load" in refusal(tmp_path)
+        path.unlink()
+        assert "fails to load" in refusal(tmp_path)
+
+
+def test_folder_of_an_inpainting_model(host, tmp_path):
+    pipeline = small.small_pipeline("sd15", host / "comfy/sd1_tokenizer")
+    pipeline.register_modules(unet=type(pipeline.unet).from_config({**pipeline.unet.config, "in_channels": 9}))
+    pipeline.save_pretrained(tmp_path)
+    assert "4 input channels, found 9" in refusal(tmp_path)
+
+
+def test_folder_with_a_scheduler_that_cannot_be_used(host, tmp_path):
     pipeline = small.small_pipeline("sd15", host / "comfy/sd1_tokenizer")
     pipeline.save_pretrained(tmp_path)
     scheduler = tmp_path / "scheduler/scheduler_config.json"

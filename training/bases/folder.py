@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from ..errors import BaseModelError
 from .tokenizer_files import find_tokenizer, load_tokenizer, with_plain_pad
@@ -16,6 +16,7 @@ _KINDS = {
     "StableDiffusionPipeline": StableDiffusionPipeline,
     "StableDiffusionXLPipeline": StableDiffusionXLPipeline,
 }
+_ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
@@ -43,6 +44,7 @@ def load_folder(
             **{name: None for name in _UNUSED if name in parts},
             **({"requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}),
             **_tokenizers(path, parts, tokenizer, allow_download),
+            **_text_encoders(path, parts, dtypes["default"]),
         )
     except BaseModelError:
         raise
@@ -90,6 +92,29 @@ def _tokenizers(path: Path, parts: dict, chosen: Path | None, allow_download: bo
         config = json.loads((path / encoder / "config.json").read_text("utf-8"))
         found[name] = load_tokenizer(find_tokenizer(path, chosen, allow_download), config)
     return found
+
+
+def _text_encoders(path: Path, parts: dict, dtype: torch.dtype) -> dict[str, CLIPTextModel]:
+    """The text encoders, of which transformers would fill in missing weights at random without a word."""
+    loaded = {}
+    for name, kind in _ENCODERS.items():
+        if parts.get(name, [None])[0] is None:
+            continue
+        loaded[name], told = kind.from_pretrained(
+            path / name,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            variant=_variant(path),
+            output_loading_info=True,
+        )
+        missing = sorted(told["missing_keys"])
+        if missing:
+            raise BaseModelError(
+                f"{path / name}: expected a whole text encoder, found {len(missing)} weights missing, the first "
+                f"{missing[0]}; get its .safetensors file again"
+            )
+    return loaded
 
 
 def _check_unet(path: Path, pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline) -> None:

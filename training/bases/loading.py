@@ -73,8 +73,9 @@ def load_base(
     pipeline = load(path, dtypes, chosen, allow_download)
     pipeline.scheduler = _scheduler(path, pipeline.scheduler, prediction)
     pipeline.set_progress_bar_config(disable=True)
-    for part in pipeline.components.values():
+    for part_name, part in pipeline.components.items():
         if isinstance(part, torch.nn.Module):
+            _check_whole(path, part_name, part)
             part.requires_grad_(False).eval().to(device if part is not pipeline.unet else unet_device or device)
     return BaseModel(name, pipeline, SkipLayout.from_diffusers(pipeline.unet.config), device)
 
@@ -114,6 +115,15 @@ def _from_hub(repository: str, allow_download: bool) -> Path | None:
         raise BaseModelError(
             f"{repository}: expected a model on the hub, found no way to get it ({line}); check the name"
         ) from error
+
+
+def _check_whole(path: Path, part_name: str, part: torch.nn.Module) -> None:
+    missing = [key for key, weight in part.state_dict().items() if weight.is_meta]
+    if missing:
+        raise BaseModelError(
+            f"{path}: expected a whole {part_name}, found {len(missing)} weights missing, the first {missing[0]}; "
+            "download it again"
+        )
 
 
 def _scheduler(path: Path, scheduler, prediction: Prediction) -> DDIMScheduler:

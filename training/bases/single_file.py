@@ -16,7 +16,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from ..errors import BaseModelError
@@ -55,10 +55,6 @@ def load_single_file(
             parts |= _load_parts(header, found, written, dtypes)
     except Exception as error:  # whatever the libraries below raise, it is a broken or unusual file
         raise _incomplete(path, f"one that fails to load ({' '.join(str(error).split())[:160]})") from error
-    for name, part in parts.items():
-        missing = [k for k, w in part.state_dict().items() if w.is_meta] if isinstance(part, nn.Module) else []
-        if missing:
-            raise _incomplete(path, f"{len(missing)} weights of its {name} missing, the first {missing[0]}")
     if found.family == SDXL:
         return StableDiffusionXLPipeline(**parts, add_watermarker=False)
     return StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
