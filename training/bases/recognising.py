@@ -34,7 +34,7 @@ _INPUTS = {
     5: "a depth U-Net of 5 input channels; train on the model it was made from",
     7: f"an upscaler's U-Net of 7 input channels; {_FULL}",
 }
-_V_BIAS = 0.09  # see `predicts_v`
+_V_BIAS = 0.09  # see `prediction_of`
 
 
 @dataclass(frozen=True)
