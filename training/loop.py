@@ -91,6 +91,7 @@ def prepare(
         tokenizer=config.tokenizer,
         vae_dtype=DTYPES[config.memory.vae],
         allow_download=allow_download,
+        unet_device="cpu",  # until all is cached and it is stored as small as it will be: a small GPU cannot hold both
     )
     if device.type == "cpu":
         base.unet.set_attn_processor(AttnProcessor())  # on a CPU the backward pass of SDPA takes twice the time
@@ -105,6 +106,7 @@ def prepare(
     accelerator.wait_for_everyone()
     base.release_encoders()
     prepare_unet(base.unet, config.memory, dtype)
+    base.unet.to(device)
     prepare_tuner(tuner, config.memory)
     optimizer = build_optimizer(trainable(tuner), loop)
     run = Run(
