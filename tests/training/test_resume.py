@@ -121,33 +121,38 @@ def test_a_signal_ends_the_step_saves_and_exits_with_0(number, undisturbed, tmp_
 
 
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path, base_folder, three_pictures):
-    """`accelerate launch` on two CPU processes (gloo); the ranks' own files show that they stayed identical."""
+    """Two CPU processes that exchange gradients by gloo; the files of both show that they stayed identical."""
     found = {}
     for count in (1, 2):
         folder = tmp_path / str(count)
         values = long_values(plain_values(base_folder, three_pictures), folder, "csc")
-        values["loop"] |= {"batch": 4 // count, "steps": 4, "accumulate": 2, "learning_rate": 1e-3}
+        values["loop"] |= {"batch": 4 // count, "steps": 4, "accumulate": 2, "learning_rate": 1e-3, "ema": None}
         values["previews"] = values["validation"] = {"every": 0}
         folder.mkdir()
         config = folder / "run.yaml"
         config.write_text(json.dumps(values))
-        launch = ["accelerate.commands.launch", "--cpu", "--num_processes", str(count), "--num_machines", "1"]
-        launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "training", "train", str(config)]
+        launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
         done = subprocess.run(
-            [sys.executable, "-m", *launch] if count > 1 else command(config),
-            cwd=ROOT, env=environment(), timeout=300, capture_output=True, text=True,
-        )  # fmt: skip
+            [sys.executable, "-m", *launch, str(HERE / "ranked_run.py"), str(config), str(folder)],
+            cwd=ROOT,
+            env={**environment(), "ACCELERATE_USE_CPU": "true"},
+            timeout=300,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr[-2000:]
-        found[count] = load_file(folder / "tuner.safetensors")
-    for name, tensor in found[1].items():
-        torch.testing.assert_close(found[2][name], tensor, atol=1e-6, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        found[count] = [load_file(path) for path in sorted(folder.glob("rank-*.safetensors"))]
+    (one,), (first, second) = found[1], found[2]
+    assert_same(first, second)
+    for name, tensor in one.items():
+        torch.testing.assert_close(first[name], tensor, atol=1e-6, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def assert_same(found: dict, expected: dict) -> None:
     assert found.keys() == expected.keys()
     different = [name for name in expected if not torch.equal(found[name], expected[name])]
     assert not different
-    assert any(t.abs().max() > 1e-3 for n, t in expected.items() if n.endswith("up.weight"))  # it did learn
+    assert any(t.abs().max() > 5e-4 for n, t in expected.items() if n.endswith("up.weight"))  # it did learn
 
 
 def command(config: Path) -> list[str]:
