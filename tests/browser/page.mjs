@@ -82,6 +82,9 @@ async function done(task) {
 
 // Presses Run and waits for the end: the error's text where there is one, and the pictures that the nodes then show.
 async function run() {
+  // What other graphs have made is forgotten: a node that need not run again says nothing, and would show nothing.
+  await page.evaluate(() => fetch("/free", { method: "POST", body: JSON.stringify({ free_memory: true }) }));
+  await page.waitForTimeout(1000);
   const end = page.evaluate(inPage.ended);
   await page.getByTestId("queue-button").click();
   const late = page.waitForTimeout(300000).then(() => ({ error: "no end within five minutes", made: [] }));
