@@ -148,7 +148,7 @@ def test_the_trainers_requirements_leave_the_hosts_alone():
     """What the trainer imports is the host's, the pack's, or named in train-in-comfyui.txt; torch is the host's."""
     added = requirement_names(PACK_ROOT / "requirements" / "train-in-comfyui.txt")
     host = requirement_names(HOST_ROOT / "requirements.txt")
-    assert added.isdisjoint({"torch", "torchvision", "torchaudio", "numpy", "transformers", "safetensors"})
+    assert added.isdisjoint({"torch", "torchvision", "torchaudio", "numpy", "safetensors"})
     known = host | added | requirement_names(PACK_ROOT / "requirements.txt") | OPTIONAL
     distributions = packages_distributions()
     own = {"scedit_core", "training", "__future__"}
