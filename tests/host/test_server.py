@@ -58,6 +58,22 @@ def test_nodes_are_as_saved_workflows_expect_them(object_info, pack):
     assert set(found) == set(expected)
 
 
+def test_the_page_is_served_templates_help_and_translations(server, pack):
+    """What it asks the server for, at the addresses where it looks."""
+    templates = server.get("/workflow_templates")["ComfyUI-SCEdit"]
+    assert set(templates) == set(graphs.WORKFLOWS)
+    for stem in templates:
+        assert json.loads(server.fetch(f"/api/workflow_templates/ComfyUI-SCEdit/{stem}.json"))["nodes"]
+        assert server.fetch(f"/api/workflow_templates/ComfyUI-SCEdit/{stem}.jpg")[:2] == b"\xff\xd8"
+    for node in pack.nodes:
+        page = server.fetch(f"/extensions/ComfyUI-SCEdit/docs/{node}.md").decode()
+        picture = page.split("](assets/")[1].split(")")[0]
+        assert server.fetch(f"/extensions/ComfyUI-SCEdit/docs/assets/{picture}")[:2] == b"\xff\xd8"
+    translations = server.get("/i18n")
+    for language in ("en", "zh"):
+        assert set(pack.nodes) <= set(translations[language]["nodeDefs"])
+
+
 def test_files_added_while_the_server_runs_are_listed(server):
     """What pressing R in the page asks for."""
     (server.base / "models" / "scedit" / "new").mkdir()
