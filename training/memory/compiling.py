@@ -14,6 +14,8 @@ def compile_blocks(unet: nn.Module, backend: str = "inductor") -> None:
     """
     # blocks of one class share their code, and each bucket adds a shape: the default of 8 is soon used up, after which
     # torch would go on without compiling
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    config = torch._dynamo.config
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before torch 2.6
+    setattr(config, limit, max(getattr(config, limit), 64))
     for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
         block.forward = torch.compile(block.forward, backend=backend)
