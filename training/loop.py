@@ -238,6 +238,9 @@ def _preview(run: Run, previews: Previews) -> None:
         torch.cuda.empty_cache()
         run.events.emit("note", message=f"step {run.step}: no memory for previews; set previews.count to less")
         return
+    except OSError as error:  # a full disk, or a picture that another program holds open
+        run.events.emit("note", message=f"step {run.step}: no previews ({error.strerror or error}); the run goes on")
+        return
     run.events.emit("preview", step=run.step, path=str(path))
 
 
