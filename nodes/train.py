@@ -16,9 +16,9 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..scedit_core import CSCTuner, SCEditError, load_tuner
-from ..scedit_core.conditions.annotators import FOLDER as ANNOTATORS
 from . import folders, train_config
 from .control import SCEditControl
+from .detectors import FOLDER as ANNOTATORS  # which makes that folder known to the host
 from .managed import ManagedTuner
 from .train_page import TrainingPage
 from .train_process import TrainingProcess, check_requirements
