@@ -1,7 +1,7 @@
 """The trainer's configuration: typed sections, unknown keys refused.  `config_file.py` reads it from YAML.
 
 Every path may be relative: it then starts at the folder of the YAML file.  The commented manual of all keys is
-`examples/`.
+`training/examples/`.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def test_nodes_are_as_saved_workflows_expect_them(object_info, pack):
 
 
 def test_the_page_is_served_templates_help_and_translations(server, pack):
-    """What it asks the server for, at the addresses where it looks."""
+    """At the addresses where it looks.  A top folder named examples would be served in place of workflows."""
     templates = server.get("/workflow_templates")["ComfyUI-SCEdit"]
     assert set(templates) == set(graphs.WORKFLOWS)
     for stem in templates:

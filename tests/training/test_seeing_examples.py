@@ -12,7 +12,7 @@ import yaml
 from training.config import Section, TrainConfig
 from training.config_file import load_config
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+EXAMPLES = sorted((Path(__file__).parents[2] / "training" / "examples").glob("*.yaml"))
 _COMMENTED_KEY = re.compile(r"^(\s*)# (\w+:.*)$", re.MULTILINE)  # "# ema: 0.999", which a user may switch on
 
 
