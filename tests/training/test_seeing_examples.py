@@ -81,3 +81,14 @@ def condition_sections() -> list[type[Section]]:
     from training.config import DataConfig
 
     return sections_of(DataConfig.model_fields["condition"].annotation)
+
+
+@pytest.mark.parametrize(
+    "text", [*EXAMPLES, *(Path(__file__).parents[2] / name for name in ("README.md", "docs/training.md"))]
+)
+def test_commands_name_examples_that_exist(text):
+    root = Path(__file__).parents[2]
+    named = re.findall(r"\S*examples/\w+\.yaml", text.read_text("utf-8"))
+    assert named
+    for name in named:
+        assert (root / name.strip("`(,[")).is_file(), name
