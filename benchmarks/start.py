@@ -26,7 +26,7 @@ import torch
 PACK = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PACK))
 
-from training.demo.build import write_pictures  # noqa: E402
+from training.demo.pictures import write_pictures  # noqa: E402
 
 TARGET_SECONDS = 20
 
