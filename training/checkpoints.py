@@ -6,7 +6,6 @@ import contextlib
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,11 +87,6 @@ def checkpoints_in(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
     found = [p for p in folder.glob(f"{_PREFIX}*") if p.name[len(_PREFIX) :].isdigit() and (p / STATE).is_file()]
     return sorted(found, key=lambda p: int(p.name[len(_PREFIX) :]))
-
-
-def newest_whole(folder: Path) -> Iterator[Path]:
-    """The checkpoints of a run, newest first."""
-    yield from reversed(checkpoints_in(folder))
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:

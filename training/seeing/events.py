@@ -8,7 +8,7 @@
 | preview    | step, path |
 | validation | step, loss_with, loss_without, loss_no_hint (controls), by_timestep |
 | saved      | step, path |
-| stopped    | step, reason |
+| stopped    | reason |
 | finished   | path |
 | error      | message |
 | note       | message |
