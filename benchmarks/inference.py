@@ -7,8 +7,8 @@ On a ComfyUI checkout (--host, else COMFYUI_PATH, else ~/comfy/ComfyUI) tuners r
 they run on diffusers' U-Net.  A U-Net of the true shape with random weights samples one picture with a positive and a
 negative prompt, which is batch 2: in half precision on a GPU, in float32 on a CPU.  Every run of a variant follows one
 of the base, and is compared with it, so that what else the machine does falls on both.  The first step of a run, in
-which hints are encoded, is a column of its own.  Prints a table, writes JSON with the machine and the versions, and
-draws one plot.
+which hints are encoded, is a column of its own.  Ctrl+C ends it with the rounds so far.  Prints a table, writes JSON
+with the machine and the versions, and draws one plot.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import statistics
 import sys
 from pathlib import Path
 from typing import Any, Protocol
+
+from steady import keep_memory
 
 TARGETS = {"SC-Tuner": 1.03, "CSC-Tuner": 1.04, "four CSC-Tuners": 1.12}
 LATENTS = {"sd15": 64, "sdxl": 128}
@@ -54,6 +56,7 @@ class Backend(Protocol):
 def main() -> None:
     """Measure, print, write, draw."""
     options = _options()
+    keep_memory()
     report: dict[str, Any] = {"machine": _machine(), "batch": 2, "models": {}}
     for model in options.model:
         backend = _backend(options, model)
@@ -79,18 +82,22 @@ def _rows(backend: Backend, options: argparse.Namespace) -> list[dict[str, Any]]
     later: dict[str, list[float]] = {name: [] for name in names}
     ratios: dict[str, list[float]] = {name: [] for name in names}
     peaks = dict.fromkeys(names, 0)
-    for done in range(options.rounds):
-        for name in names[1:]:
-            pair = {}
-            for each in (BASE, name):
-                backend.peak()
-                seconds = backend.run(each, options.steps)
-                peaks[each] = max(peaks[each], backend.peak() or 0)
-                first[each].append(seconds[0])
-                pair[each] = statistics.median(seconds[1:])
-                later[each].append(pair[each])
-            ratios[name].append(pair[name] / pair[BASE])
-        print(f"round {done + 1} of {options.rounds}", file=sys.stderr)
+    try:
+        for done in range(options.rounds):
+            for name in names[1:]:
+                pair = {}
+                for each in (BASE, name):
+                    backend.peak()
+                    seconds = backend.run(each, options.steps)
+                    peaks[each] = max(peaks[each], backend.peak() or 0)
+                    first[each].append(seconds[0])
+                    pair[each] = statistics.median(seconds[1:])
+                    later[each].append(pair[each])
+                ratios[name].append(pair[name] / pair[BASE])
+            print(f"round {done + 1} of {options.rounds}", file=sys.stderr)
+    except KeyboardInterrupt:
+        if not ratios[names[-1]]:
+            raise
     bare = backend.weights(BASE)
     return [
         {
@@ -154,7 +161,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", help="names of those to measure, all by default")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--plot", type=Path, help="PNG file to draw")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.steps < 2:
+        parser.error(f"--steps: expected at least 2, since the first is told apart, found {options.steps}; raise it")
+    return options
 
 
 def _found_host() -> Path | None:

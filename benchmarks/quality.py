@@ -36,6 +36,7 @@ from rich.table import Table
 from benchmarks.quality_methods import ABLATION, CONTROL, STYLE, Method, to_device, untouched
 from benchmarks.quality_plot import draw
 from benchmarks.quality_tasks import control_lessons, mark_control, mark_style, style_lessons, teach
+from benchmarks.steady import keep_memory
 from training.bases.loading import load_base
 from training.config import ObjectiveConfig
 from training.demo.judge import load_judge
@@ -117,6 +118,7 @@ class School:
 def main() -> None:
     """Teach, mark, print, write, draw."""
     options = _options()
+    keep_memory()
     school = School(options)
     report = {"machine": _machine(school), "batch": options.batch, "prompts": options.prompts, "tasks": {}}
     for task in options.only:

@@ -69,13 +69,13 @@ def controlnet(unet: UNet2DConditionModel) -> Method:
 
 
 def t2i_adapter(unet: UNet2DConditionModel) -> Method:
-    """T2I-Adapter."""
+    """T2I-Adapter, in its form for U-Nets whose first level has no attention (as SDXL and the embedded base)."""
     adapter = T2IAdapter(
         in_channels=3,
         channels=list(unet.config.block_out_channels),
         num_res_blocks=2,
-        downscale_factor=8,
-        adapter_type="full_adapter",
+        downscale_factor=16,
+        adapter_type="full_adapter_xl",
     )
 
     def predict(noisy, timesteps, states, hints):
@@ -92,6 +92,8 @@ def untouched(unet: UNet2DConditionModel) -> Method:
 
 def _attached(unet: UNet2DConditionModel, tuner: SCTuner | CSCTuner) -> Method:
     def predict(noisy, timesteps, states, hints):
+        if isinstance(tuner, CSCTuner):
+            hints = hints.to(memory_format=torch.channels_last)  # as the trainer does
         with attach(unet, [(tuner, 1.0, hints if isinstance(tuner, CSCTuner) else None)]):
             return unet(noisy, timesteps, states).sample
 

@@ -30,6 +30,9 @@ class TrainingStep(nn.Module):
         """noisy [B,4,h,w], timesteps [B], hints [B,3,8h,8w] or None, and the U-Net's inputs from the text as
         `BaseModel.unet_inputs` gives them -> prediction [B,4,h,w].
         """
+        if hints is not None:
+            # the hint encoder's convolutions at full size then need no copies: a fifth less time (benchmarks/NOTES.md)
+            hints = hints.to(memory_format=torch.channels_last)
         with encoder_without_graph(self.unet), attach(self.unet, [(self.tuner, 1.0, hints)]):
             return self.unet(noisy.to(self.dtype), timesteps, return_dict=False, **inputs)[0]
 
