@@ -7,8 +7,9 @@
 Needs requirements/train.txt and peft, and the embedded base in demo/.  All methods of a task see the same pictures,
 noise and timesteps for the same number of steps; each takes the learning rate, of three, that has the lowest loss in a
 short run.  Marks are those of `make demo`: the judge in demo/ looks at pictures of held-out prompts, and edges are
-compared with the hints.  The defaults above are those on a GPU; a CPU does less of each, in about half an hour.  Every
-finished part is kept in --work, so that a run that was interrupted goes on.
+compared with the hints.  The defaults above are those on a GPU; a CPU does less of each, in about an hour.  Every
+finished part is kept in --work with what was trained, so that a run that was interrupted goes on, and one that asks for
+more seeds or steps adds to them.
 Prints tables, writes JSON with the machine and the versions, and draws one plot.
 """
 
@@ -80,39 +81,77 @@ class School:
             self.console.print(f"{name}: {made} ({time.monotonic() - begun:.0f} s)", highlight=False)
         return json.loads(path.read_text())
 
-    def taught(self, build: Callable, task: str, rate: float, seed: int, ends: list[int], mark: Callable) -> dict:
-        """Marks after each of `ends` steps, by number of steps, with the parameters and the seconds of a step."""
-        base = self.base()
-        torch.manual_seed(seed)
-        method: Method = build(base.unet)
-        to_device(method, self.device)
-        optimizer = torch.optim.AdamW(method.trained, lr=rate, weight_decay=0.01)
-        marks, first, seconds = {}, 0, 0.0
+    def taught(self, name: str, build: Callable, task: str, rate: float, seed: int, ends: list[int], mark: Callable):
+        """Marks after each of `ends` steps, by number of steps, and the number of parameters."""
+        pupil, marks, parameters = None, {}, 0
+
+        def learn(end: int) -> dict:
+            nonlocal pupil
+            pupil = pupil or Pupil(self, build, task, rate, seed, self.options.work / f"{_part(name, seed)}.pt", end)
+            loss = pupil.learn(end)
+            made = mark(pupil.base, self.judge, pupil.method, self.options.prompts)
+            return {**made, "loss": loss, "parameters": pupil.method.parameters}
+
         for end in ends:
-            begun = time.monotonic()
-            loss = teach(
-                base, method, self.objective, self.lessons[task], range(first, end), self.options.batch, rate,
-                optimizer, seed,
-            )  # fmt: skip
-            seconds += time.monotonic() - begun
-            marks[str(end)] = {**mark(base, self.judge, method, self.options.prompts), "loss": loss}
-            first = end
-        return {"marks": marks, "parameters": method.parameters, "seconds_per_step": seconds / first}
+            told = self.once(f"{_part(name, seed)}, steps {end}", lambda end=end: learn(end))
+            parameters = told.pop("parameters")
+            marks[str(end)] = told
+        return {"marks": marks, "parameters": parameters}
 
     def rate(self, name: str, build: Callable, task: str) -> float:
         """Of RATES the one with the lowest loss in the last quarter of a short run."""
 
         def losses() -> dict[str, float]:
-            ends = [self.options.sweep_steps * 3 // 4, self.options.sweep_steps]
-            return {
-                str(rate): self.taught(build, task, rate, SWEEP_SEED, ends, lambda *_: {})["marks"][str(ends[1])][
-                    "loss"
-                ]
-                for rate in RATES
-            }
+            found = {}
+            for rate in RATES:
+                pupil = Pupil(self, build, task, rate, SWEEP_SEED)
+                pupil.learn(self.options.sweep_steps * 3 // 4)
+                found[str(rate)] = pupil.learn(self.options.sweep_steps)
+            return found
 
         found = self.once(f"rates of {name} for {task}, steps {self.options.sweep_steps}", losses)
         return float(min(found, key=found.get))
+
+
+class Pupil:
+    """A base with a method that is being trained; goes on where an earlier run has left it in the file `kept`."""
+
+    def __init__(
+        self, school: School, build: Callable, task: str, rate: float, seed: int, kept: Path | None = None, end: int = 0
+    ) -> None:
+        self.base, self._school, self._task, self._rate, self._seed = school.base(), school, task, rate, seed
+        torch.manual_seed(seed)
+        self.method: Method = build(self.base.unet)
+        to_device(self.method, school.device)
+        self._optimizer = torch.optim.AdamW(self.method.trained, lr=rate, weight_decay=0.01)
+        self._done, self._kept = 0, kept
+        if kept is not None and kept.exists():
+            state = torch.load(kept, weights_only=True)
+            if state["done"] <= end:
+                self._done = state["done"]
+                self._optimizer.load_state_dict(state["optimizer"])
+                with torch.no_grad():
+                    for p, was in zip(self.method.trained, state["trained"], strict=True):
+                        p.copy_(was)
+
+    def learn(self, until: int) -> float:
+        """Train up to that many steps.  Returns the mean loss of those that were missing."""
+        school = self._school
+        loss = teach(
+            self.base, self.method, school.objective, school.lessons[self._task], range(self._done, until),
+            school.options.batch, self._rate, self._optimizer, self._seed,
+        )  # fmt: skip
+        self._done = until
+        if self._kept is not None:
+            state = {"done": until, "optimizer": self._optimizer.state_dict()}
+            whole = self._kept.with_suffix(".part")
+            torch.save(state | {"trained": [p.detach() for p in self.method.trained]}, whole)
+            whole.replace(self._kept)
+        return loss
+
+
+def _part(name: str, seed: int) -> str:
+    return f"{name}, seed {seed}".replace(" ", "_")
 
 
 def main() -> None:
@@ -144,9 +183,8 @@ def _task(school: School, task: str) -> list[dict]:
             "SC-Tuner" if task == "ablation" else name, STYLE["SC-Tuner"] if task == "ablation" else build, lessons
         )
         made = [
-            school.once(
-                f"{task}, {name}, seed {seed}, steps {'-'.join(map(str, ends))}",
-                lambda build=build, rate=rate, seed=seed: school.taught(build, lessons, rate, seed, ends, mark),
+            school.taught(
+                f"{task}, {name}, batch {options.batch}, rate {rate:g}", build, lessons, rate, seed, ends, mark
             )
             for seed in range(options.seeds)
         ]
@@ -188,13 +226,11 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     gpu = torch.cuda.is_available()
     parser.add_argument("--seeds", type=int, default=3 if gpu else 1)
-    parser.add_argument(
-        "--control-steps", type=int, nargs="+", default=[250, 500, 1000, 2000] if gpu else [125, 250, 500]
-    )
+    parser.add_argument("--control-steps", type=int, nargs="+", default=[250, 500, 1000, 2000] if gpu else [250, 500])
     parser.add_argument("--style-steps", type=int, default=600 if gpu else 300)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--prompts", type=int, default=72 if gpu else 36)
-    parser.add_argument("--sweep-steps", type=int, default=200 if gpu else 60)
+    parser.add_argument("--sweep-steps", type=int, default=200 if gpu else 150)
     parser.add_argument(
         "--only", nargs="+", choices=("style", "control", "ablation"), default=["style", "control", "ablation"]
     )

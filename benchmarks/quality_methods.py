@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
@@ -21,10 +22,14 @@ class Method:
     """A U-Net with something to train.
 
     predict: (noisy [B,4,h,w], timesteps, text states [B,L,D], hints [B,3,8h,8w] or None) -> prediction [B,4,h,w].
+    sampling: a context around a sampling run with these hints, where they are encoded once.
     """
 
     trained: list[nn.Parameter]
     predict: Predict
+    sampling: Callable[[Tensor | None], contextlib.AbstractContextManager] = field(
+        default=lambda _hints: contextlib.nullcontext()
+    )
 
     @property
     def parameters(self) -> int:
@@ -91,13 +96,28 @@ def untouched(unet: UNet2DConditionModel) -> Method:
 
 
 def _attached(unet: UNet2DConditionModel, tuner: SCTuner | CSCTuner) -> Method:
+    held = False
+
+    def attached(hints):
+        if isinstance(tuner, SCTuner):
+            return attach(unet, [(tuner, 1.0, None)])
+        return attach(unet, [(tuner, 1.0, hints.to(memory_format=torch.channels_last))])  # as the trainer does
+
+    @contextlib.contextmanager
+    def sampling(hints):
+        nonlocal held
+        with attached(hints):
+            held = True
+            try:
+                yield
+            finally:
+                held = False
+
     def predict(noisy, timesteps, states, hints):
-        if isinstance(tuner, CSCTuner):
-            hints = hints.to(memory_format=torch.channels_last)  # as the trainer does
-        with attach(unet, [(tuner, 1.0, hints if isinstance(tuner, CSCTuner) else None)]):
+        with contextlib.nullcontext() if held else attached(hints):
             return unet(noisy, timesteps, states).sample
 
-    return Method(list(tuner.parameters()), predict)
+    return Method(list(tuner.parameters()), predict, sampling)
 
 
 def _plain(unet: UNet2DConditionModel) -> Predict:

@@ -110,11 +110,12 @@ def paint(base: BaseModel, method: Method, prompts: list[str], seed: int, hints:
             ]
             latents = torch.stack(noise).to(device)
             scheduler.set_timesteps(STEPS, device=device)
-            for t in scheduler.timesteps:
-                noisy = scheduler.scale_model_input(latents, t).repeat(2, 1, 1, 1)
-                without, text = method.predict(noisy, t, both, hint).float().chunk(2)
-                guided = rescale_noise_cfg(without + GUIDANCE * (text - without), text, RESCALE)
-                latents = scheduler.step(guided, t, latents).prev_sample
+            with method.sampling(hint):
+                for t in scheduler.timesteps:
+                    noisy = scheduler.scale_model_input(latents, t).repeat(2, 1, 1, 1)
+                    without, text = method.predict(noisy, t, both, hint).float().chunk(2)
+                    guided = rescale_noise_cfg(without + GUIDANCE * (text - without), text, RESCALE)
+                    latents = scheduler.step(guided, t, latents).prev_sample
             made.append(base.decode(latents).float().cpu())
     return torch.cat(made)
 
