@@ -1,15 +1,15 @@
 """What tuners cost while sampling, beside ControlNet and T2I-Adapter: milliseconds a step, and memory.
 
     python benchmarks/inference.py [--host COMFYUI] [--model sd15 sdxl] [--latent N] [--width 320] [--steps 4]
-                                   [--rounds 3] [--variants ...] [--out FILE.json] [--plot FILE.png]
+                                   [--rounds 8] [--variants ...] [--out FILE.json] [--plot FILE.png]
 
 On a ComfyUI checkout (--host, else COMFYUI_PATH, else ~/comfy/ComfyUI) tuners run as its nodes apply them; without one
 they run on diffusers' U-Net.  A U-Net of the true shape with random weights samples one picture with a positive and a
-negative prompt, which is batch 2: in half precision on a GPU, in float32 on a CPU.  Every run of a variant follows one
-of the base, and is compared with it, so that what else the machine does falls on both; the ratio of the fastest steps
-is the one that disturbances touch least.  The first step of a run, in which hints are encoded, is a column of its own.
-Ctrl+C ends it with the rounds so far.  Prints a table, writes JSON with the machine and the versions, and draws one
-plot.
+negative prompt, which is batch 2: in half precision on a GPU, in float32 on a CPU.  Each variant runs at once with the
+base, a step of one after a step of the other, so that what else the machine does falls on both; the ratio is the median
+over all pairs of steps, with the interval in which it lies with a confidence of 95 %.  The first step of a run, which
+encodes hints, is a column of its own.  Ctrl+C ends it with the rounds so far.  Prints a table, writes JSON with the
+machine and the versions, and draws one plot.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ import json
 import math
 import os
 import platform
+import signal
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from inference_turns import in_turns
 from steady import keep_memory
 
 TARGETS = {"SC-Tuner": 1.03, "CSC-Tuner": 1.04, "four CSC-Tuners": 1.12}
@@ -45,8 +48,14 @@ class Backend(Protocol):
     dtype: str
     variants: list[str]
 
-    def run(self, variant: str, steps: int) -> list[float]:
-        """Seconds of each of `steps` sampling steps."""
+    def run(self, variant: str, steps: int, after_step: Callable[[], None]) -> None:
+        """Sample, calling `after_step` after each of `steps` steps."""
+
+    def mark(self) -> Any:
+        """This moment on the device."""
+
+    def seconds(self, begin: Any, end: Any) -> float:
+        """Seconds between two marks."""
 
     def weights(self, variant: str) -> int:
         """Bytes of all weights that the variant needs, the U-Net included."""
@@ -59,6 +68,7 @@ def main() -> None:
     """Measure, print, write, draw."""
     options = _options()
     keep_memory()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it starts in the background
     report: dict[str, Any] = {"machine": _machine(), "batch": 2, "models": {}}
     for model in options.model:
         backend = _backend(options, model)
@@ -77,27 +87,23 @@ def main() -> None:
 
 def _rows(backend: Backend, options: argparse.Namespace) -> list[dict[str, Any]]:
     names = [n for n in backend.variants if n == BASE or not options.variants or n in options.variants]
-    for name in names:  # not counted: to load and to warm up
-        backend.run(name, 1)
+    peaks = {}
+    for name in names:  # not timed: to load and to warm up
+        backend.peak()
+        backend.run(name, 2, lambda: None)
+        peaks[name] = backend.peak() or 0
         print(f"ready: {name}", file=sys.stderr)
     first: dict[str, list[float]] = {name: [] for name in names}
     later: dict[str, list[float]] = {name: [] for name in names}
-    fastest: dict[str, float] = dict.fromkeys(names, math.inf)
     ratios: dict[str, list[float]] = {name: [] for name in names}
-    peaks = dict.fromkeys(names, 0)
     try:
         for done in range(options.rounds):
             for name in names[1:]:
-                pair = {}
-                for each in (BASE, name):
-                    backend.peak()
-                    seconds = backend.run(each, options.steps)
-                    peaks[each] = max(peaks[each], backend.peak() or 0)
-                    first[each].append(seconds[0])
-                    fastest[each] = min(fastest[each], *seconds[1:])
-                    pair[each] = statistics.median(seconds[1:])
-                    later[each].append(pair[each])
-                ratios[name].append(pair[name] / pair[BASE])
+                base, beside = in_turns(backend, (BASE, name), options.steps)
+                for each, steps in ((BASE, base), (name, beside)):
+                    first[each].append(steps[0])
+                    later[each] += steps[1:]
+                ratios[name] += [b / a for a, b in zip(base[1:], beside[1:], strict=True)]
             print(f"round {done + 1} of {options.rounds}", file=sys.stderr)
     except KeyboardInterrupt:
         if not ratios[names[-1]]:
@@ -108,9 +114,9 @@ def _rows(backend: Backend, options: argparse.Namespace) -> list[dict[str, Any]]
             "variant": name,
             "step_ms": round(1000 * statistics.median(later[name]), 2),
             "first_step_ms": round(1000 * statistics.median(first[name]), 2),
+            "pairs": len(ratios[name]),
             "ratio": round(statistics.median(ratios[name] or [1.0]), 4),
-            "ratio_range": [round(min(ratios[name] or [1.0]), 4), round(max(ratios[name] or [1.0]), 4)],
-            "fastest_ratio": round(fastest[name] / fastest[BASE], 4),
+            "ratio_interval": [round(r, 4) for r in _interval(ratios[name] or [1.0])],
             "target": TARGETS.get(name),
             "weights_mb": round((backend.weights(name) - bare) / 1e6, 1),
             "peak_mb": round(peaks[name] / 1e6, 1) or None,
@@ -119,30 +125,28 @@ def _rows(backend: Backend, options: argparse.Namespace) -> list[dict[str, Any]]
     ]
 
 
+def _interval(values: list[float]) -> tuple[float, float]:
+    """Where the median lies with a confidence of 95 %, from the order of the values alone."""
+    ordered, n = sorted(values), len(values)
+    reach = 0.98 * math.sqrt(n)
+    return ordered[max(0, math.floor(n / 2 - reach))], ordered[min(n - 1, math.ceil(n / 2 + reach) - 1)]
+
+
 def _print(report: dict[str, Any], model: str) -> None:
     told = report["models"][model]
     print(
         f"{model}, latent {told['latent']}, width {told['width']}, batch {report['batch']}; {report['backend']}, "
         f"{report['device']}, {report['dtype']}, torch {report['machine']['torch']}"
     )
-    heads = (
-        ("step", 12),
-        ("first step", 14),
-        ("ratio", 9),
-        ("range", 18),
-        ("fastest", 9),
-        ("target", 8),
-        ("weights", 11),
-        ("peak", 11),
-    )
-    print(f"{'variant':<24}" + "".join(f"{name:>{width}}" for name, width in heads))
+    heads = {"step": 12, "first step": 14, "ratio": 9, "95 %": 18, "target": 8, "weights": 11, "peak": 11}
+    print(f"{'variant':<24}" + "".join(f"{name:>{width}}" for name, width in heads.items()))
     for row in told["rows"]:
-        low, high = row["ratio_range"]
+        low, high = row["ratio_interval"]
         target = "" if row["target"] is None else f"{row['target']:.2f}"
         peak = "" if row["peak_mb"] is None else f"{row['peak_mb']:.0f} MB"
         print(
             f"{row['variant']:<24}{row['step_ms']:>9.1f} ms{row['first_step_ms']:>11.1f} ms{row['ratio']:>9.3f}"
-            f"{f'{low:.3f} to {high:.3f}':>18}{row['fastest_ratio']:>9.3f}{target:>8}{row['weights_mb']:>8.0f} MB"
+            f"{f'{low:.3f} to {high:.3f}':>18}{target:>8}{row['weights_mb']:>8.0f} MB"
             f"{peak:>11}"
         )
 
@@ -172,7 +176,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--latent", type=int, help="side of the latent, that of the model's own size by default")
     parser.add_argument("--width", type=int, default=320, help="channels of the U-Net's first level, truly 320")
     parser.add_argument("--steps", type=int, default=4, help="sampling steps in each run")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each variant")
+    parser.add_argument("--rounds", type=int, default=8, help="runs of each variant")
     parser.add_argument("--variants", nargs="+", help="names of those to measure, all by default")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--plot", type=Path, help="PNG file to draw")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import itertools
-
 import diffusers
 import torch
 from diffusers import ControlNetModel, T2IAdapter
+from inference_clock import mark, seconds
 from torch import nn
 from training_models import MODELS
 
@@ -45,6 +44,8 @@ class DiffusersBackend:
 
     def _build(self, name: str, latent: int) -> None:
         self._unet = MODELS[name].build()
+        # the base runs in turns with a variant, and must not see its hooks: the same weights in modules of its own
+        self._bare = copy.deepcopy(self._unet, {id(p): p for p in self._unet.parameters()})
         layout = SkipLayout.from_diffusers(self._unet.config)
         inputs = MODELS[name].inputs(2, self._device)
         inputs["sample"] = torch.randn(2, 4, latent, latent)
@@ -100,24 +101,21 @@ class DiffusersBackend:
         yield residuals
 
     @torch.inference_mode()
-    def run(self, variant: str, steps: int) -> list[float]:
+    def run(self, variant: str, steps: int, after_step: Callable[[], None]) -> None:
         """See Backend."""
-        marks = [self._mark()]
+        unet = self._bare if variant == "base" else self._unet
         with self._contexts[variant][0]() as extras:
             for _ in range(steps):
-                self._unet(**self._inputs, **extras())
-                marks.append(self._mark())
-        if not self._gpu:
-            return [b - a for a, b in itertools.pairwise(marks)]
-        torch.cuda.synchronize()
-        return [a.elapsed_time(b) / 1000 for a, b in itertools.pairwise(marks)]
+                unet(**self._inputs, **extras())
+                after_step()
 
-    def _mark(self):
-        if not self._gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+    def mark(self):
+        """See Backend."""
+        return mark(self._gpu)
+
+    def seconds(self, begin, end) -> float:
+        """See Backend."""
+        return seconds(begin, end)
 
     def weights(self, variant: str) -> int:
         """See Backend."""

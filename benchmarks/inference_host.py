@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import itertools
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+
+from inference_clock import mark, seconds
 
 PACK = Path(__file__).resolve().parents[1]
 NAME = "scedit_pack_benchmarked"
@@ -53,28 +54,24 @@ class HostBackend:
         self.device = torch.cuda.get_device_name() if self._gpu else f"CPU, {torch.get_num_threads()} threads"
         self.variants = list(self._variants)
 
-    def run(self, variant: str, steps: int) -> list[float]:
+    def run(self, variant: str, steps: int, after_step: Callable[[], None]) -> None:
         """See Backend."""
         model, positive, negative = self._variants[variant]
         torch = self._host.torch
         noise = torch.randn(1, 4, self._latent, self._latent, generator=torch.Generator().manual_seed(4))
-        marks = [self._mark()]
         with torch.inference_mode():
             self._host.comfy.sample.sample(
                 model, noise, steps, 5.0, "euler", "normal", positive, negative, torch.zeros_like(noise), seed=1,
-                callback=lambda *_: marks.append(self._mark()), disable_pbar=True,
+                callback=lambda *_: after_step(), disable_pbar=True,
             )  # fmt: skip
-        if not self._gpu:
-            return [b - a for a, b in itertools.pairwise(marks)]
-        torch.cuda.synchronize()
-        return [a.elapsed_time(b) / 1000 for a, b in itertools.pairwise(marks)]
 
-    def _mark(self):
-        if not self._gpu:
-            return time.perf_counter()
-        event = self._host.torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+    def mark(self):
+        """See Backend."""
+        return mark(self._gpu)
+
+    def seconds(self, begin, end) -> float:
+        """See Backend."""
+        return seconds(begin, end)
 
     def weights(self, variant: str) -> int:
         """See Backend."""

@@ -14,15 +14,15 @@ _TITLES = {"sd15": "SD 1.5", "sdxl": "SDXL"}
 
 
 def draw(report: dict, path: Path) -> None:
-    """Write a PNG: a panel for each model, a bar for each variant, with the range of its rounds."""
+    """Write a PNG: a panel for each model, a bar for each variant, with the interval of its median."""
     models = list(report["models"])
     figure, panels = plt.subplots(1, len(models), figsize=(6.4 * len(models), 3.8), squeeze=False, layout="constrained")
     for panel, model in zip(panels[0], models, strict=True):
         told = report["models"][model]
         rows = [row for row in told["rows"] if row["variant"] != "base"][::-1]
         extra = [100 * (row["ratio"] - 1) for row in rows]
-        low = [max(0, 100 * (row["ratio"] - row["ratio_range"][0])) for row in rows]
-        high = [max(0, 100 * (row["ratio_range"][1] - row["ratio"])) for row in rows]
+        low = [max(0, 100 * (row["ratio"] - row["ratio_interval"][0])) for row in rows]
+        high = [max(0, 100 * (row["ratio_interval"][1] - row["ratio"])) for row in rows]
         colours = [_OURS if "Tuner" in row["variant"] else _OTHERS for row in rows]
         panel.barh([row["variant"] for row in rows], extra, xerr=[low, high], color=colours, ecolor="0.4", capsize=2)
         for y, value in enumerate(extra):
