@@ -7,9 +7,10 @@ On a ComfyUI checkout (--host, else COMFYUI_PATH, else ~/comfy/ComfyUI) tuners r
 they run on diffusers' U-Net.  A U-Net of the true shape with random weights samples one picture with a positive and a
 negative prompt, which is batch 2: in half precision on a GPU, in float32 on a CPU.  Each variant runs at once with the
 base, a step of one after a step of the other, so that what else the machine does falls on both; the ratio is the median
-over all pairs of steps, with the interval in which it lies with a confidence of 95 %.  The first step of a run, which
-encodes hints, is a column of its own.  Ctrl+C ends it with the rounds so far.  Prints a table, writes JSON with the
-machine and the versions, and draws one plot.
+over all pairs of steps, with the interval in which it lies with a confidence of 95 %.  On a CPU the host's calls
+into this pack are timed as well: `inside` is a step over the same step less what they took, which no other work
+disturbs.  The first step of a run, which encodes hints, is a column of its own.  Ctrl+C ends it with the rounds so far.
+Prints a table, writes JSON with the machine and the versions, and draws one plot.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ class Backend(Protocol):
     device:   what it runs on.
     dtype:    what it computes in.
     variants: their names, the base first.
+    edit_seconds: time spent in edits of skips so far, 0 where it is not measured.
     """
 
     title: str
     device: str
     dtype: str
     variants: list[str]
+    edit_seconds: float
 
     def run(self, variant: str, steps: int, after_step: Callable[[], None]) -> None:
         """Sample, calling `after_step` after each of `steps` steps."""
@@ -96,14 +99,16 @@ def _rows(backend: Backend, options: argparse.Namespace) -> list[dict[str, Any]]
     first: dict[str, list[float]] = {name: [] for name in names}
     later: dict[str, list[float]] = {name: [] for name in names}
     ratios: dict[str, list[float]] = {name: [] for name in names}
+    inside: dict[str, list[float]] = {name: [] for name in names}
     try:
         for done in range(options.rounds):
             for name in names[1:]:
                 base, beside = in_turns(backend, (BASE, name), options.steps)
                 for each, steps in ((BASE, base), (name, beside)):
-                    first[each].append(steps[0])
-                    later[each] += steps[1:]
-                ratios[name] += [b / a for a, b in zip(base[1:], beside[1:], strict=True)]
+                    first[each].append(steps[0][0])
+                    later[each] += [whole for whole, _ in steps[1:]]
+                ratios[name] += [b / a for (a, _), (b, _) in zip(base[1:], beside[1:], strict=True)]
+                inside[name] += [whole / (whole - edits) for whole, edits in beside[1:] if edits]
             print(f"round {done + 1} of {options.rounds}", file=sys.stderr)
     except KeyboardInterrupt:
         if not ratios[names[-1]]:
@@ -117,6 +122,7 @@ def _rows(backend: Backend, options: argparse.Namespace) -> list[dict[str, Any]]
             "pairs": len(ratios[name]),
             "ratio": round(statistics.median(ratios[name] or [1.0]), 4),
             "ratio_interval": [round(r, 4) for r in _interval(ratios[name] or [1.0])],
+            "inside": round(statistics.median(inside[name]), 4) if inside[name] else None,
             "target": TARGETS.get(name),
             "weights_mb": round((backend.weights(name) - bare) / 1e6, 1),
             "peak_mb": round(peaks[name] / 1e6, 1) or None,
@@ -138,15 +144,16 @@ def _print(report: dict[str, Any], model: str) -> None:
         f"{model}, latent {told['latent']}, width {told['width']}, batch {report['batch']}; {report['backend']}, "
         f"{report['device']}, {report['dtype']}, torch {report['machine']['torch']}"
     )
-    heads = {"step": 12, "first step": 14, "ratio": 9, "95 %": 18, "target": 8, "weights": 11, "peak": 11}
+    heads = {"step": 12, "first step": 14, "ratio": 9, "95 %": 18, "inside": 8, "target": 8, "weights": 11, "peak": 11}
     print(f"{'variant':<24}" + "".join(f"{name:>{width}}" for name, width in heads.items()))
     for row in told["rows"]:
         low, high = row["ratio_interval"]
         target = "" if row["target"] is None else f"{row['target']:.2f}"
+        inside = "" if row["inside"] is None else f"{row['inside']:.3f}"
         peak = "" if row["peak_mb"] is None else f"{row['peak_mb']:.0f} MB"
         print(
             f"{row['variant']:<24}{row['step_ms']:>9.1f} ms{row['first_step_ms']:>11.1f} ms{row['ratio']:>9.3f}"
-            f"{f'{low:.3f} to {high:.3f}':>18}{target:>8}{row['weights_mb']:>8.0f} MB"
+            f"{f'{low:.3f} to {high:.3f}':>18}{inside:>8}{target:>8}{row['weights_mb']:>8.0f} MB"
             f"{peak:>11}"
         )
 

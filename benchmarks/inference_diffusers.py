@@ -41,6 +41,7 @@ class DiffusersBackend:
         finally:
             torch.set_default_dtype(torch.float32)
         self.variants = list(self._contexts)
+        self.edit_seconds = 0.0  # measured on the host alone
 
     def _build(self, name: str, latent: int) -> None:
         self._unet = MODELS[name].build()

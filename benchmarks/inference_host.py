@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +54,26 @@ class HostBackend:
         self._gpu = self._host.device.type == "cuda"
         self.device = torch.cuda.get_device_name() if self._gpu else f"CPU, {torch.get_num_threads()} threads"
         self.variants = list(self._variants)
+        self.edit_seconds, self._editing = 0.0, False
+        if not self._gpu:  # where calls return when their work is done
+            self._time(self._host.patch.SkipPatch, "__call__")
+            self._time(self._host.control.SCEditControl, "get_control")
+
+    def _time(self, kind: type, name: str) -> None:
+        """Add the seconds in that method to `edit_seconds`, the outermost call's alone."""
+        method = getattr(kind, name)
+
+        def timed(*args, **named):
+            if self._editing:
+                return method(*args, **named)
+            self._editing, begun = True, time.perf_counter()
+            try:
+                return method(*args, **named)
+            finally:
+                self._editing = False
+                self.edit_seconds += time.perf_counter() - begun
+
+        setattr(kind, name, timed)
 
     def run(self, variant: str, steps: int, after_step: Callable[[], None]) -> None:
         """See Backend."""
@@ -130,6 +151,7 @@ def _host(path: Path) -> SimpleNamespace:
         core=importlib.import_module(f"{NAME}.scedit_core"),
         managed=importlib.import_module(f"{NAME}.nodes.managed"),
         control=importlib.import_module(f"{NAME}.nodes.control"),
+        patch=importlib.import_module(f"{NAME}.nodes.patch"),
         device=device,
         offload=comfy.model_management.unet_offload_device(),
         dtype=comfy.model_management.unet_dtype(device=device, model_params=860_000_000),

@@ -10,8 +10,8 @@ class _Stopped(Exception):
     """Another run has failed, or the user has stopped them all."""
 
 
-def in_turns(backend, variants: Sequence[str], steps: int) -> list[list[float]]:
-    """Seconds of each of `steps` steps of each variant; `backend` is an inference.Backend."""
+def in_turns(backend, variants: Sequence[str], steps: int) -> list[list[tuple[float, float]]]:
+    """Seconds of each of `steps` steps of each variant, and those in edits; `backend` is an inference.Backend."""
     return _Turns(backend, variants, steps).seconds()
 
 
@@ -22,7 +22,7 @@ class _Turns:
         self._errors: list[BaseException] = []
         self._spans: list[list[tuple]] = [[] for _ in variants]
 
-    def seconds(self) -> list[list[float]]:
+    def seconds(self) -> list[list[tuple[float, float]]]:
         threads = [threading.Thread(target=self._run, args=(i,)) for i in range(len(self._variants))]
         for thread in threads:
             thread.start()
@@ -35,17 +35,17 @@ class _Turns:
                 thread.join()
         if self._errors:
             raise self._errors[0]
-        return [[self._backend.seconds(a, b) for a, b in spans] for spans in self._spans]
+        return [[(self._backend.seconds(a, b), edits) for a, b, edits in spans] for spans in self._spans]
 
     def _run(self, i: int) -> None:
         try:
-            begun = self._begin(i)
+            begun, edited = self._begin(i)
 
             def after_step() -> None:
-                nonlocal begun
-                self._spans[i].append((begun, self._backend.mark()))
+                nonlocal begun, edited
+                self._spans[i].append((begun, self._backend.mark(), self._backend.edit_seconds - edited))
                 self._pass_on()
-                begun = self._begin(i)
+                begun, edited = self._begin(i)
 
             self._backend.run(self._variants[i], self._steps, after_step)
         except BaseException as error:  # told to the thread that has asked for the runs
@@ -55,12 +55,12 @@ class _Turns:
             self._pass_on()
 
     def _begin(self, i: int):
-        """Wait for this run's turn.  Returns the mark of its beginning."""
+        """Wait for this run's turn.  Returns the mark of its beginning, and the seconds in edits until then."""
         with self._changed:
             self._changed.wait_for(lambda: self._turn == i or self._errors)
             if self._errors:
                 raise _Stopped
-        return self._backend.mark()
+        return self._backend.mark(), self._backend.edit_seconds
 
     def _pass_on(self) -> None:
         with self._changed:
