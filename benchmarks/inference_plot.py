@@ -20,15 +20,18 @@ def draw(report: dict, path: Path) -> None:
     for panel, model in zip(panels[0], models, strict=True):
         told = report["models"][model]
         rows = [row for row in told["rows"] if row["variant"] != "base"][::-1]
-        extra = [100 * (row["ratio"] - 1) for row in rows]
-        low = [max(0, 100 * (row["ratio"] - row["ratio_interval"][0])) for row in rows]
-        high = [max(0, 100 * (row["ratio_interval"][1] - row["ratio"])) for row in rows]
+        # what was measured inside a step is not disturbed, and has no interval worth drawing
+        at = [row["inside"] or row["ratio"] for row in rows]
+        ends = [(value, value) if row["inside"] else row["ratio_interval"] for row, value in zip(rows, at, strict=True)]
+        extra = [100 * (value - 1) for value in at]
+        low = [max(0, 100 * (value - end[0])) for value, end in zip(at, ends, strict=True)]
+        high = [max(0, 100 * (end[1] - value)) for value, end in zip(at, ends, strict=True)]
         colours = [_OURS if "Tuner" in row["variant"] else _OTHERS for row in rows]
         panel.barh([row["variant"] for row in rows], extra, xerr=[low, high], color=colours, ecolor="0.4", capsize=2)
         for y, value in enumerate(extra):
             panel.annotate(f"{value:+.1f} %", (max(extra) * 1.03, y), va="center", fontsize=9)
         panel.set_xlim(min(0, *extra), max(extra) * 1.2)
-        panel.set_xlabel("time added to a sampling step")
+        panel.set_xlabel("time added to a sampling step, %")
         panel.set_title(f"{_TITLES[model]}, {told['latent'] * 8} px, {report['device']}", fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)
         panel.margins(y=0.02)
