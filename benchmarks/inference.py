@@ -1,7 +1,7 @@
 """What tuners cost while sampling, beside ControlNet and T2I-Adapter: milliseconds a step, and memory.
 
     python benchmarks/inference.py [--host COMFYUI] [--model sd15 sdxl] [--latent N] [--width 320] [--steps 4]
-                                   [--rounds 8] [--variants ...] [--out FILE.json] [--plot FILE.png]
+                                   [--rounds N] [--variants ...] [--out FILE.json] [--plot FILE.png]
 
 On a ComfyUI checkout (--host, else COMFYUI_PATH, else ~/comfy/ComfyUI) tuners run as its nodes apply them; without one
 they run on diffusers' U-Net.  A U-Net of the true shape with random weights samples one picture with a positive and a
@@ -90,6 +90,8 @@ def main() -> None:
 
 def _rows(backend: Backend, options: argparse.Namespace) -> list[dict[str, Any]]:
     names = [n for n in backend.variants if n == BASE or not options.variants or n in options.variants]
+    # a CPU times inside a step, for which few rounds do, and is slow
+    rounds = options.rounds or (2 if backend.device.startswith("CPU") else 8)
     peaks = {}
     for name in names:  # not timed: to load and to warm up
         backend.peak()
@@ -101,7 +103,7 @@ def _rows(backend: Backend, options: argparse.Namespace) -> list[dict[str, Any]]
     ratios: dict[str, list[float]] = {name: [] for name in names}
     inside: dict[str, list[float]] = {name: [] for name in names}
     try:
-        for done in range(options.rounds):
+        for done in range(rounds):
             for name in names[1:]:
                 base, beside = in_turns(backend, (BASE, name), options.steps)
                 for each, steps in ((BASE, base), (name, beside)):
@@ -109,7 +111,7 @@ def _rows(backend: Backend, options: argparse.Namespace) -> list[dict[str, Any]]
                     later[each] += [whole for whole, _ in steps[1:]]
                 ratios[name] += [b / a for (a, _), (b, _) in zip(base[1:], beside[1:], strict=True)]
                 inside[name] += [whole / (whole - edits) for whole, edits in beside[1:] if edits]
-            print(f"round {done + 1} of {options.rounds}", file=sys.stderr)
+            print(f"round {done + 1} of {rounds}", file=sys.stderr)
     except KeyboardInterrupt:
         if not ratios[names[-1]]:
             raise
@@ -183,7 +185,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--latent", type=int, help="side of the latent, that of the model's own size by default")
     parser.add_argument("--width", type=int, default=320, help="channels of the U-Net's first level, truly 320")
     parser.add_argument("--steps", type=int, default=4, help="sampling steps in each run")
-    parser.add_argument("--rounds", type=int, default=8, help="runs of each variant")
+    parser.add_argument("--rounds", type=int, help="runs of each variant, 8 by default, on a CPU 2")
     parser.add_argument("--variants", nargs="+", help="names of those to measure, all by default")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--plot", type=Path, help="PNG file to draw")

@@ -39,6 +39,12 @@ def values(base_folder, pictures_folder, tmp_path) -> dict:
 
 
 @pytest.fixture
+def unwatched(values) -> None:
+    """`values` without what looks on: pictures take longer than the training in most tests."""
+    values |= {"previews": {"every": 0}, "validation": {"every": 0}, "tensorboard": False}
+
+
+@pytest.fixture
 def control_values(values) -> dict:
     values["tuner"] = {"kind": "csc", "stem_width": 32}
     values["data"]["condition"] = {"type": "canny"}

@@ -8,11 +8,7 @@ import pytest
 
 from training.__main__ import main
 
-
-@pytest.fixture
-def values(values) -> dict:
-    """Without what looks on: pictures take longer than the training here."""
-    return {**values, "previews": {"every": 0}, "validation": {"every": 0}, "tensorboard": False}
+pytestmark = pytest.mark.usefixtures("unwatched")
 
 
 def run(tmp_path, values, capsys) -> str:

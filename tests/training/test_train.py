@@ -14,11 +14,7 @@ from training.config_file import parse_config
 from training.loop import train
 from training.step import TrainingStep
 
-
-@pytest.fixture
-def values(values) -> dict:
-    """Without what looks on: pictures take longer than the training here."""
-    return {**values, "previews": {"every": 0}, "validation": {"every": 0}, "tensorboard": False}
+pytestmark = pytest.mark.usefixtures("unwatched")
 
 
 def test_style_trains_saves_and_samples(values):
