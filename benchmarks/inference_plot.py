@@ -20,17 +20,18 @@ def draw(report: dict, path: Path) -> None:
     for panel, model in zip(panels[0], models, strict=True):
         told = report["models"][model]
         rows = [row for row in told["rows"] if row["variant"] != "base"][::-1]
-        # what was measured inside a step is not disturbed, and has no interval worth drawing
-        at = [row["inside"] or row["ratio"] for row in rows]
-        ends = [(value, value) if row["inside"] else row["ratio_interval"] for row, value in zip(rows, at, strict=True)]
-        extra = [100 * (value - 1) for value in at]
-        low = [max(0, 100 * (value - end[0])) for value, end in zip(at, ends, strict=True)]
-        high = [max(0, 100 * (end[1] - value)) for value, end in zip(at, ends, strict=True)]
+        extra = [_percent(row["inside"] or row["ratio"]) for row in rows]
+        ends = [[_percent(end) for end in row["ratio_interval"]] for row in rows]
         colours = [_OURS if "Tuner" in row["variant"] else _OTHERS for row in rows]
-        panel.barh([row["variant"] for row in rows], extra, xerr=[low, high], color=colours, ecolor="0.4", capsize=2)
+        panel.barh([row["variant"] for row in rows], extra, color=colours)
+        # what was measured inside a step is not disturbed, and has no interval worth drawing
+        open_ends = [y for y, row in enumerate(rows) if not row["inside"]]
+        for y in open_ends:
+            panel.plot(ends[y], [y, y], "|-", color="0.4")
+        reach = max(extra + [ends[y][1] for y in open_ends])
         for y, value in enumerate(extra):
-            panel.annotate(f"{value:+.1f} %", (max(extra) * 1.03, y), va="center", fontsize=9)
-        panel.set_xlim(min(0, *extra), max(extra) * 1.2)
+            panel.annotate(f"{value:+.1f} %", (reach * 1.03, y), va="center", fontsize=9)
+        panel.set_xlim(min(0, *extra), reach * 1.2)
         panel.set_xlabel("time added to a sampling step, %")
         panel.set_title(f"{_TITLES[model]}, {told['latent'] * 8} px, {report['device']}", fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)
@@ -38,3 +39,7 @@ def draw(report: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _percent(ratio: float) -> float:
+    return 100 * (ratio - 1)
