@@ -1,8 +1,9 @@
 """What is learned in equal steps: SC-Tuner beside LoRA, CSC-Tuner beside ControlNet and T2I-Adapter.
 
-    python benchmarks/quality.py [--seeds 3] [--control-steps 250 500 1000 2000] [--style-steps 600] [--batch 16]
-                                 [--prompts 72] [--sweep-steps 200] [--only style control ablation]
-                                 [--work build/quality] [--out FILE.json] [--plot FILE.png]
+    python benchmarks/quality.py [--seeds 3] [--ablation-seeds 3] [--control-steps 250 500 1000 2000]
+                                 [--style-steps 600] [--batch 16] [--prompts 72] [--sweep-steps 200]
+                                 [--only style control ablation] [--work build/quality] [--out FILE.json]
+                                 [--plot FILE.png]
 
 Needs requirements/train.txt and peft, and the embedded base in demo/.  All methods of a task see the same pictures,
 noise and timesteps for the same number of steps; each takes the learning rate, of three, that has the lowest loss in a
@@ -176,6 +177,7 @@ def _task(school: School, task: str) -> list[dict]:
     methods = {"style": STYLE, "control": CONTROL, "ablation": ABLATION}[task]
     lessons, mark = ("control", mark_control) if task == "control" else ("style", mark_style)
     ends = options.control_steps if task == "control" else [options.style_steps]
+    seeds = options.ablation_seeds if task == "ablation" else options.seeds
     nothing = school.once(f"base, {lessons}", lambda: _base_marks(school, mark))
     rows = [{"method": "base", "parameters": 0, "rate": None, "seeds": [{"marks": {"0": nothing}}]}]
     for name, build in methods.items():
@@ -186,7 +188,7 @@ def _task(school: School, task: str) -> list[dict]:
             school.taught(
                 f"{task}, {name}, batch {options.batch}, rate {rate:g}", build, lessons, rate, seed, ends, mark
             )
-            for seed in range(options.seeds)
+            for seed in range(seeds)
         ]
         rows.append({"method": name, "parameters": made[0]["parameters"], "rate": rate, "seeds": made})
     return rows
@@ -226,6 +228,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     gpu = torch.cuda.is_available()
     parser.add_argument("--seeds", type=int, default=3 if gpu else 1)
+    parser.add_argument("--ablation-seeds", type=int, default=3 if gpu else 1)
     parser.add_argument("--control-steps", type=int, nargs="+", default=[250, 500, 1000, 2000] if gpu else [250, 500])
     parser.add_argument("--style-steps", type=int, default=600 if gpu else 300)
     parser.add_argument("--batch", type=int, default=16)
