@@ -1,13 +1,13 @@
 """What is learned in equal steps: SC-Tuner beside LoRA, CSC-Tuner beside ControlNet and T2I-Adapter.
 
     python benchmarks/quality.py [--seeds 3] [--ablation-seeds 3] [--control-steps 250 500 1000 2000]
-                                 [--style-steps 600] [--batch 16] [--prompts 72] [--sweep-steps 200]
+                                 [--style-steps 600] [--batch 16] [--prompts 72]
                                  [--only style control ablation] [--work build/quality] [--out FILE.json]
                                  [--plot FILE.png]
 
 Needs requirements/train.txt and peft, and the embedded base in demo/.  All methods of a task see the same pictures,
-noise and timesteps for the same number of steps; each takes the learning rate, of three, that has the lowest loss in a
-short run.  Marks are those of `make demo`: the judge in demo/ looks at pictures of held-out prompts, and edges are
+noise and timesteps for the same number of steps; each takes the learning rate with which its first seed has the best
+marks (style times agreement; edge F1 after the second of --control-steps).  Marks are those of `make demo`: the judge in demo/ looks at pictures of held-out prompts, and edges are
 compared with the hints.  The defaults above are those on a GPU; a CPU does less of each, in about an hour.  Every
 finished part is kept in --work with what was trained, so that a run that was interrupted goes on, and one that asks for
 more seeds or steps adds to them.
@@ -44,8 +44,7 @@ from training.config import ObjectiveConfig
 from training.demo.judge import load_judge
 from training.objective import Objective
 
-RATES = (3e-4, 1e-3, 3e-3)
-SWEEP_SEED = 99
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "demo"
 
@@ -99,19 +98,18 @@ class School:
             marks[str(end)] = told
         return {"marks": marks, "parameters": parameters}
 
-    def rate(self, name: str, build: Callable, task: str) -> float:
-        """Of RATES the one with the lowest loss in the last quarter of a short run."""
+    def rate(self, learn: Callable[[float], dict[str, float]]) -> float:
+        """Of RATES the one whose marks are best: from the middle on, up or down for as long as they get better."""
 
-        def losses() -> dict[str, float]:
-            found = {}
-            for rate in RATES:
-                pupil = Pupil(self, build, task, rate, SWEEP_SEED)
-                pupil.learn(self.options.sweep_steps * 3 // 4)
-                found[str(rate)] = pupil.learn(self.options.sweep_steps)
-            return found
+        def mark(i: int) -> float:
+            marks = learn(RATES[i])
+            return marks.get("edge_f1") or marks["style"] * marks["agreement"]
 
-        found = self.once(f"rates of {name} for {task}, steps {self.options.sweep_steps}", losses)
-        return float(min(found, key=found.get))
+        best = len(RATES) // 2
+        for way in (1, -1):
+            while 0 <= best + way < len(RATES) and mark(best + way) > mark(best):
+                best += way
+        return RATES[best]
 
 
 class Pupil:
@@ -180,16 +178,18 @@ def _task(school: School, task: str) -> list[dict]:
     seeds = options.ablation_seeds if task == "ablation" else options.seeds
     nothing = school.once(f"base, {lessons}", lambda: _base_marks(school, mark))
     rows = [{"method": "base", "parameters": 0, "rate": None, "seeds": [{"marks": {"0": nothing}}]}]
+
+    def learn(name: str, build: Callable, rate: float, seed: int, ends: list[int]) -> dict:
+        return school.taught(f"{name}, batch {options.batch}, rate {rate:g}", build, lessons, rate, seed, ends, mark)
+
+    def best(name: str, build: Callable) -> float:
+        first = ends[:2]
+        return school.rate(lambda rate: learn(name, build, rate, 0, first)["marks"][str(first[-1])])
+
+    fixed = best("style, SC-Tuner", STYLE["SC-Tuner"]) if task == "ablation" else None
     for name, build in methods.items():
-        rate = school.rate(
-            "SC-Tuner" if task == "ablation" else name, STYLE["SC-Tuner"] if task == "ablation" else build, lessons
-        )
-        made = [
-            school.taught(
-                f"{task}, {name}, batch {options.batch}, rate {rate:g}", build, lessons, rate, seed, ends, mark
-            )
-            for seed in range(seeds)
-        ]
+        rate = fixed or best(f"{task}, {name}", build)
+        made = [learn(f"{task}, {name}", build, rate, seed, ends) for seed in range(seeds)]
         rows.append({"method": name, "parameters": made[0]["parameters"], "rate": rate, "seeds": made})
     return rows
 
@@ -233,7 +233,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--style-steps", type=int, default=600 if gpu else 300)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--prompts", type=int, default=72 if gpu else 36)
-    parser.add_argument("--sweep-steps", type=int, default=200 if gpu else 150)
     parser.add_argument(
         "--only", nargs="+", choices=("style", "control", "ablation"), default=["style", "control", "ablation"]
     )
