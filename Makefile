@@ -18,7 +18,7 @@ lint: $(VENV)/.test-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Tables on the terminal, JSON and plots in build/bench.  On a CPU about two hours.
+# Tables on the terminal, JSON and plots in build/bench.  On a CPU about three hours.
 bench: $(VENV)/.test-ready
 	mkdir -p build/bench
 	$(BIN)/python tests/host/install_requirements.py

@@ -1,16 +1,15 @@
 """What is learned in equal steps: SC-Tuner beside LoRA, CSC-Tuner beside ControlNet and T2I-Adapter.
 
     python benchmarks/quality.py [--seeds 3] [--ablation-seeds 3] [--control-steps 250 500 1000 2000]
-                                 [--style-steps 600] [--batch 16] [--prompts 72]
-                                 [--only style control ablation] [--work build/quality] [--out FILE.json]
-                                 [--plot FILE.png]
+                                 [--style-steps 600] [--batch 16] [--prompts 72] [--only style control ablation]
+                                 [--work build/quality] [--out FILE.json] [--plot FILE.png]
 
 Needs requirements/train.txt and peft, and the embedded base in demo/.  All methods of a task see the same pictures,
 noise and timesteps for the same number of steps; each takes the learning rate with which its first seed has the best
-marks (style times agreement; edge F1 after the second of --control-steps).  Marks are those of `make demo`: the judge in demo/ looks at pictures of held-out prompts, and edges are
-compared with the hints.  The defaults above are those on a GPU; a CPU does less of each, in about an hour.  Every
-finished part is kept in --work with what was trained, so that a run that was interrupted goes on, and one that asks for
-more seeds or steps adds to them.
+marks (style times agreement, or edge F1 after the second of --control-steps).  Marks are those of `make demo`: the
+judge in demo/ looks at pictures of held-out prompts, and edges are compared with the hints.  The defaults above are
+those on a GPU; a CPU does less of each, in about two hours.  Every finished part is kept in --work with what was
+trained, so that a run that was interrupted goes on, and one that asks for more seeds or steps adds to them.
 Prints tables, writes JSON with the machine and the versions, and draws one plot.
 """
 
@@ -98,19 +97,6 @@ class School:
             marks[str(end)] = told
         return {"marks": marks, "parameters": parameters}
 
-    def rate(self, learn: Callable[[float], dict[str, float]]) -> float:
-        """Of RATES the one whose marks are best: from the middle on, up or down for as long as they get better."""
-
-        def mark(i: int) -> float:
-            marks = learn(RATES[i])
-            return marks.get("edge_f1") or marks["style"] * marks["agreement"]
-
-        best = len(RATES) // 2
-        for way in (1, -1):
-            while 0 <= best + way < len(RATES) and mark(best + way) > mark(best):
-                best += way
-        return RATES[best]
-
 
 class Pupil:
     """A base with a method that is being trained; goes on where an earlier run has left it in the file `kept`."""
@@ -153,6 +139,20 @@ def _part(name: str, seed: int) -> str:
     return f"{name}, seed {seed}".replace(" ", "_")
 
 
+def _best_rate(learn: Callable[[float], dict[str, float]]) -> float:
+    """Of RATES the one whose marks are best: from the middle on, up or down for as long as they get better."""
+
+    def mark(i: int) -> float:
+        marks = learn(RATES[i])
+        return marks.get("edge_f1") or marks["style"] * marks["agreement"]
+
+    best = len(RATES) // 2
+    for way in (1, -1):
+        while 0 <= best + way < len(RATES) and mark(best + way) > mark(best):
+            best += way
+    return RATES[best]
+
+
 def main() -> None:
     """Teach, mark, print, write, draw."""
     options = _options()
@@ -184,7 +184,7 @@ def _task(school: School, task: str) -> list[dict]:
 
     def best(name: str, build: Callable) -> float:
         first = ends[:2]
-        return school.rate(lambda rate: learn(name, build, rate, 0, first)["marks"][str(first[-1])])
+        return _best_rate(lambda rate: learn(name, build, rate, 0, first)["marks"][str(first[-1])])
 
     fixed = best("style, SC-Tuner", STYLE["SC-Tuner"]) if task == "ablation" else None
     for name, build in methods.items():
