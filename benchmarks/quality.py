@@ -44,6 +44,7 @@ from training.demo.judge import load_judge
 from training.objective import Objective
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+NOISE = 0.01  # a rate that is better by less is not
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "demo"
 
@@ -148,7 +149,7 @@ def _best_rate(learn: Callable[[float], dict[str, float]]) -> float:
 
     best = len(RATES) // 2
     for way in (1, -1):
-        while 0 <= best + way < len(RATES) and mark(best + way) > mark(best):
+        while 0 <= best + way < len(RATES) and mark(best + way) > mark(best) + NOISE:
             best += way
     return RATES[best]
 
