@@ -45,15 +45,13 @@ def _control(panel, rows: list[dict]) -> None:
 def _style(panel, rows: list[dict]) -> None:
     for row in rows:
         marks = [next(iter(seed["marks"].values())) for seed in row["seeds"]]
-        x, y = (statistics.mean(m[name] for m in marks) for name in ("style", "agreement"))
-        panel.plot(x, y, "o", markersize=7)
-        panel.annotate(
-            f"{row['method']} ({row['parameters'] / 1e6:.2f} M)",
-            (x, y),
-            textcoords="offset points",
-            xytext=(6, 4),
-            fontsize=8,
-        )
-    panel.set_xlim(-0.05, 1.25)
+        x, y = ([m[name] for m in marks] for name in ("style", "agreement"))
+        middle = statistics.mean(x), statistics.mean(y)
+        (dot,) = panel.plot(*middle, "o", markersize=7, label=f"{row['method']} ({row['parameters'] / 1e6:.2f} M)")
+        for ends in (([min(x), max(x)], [middle[1]] * 2), ([middle[0]] * 2, [min(y), max(y)])):
+            panel.plot(*ends, color=dot.get_color(), alpha=0.5)
+    panel.set_xlim(-0.05, 1.05)
+    panel.set_ylim(0, 1.05)
     panel.set_xlabel("share of pictures in the style")
     panel.set_ylabel("prompt agreement")
+    panel.legend(fontsize=8, loc="lower left")
