@@ -26,7 +26,7 @@ bench: $(VENV)/.test-ready
 	$(BIN)/python benchmarks/loading.py --out build/bench/loading.json
 	$(BIN)/python benchmarks/conditions.py --out build/bench/conditions.json
 	$(BIN)/python benchmarks/inference.py --out build/bench/inference.json --plot build/bench/inference.png
-	$(BIN)/python benchmarks/quality.py --out build/bench/quality.json --plot build/bench/quality.png
+	$(BIN)/python benchmarks/quality.py --rates benchmarks/results/quality.json --out build/bench/quality.json --plot build/bench/quality.png
 
 fuzz: $(VENV)/.test-ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/fuzz.txt

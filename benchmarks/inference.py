@@ -1,13 +1,13 @@
 """What tuners cost while sampling, beside ControlNet and T2I-Adapter: milliseconds a step, and memory.
 
-    python benchmarks/inference.py [--host COMFYUI] [--model sd15 sdxl] [--latent N] [--width 320] [--steps 4]
-                                   [--rounds N] [--variants ...] [--out FILE.json] [--plot FILE.png]
+    python benchmarks/inference.py [--host COMFYUI] [--model sd15 sdxl] [--latent N] [--width 320] [--dtype bfloat16]
+                                   [--steps 4] [--rounds N] [--variants ...] [--out FILE.json] [--plot FILE.png]
 
 On a ComfyUI checkout (--host, else COMFYUI_PATH, else ~/comfy/ComfyUI) tuners run as its nodes apply them; without one
 they run on diffusers' U-Net.  A U-Net of the true shape with random weights samples one picture with a positive and a
-negative prompt, which is batch 2: in half precision on a GPU, in float32 on a CPU.  Each variant runs at once with the
-base, a step of one after a step of the other, so that what else the machine does falls on both; the ratio is the median
-over all pairs of steps, with the interval in which it lies with a confidence of 95 %.  On a CPU the host's calls
+negative prompt, which is batch 2: in half precision on a GPU, in float32 on a CPU, or in --dtype.  Each variant runs at
+once with the base, a step of one after a step of the other, so that what else the machine does falls on both; the ratio
+is the median over all pairs of steps, with the interval in which it lies with a confidence of 95 %.  On a CPU the calls
 into this pack are timed as well: `inside` is a step over the same step less what they took, which no other work
 disturbs.  The first step of a run, which encodes hints, is a column of its own.  Ctrl+C ends it with the rounds so far.
 Prints a table, writes JSON with the machine and the versions, and draws one plot.
@@ -165,10 +165,10 @@ def _backend(options: argparse.Namespace, model: str) -> Backend:
     if options.host is not None:
         from inference_host import HostBackend
 
-        return HostBackend(options.host, model, latent, options.width)
+        return HostBackend(options.host, model, latent, options.width, options.dtype)
     from inference_diffusers import DiffusersBackend
 
-    return DiffusersBackend(model, latent, options.width)
+    return DiffusersBackend(model, latent, options.width, options.dtype)
 
 
 def _machine() -> dict[str, str]:
@@ -184,6 +184,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", nargs="+", choices=LATENTS, default=["sd15"])
     parser.add_argument("--latent", type=int, help="side of the latent, that of the model's own size by default")
     parser.add_argument("--width", type=int, default=320, help="channels of the U-Net's first level, truly 320")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="that of weights and computation")
     parser.add_argument("--steps", type=int, default=4, help="sampling steps in each run")
     parser.add_argument("--rounds", type=int, help="runs of each variant, 8 by default, on a CPU 2")
     parser.add_argument("--variants", nargs="+", help="names of those to measure, all by default")

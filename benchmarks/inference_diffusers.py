@@ -24,12 +24,12 @@ from scedit_core.diffusers import attach
 class DiffusersBackend:
     """See inference.Backend: forwards of UNet2DConditionModel, without a scheduler's few additions."""
 
-    def __init__(self, model: str, latent: int, width: int) -> None:
+    def __init__(self, model: str, latent: int, width: int, dtype: str | None = None) -> None:
         if width != 320:
             raise SystemExit(f"--width: expected 320 without a host, found {width}; leave it out")
         self._gpu = torch.cuda.is_available()
         self._device = torch.device("cuda" if self._gpu else "cpu")
-        self._dtype = torch.bfloat16 if self._gpu else torch.float32
+        self._dtype = getattr(torch, dtype or ("bfloat16" if self._gpu else "float32"))
         self.title = f"diffusers {diffusers.__version__}"
         self.device = torch.cuda.get_device_name() if self._gpu else f"CPU, {torch.get_num_threads()} threads"
         self.dtype = str(self._dtype).removeprefix("torch.")

@@ -45,8 +45,8 @@ _SHAPES = {
 class HostBackend:
     """See inference.Backend.  One model at a time, with all that it is compared with."""
 
-    def __init__(self, path: Path, model: str, latent: int, width: int) -> None:
-        self._host, self._latent = _host(path.resolve()), latent
+    def __init__(self, path: Path, model: str, latent: int, width: int, dtype: str | None = None) -> None:
+        self._host, self._latent = _host(path.resolve(), dtype), latent
         self._variants = _variants(self._host, model, latent, width)
         self.title = f"ComfyUI {self._host.version}"
         self.dtype = str(self._host.dtype).removeprefix("torch.")
@@ -116,13 +116,15 @@ class HostBackend:
         return peak
 
 
-def _host(path: Path) -> SimpleNamespace:
-    """The host's modules and the pack, loaded as the host loads it."""
+def _host(path: Path, dtype: str | None) -> SimpleNamespace:
+    """The host's modules and the pack, loaded as the host loads it; `dtype` instead of the one that it would choose."""
     sys.path[:] = [str(path), *(p for p in sys.path if Path(p or ".").resolve() != PACK)]
     import comfy.cli_args
     import torch
 
     comfy.cli_args.args.cpu = not torch.cuda.is_available()
+    if dtype is not None:
+        setattr(comfy.cli_args.args, {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[dtype] + "_unet", True)
     import comfy.cldm.cldm
     import comfy.controlnet
     import comfy.model_management

@@ -2,13 +2,14 @@
 
     python benchmarks/quality.py [--seeds 3] [--ablation-seeds 3] [--control-steps 250 500 1000 2000]
                                  [--style-steps 600] [--batch 16] [--prompts 72] [--only style control ablation]
-                                 [--work build/quality] [--out FILE.json] [--plot FILE.png]
+                                 [--rates FILE.json] [--work build/quality] [--out FILE.json] [--plot FILE.png]
 
 Needs requirements/train.txt and peft, and the embedded base in demo/.  All methods of a task see the same pictures,
 noise and timesteps for the same number of steps; each takes the learning rate with which its first seed has the best
-marks (style times agreement, or edge F1 after the second of --control-steps).  Marks are those of `make demo`: the
+marks (style times agreement, or edge F1 after the second of --control-steps), or the one it had in the report --rates,
+which spares most of the time.  Marks are those of `make demo`: the
 judge in demo/ looks at pictures of held-out prompts, and edges are compared with the hints.  The defaults above are
-those on a GPU; a CPU does less of each, in about two hours.  Every finished part is kept in --work with what was
+those on a GPU; a CPU does less of each.  Every finished part is kept in --work with what was
 trained, so that a run that was interrupted goes on, and one that asks for more seeds or steps adds to them.
 Prints tables, writes JSON with the machine and the versions, and draws one plot.
 """
@@ -183,16 +184,25 @@ def _task(school: School, task: str) -> list[dict]:
     def learn(name: str, build: Callable, rate: float, seed: int, ends: list[int]) -> dict:
         return school.taught(f"{name}, batch {options.batch}, rate {rate:g}", build, lessons, rate, seed, ends, mark)
 
-    def best(name: str, build: Callable) -> float:
+    def best(task: str, name: str, build: Callable) -> float:
         first = ends[:2]
-        return _best_rate(lambda rate: learn(name, build, rate, 0, first)["marks"][str(first[-1])])
+        known = _known_rates(options.rates, task).get(name)
+        return known or _best_rate(
+            lambda rate: learn(f"{task}, {name}", build, rate, 0, first)["marks"][str(first[-1])]
+        )
 
-    fixed = best("style, SC-Tuner", STYLE["SC-Tuner"]) if task == "ablation" else None
+    fixed = best("style", "SC-Tuner", STYLE["SC-Tuner"]) if task == "ablation" else None
     for name, build in methods.items():
-        rate = fixed or best(f"{task}, {name}", build)
+        rate = fixed or best(task, name, build)
         made = [learn(f"{task}, {name}", build, rate, seed, ends) for seed in range(seeds)]
         rows.append({"method": name, "parameters": made[0]["parameters"], "rate": rate, "seeds": made})
     return rows
+
+
+def _known_rates(report: Path | None, task: str) -> dict[str, float]:
+    """The rate of each method in an earlier report."""
+    rows = json.loads(report.read_text("utf-8"))["tasks"].get(task, []) if report else []
+    return {row["method"]: row["rate"] for row in rows}
 
 
 def _base_marks(school: School, mark: Callable) -> dict:
@@ -237,6 +247,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", choices=("style", "control", "ablation"), default=["style", "control", "ablation"]
     )
+    parser.add_argument("--rates", type=Path, help="a report whose learning rates are used, instead of searching them")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "quality", help="finished parts, for a restart")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--plot", type=Path, help="picture to draw")
