@@ -74,9 +74,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it starts in the background
     report: dict[str, Any] = {"machine": _machine(), "batch": 2, "models": {}}
     for model in options.model:
-        backend = _backend(options, model)
+        latent = options.latent or _latent(model)
+        backend = _backend(options, model, latent)
         report |= {"backend": backend.title, "device": backend.device, "dtype": backend.dtype}
-        latent = options.latent or LATENTS[model]
         report["models"][model] = {"latent": latent, "width": options.width, "rows": _rows(backend, options)}
         _print(report, model)
     if options.out:
@@ -160,8 +160,14 @@ def _print(report: dict[str, Any], model: str) -> None:
         )
 
 
-def _backend(options: argparse.Namespace, model: str) -> Backend:
-    latent = options.latent or LATENTS[model]
+def _latent(model: str) -> int:
+    """Side of the model's own latent; half of it on a CPU, which is slow, and where a tuner's share is the larger."""
+    import torch
+
+    return LATENTS[model] if torch.cuda.is_available() else LATENTS[model] // 2
+
+
+def _backend(options: argparse.Namespace, model: str, latent: int) -> Backend:
     if options.host is not None:
         from inference_host import HostBackend
 
@@ -182,7 +188,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--host", type=Path, default=_found_host(), help="a ComfyUI checkout")
     parser.add_argument("--no-host", dest="host", action="store_const", const=None, help="measure on diffusers")
     parser.add_argument("--model", nargs="+", choices=LATENTS, default=["sd15"])
-    parser.add_argument("--latent", type=int, help="side of the latent, that of the model's own size by default")
+    parser.add_argument(
+        "--latent", type=int, help="side of the latent, by default the model's own, on a CPU half of it"
+    )
     parser.add_argument("--width", type=int, default=320, help="channels of the U-Net's first level, truly 320")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="that of weights and computation")
     parser.add_argument("--steps", type=int, default=4, help="sampling steps in each run")
