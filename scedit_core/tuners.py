@@ -7,6 +7,7 @@ in memory.  Files store their weights as matrices (see `to_file` and `to_module`
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
@@ -28,13 +29,33 @@ class SkipAdapter(nn.Module):
 
     def __init__(self, channels: int, hidden: int, device=None, dtype=None, operations: Any = nn) -> None:
         super().__init__()
-        self.down = operations.Conv2d(channels, hidden, 1, device=device, dtype=dtype)
-        self.up = operations.Conv2d(hidden, channels, 1, device=device, dtype=dtype)
+        pointwise = _pointwise(operations)
+        self.down = pointwise(channels, hidden, 1, device=device, dtype=dtype)
+        self.up = pointwise(hidden, channels, 1, device=device, dtype=dtype)
         _zero(self.up)
 
     def forward(self, z: Tensor) -> Tensor:
         """z [B,C,h,w] -> A(z) [B,C,h,w]."""
         return self.up(F.gelu(self.down(z)))
+
+
+@functools.cache
+def _pointwise(operations: Any) -> type[nn.Conv2d]:
+    """The Conv2d of `operations` for kernels of 1, as one matrix product for each picture where nothing is trained.
+
+    In half precision a convolution of a tensor in NCHW order costs half as much again (benchmarks/NOTES.md).  With
+    gradients it stays a convolution, since the product would make a gradient of the weights for each picture.
+    """
+
+    class Pointwise(operations.Conv2d):
+        def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            if torch.is_grad_enabled() or not input.is_contiguous():
+                return super()._conv_forward(input, weight, bias)
+            pictures, _, height, width = input.shape
+            matrix = weight.flatten(1).expand(pictures, -1, -1)
+            return torch.baddbmm(bias[:, None], matrix, input.flatten(2)).unflatten(2, (height, width))
+
+    return Pointwise
 
 
 class _Tuner(nn.Module):
