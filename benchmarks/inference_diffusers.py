@@ -24,7 +24,7 @@ from scedit_core.diffusers import attach
 class DiffusersBackend:
     """See inference.Backend: forwards of UNet2DConditionModel, without a scheduler's few additions."""
 
-    def __init__(self, model: str, latent: int, width: int, dtype: str | None = None) -> None:
+    def __init__(self, model: str, latent: int, width: int, dtype: str | None) -> None:
         if width != 320:
             raise SystemExit(f"--width: expected 320 without a host, found {width}; leave it out")
         self._gpu = torch.cuda.is_available()

@@ -45,7 +45,7 @@ _SHAPES = {
 class HostBackend:
     """See inference.Backend.  One model at a time, with all that it is compared with."""
 
-    def __init__(self, path: Path, model: str, latent: int, width: int, dtype: str | None = None) -> None:
+    def __init__(self, path: Path, model: str, latent: int, width: int, dtype: str | None) -> None:
         self._host, self._latent = _host(path.resolve(), dtype), latent
         self._variants = _variants(self._host, model, latent, width)
         self.title = f"ComfyUI {self._host.version}"

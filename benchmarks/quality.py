@@ -7,10 +7,10 @@
 Needs requirements/train.txt and peft, and the embedded base in demo/.  All methods of a task see the same pictures,
 noise and timesteps for the same number of steps; each takes the learning rate with which its first seed has the best
 marks (style times agreement, or edge F1 after the second of --control-steps), or the one it had in the report --rates,
-which spares most of the time.  Marks are those of `make demo`: the
-judge in demo/ looks at pictures of held-out prompts, and edges are compared with the hints.  The defaults above are
-those on a GPU; a CPU does less of each.  Every finished part is kept in --work with what was
-trained, so that a run that was interrupted goes on, and one that asks for more seeds or steps adds to them.
+which spares most of the time.  Marks are those of `make demo`: the judge in demo/ looks at pictures of held-out
+prompts, and edges are compared with the hints.  The defaults above are those on a GPU; a CPU does less of each.  Every
+finished part is kept in --work with what was trained, so that a run that was interrupted goes on, and one that asks for
+more seeds or steps adds to them.
 Prints tables, writes JSON with the machine and the versions, and draws one plot.
 """
 
@@ -184,25 +184,24 @@ def _task(school: School, task: str) -> list[dict]:
     def learn(name: str, build: Callable, rate: float, seed: int, ends: list[int]) -> dict:
         return school.taught(f"{name}, batch {options.batch}, rate {rate:g}", build, lessons, rate, seed, ends, mark)
 
-    def best(task: str, name: str, build: Callable) -> float:
-        first = ends[:2]
-        known = _known_rates(options.rates, task).get(name)
-        return known or _best_rate(
-            lambda rate: learn(f"{task}, {name}", build, rate, 0, first)["marks"][str(first[-1])]
-        )
+    known = _known_rates(options.rates)
 
-    fixed = best("style", "SC-Tuner", STYLE["SC-Tuner"]) if task == "ablation" else None
+    def best(name: str, build: Callable) -> float:
+        first = ends[:2]
+        return known.get(name) or _best_rate(lambda rate: learn(name, build, rate, 0, first)["marks"][str(first[-1])])
+
+    fixed = best("style, SC-Tuner", STYLE["SC-Tuner"]) if task == "ablation" else None
     for name, build in methods.items():
-        rate = fixed or best(task, name, build)
+        rate = fixed or best(f"{task}, {name}", build)
         made = [learn(f"{task}, {name}", build, rate, seed, ends) for seed in range(seeds)]
         rows.append({"method": name, "parameters": made[0]["parameters"], "rate": rate, "seeds": made})
     return rows
 
 
-def _known_rates(report: Path | None, task: str) -> dict[str, float]:
-    """The rate of each method in an earlier report."""
-    rows = json.loads(report.read_text("utf-8"))["tasks"].get(task, []) if report else []
-    return {row["method"]: row["rate"] for row in rows}
+def _known_rates(report: Path | None) -> dict[str, float]:
+    """The rate of each "task, method" in an earlier report."""
+    tasks = json.loads(report.read_text("utf-8"))["tasks"] if report else {}
+    return {f"{task}, {row['method']}": row["rate"] for task, rows in tasks.items() for row in rows}
 
 
 def _base_marks(school: School, mark: Callable) -> dict:

@@ -42,6 +42,21 @@ def test_sc_residual_is_the_papers_formula(make_sc):
     assert tuner.residual(4, torch.randn(2, 64, 8, 8)) is None
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_sampling_and_training_give_the_same_residual(make_sc, dtype, tolerance, order):
+    tuner = make_sc().to(dtype)
+    skip = torch.randn(3, tuner.layout.channels[0], 5, 7).to(dtype, memory_format=order)
+    trained = tuner.residual(0, skip)
+    assert trained.requires_grad
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            sampled = tuner.residual(0, skip)
+        assert sampled.dtype == dtype
+        assert sampled.is_contiguous(memory_format=order)
+        torch.testing.assert_close(sampled, trained.detach(), rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_csc_residual_is_the_papers_formula(make_csc, hint, tiny_layout, kernel):
     tuner = make_csc(kernel=kernel)
