@@ -9,8 +9,9 @@ negative prompt, which is batch 2: in half precision on a GPU, in float32 on a C
 once with the base, a step of one after a step of the other, so that what else the machine does falls on both; the ratio
 is the median over all pairs of steps, with the interval in which it lies with a confidence of 95 %.  On a CPU the calls
 into this pack are timed as well: `inside` is a step over the same step less what they took, which no other work
-disturbs.  The first step of a run, which encodes hints, is a column of its own.  Ctrl+C ends it with the rounds so far.
-Prints a table, writes JSON with the machine and the versions, and draws one plot.
+disturbs; and FLOPs and the most bytes that tensors hold at once, weights included, are counted, where on a GPU the
+allocator tells them.  The first step of a run, which encodes hints, is a column of its own.  Ctrl+C ends it with the
+rounds so far.  Prints a table, writes JSON with the machine and the versions, and draws one plot.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from inference_turns import in_turns
 from steady import keep_memory
+from step_counts import StepCost
+from torch import Tensor
 
 TARGETS = {"SC-Tuner": 1.03, "CSC-Tuner": 1.04, "four CSC-Tuners": 1.12}
 LATENTS = {"sd15": 64, "sdxl": 128}
@@ -60,11 +64,11 @@ class Backend(Protocol):
     def seconds(self, begin: Any, end: Any) -> float:
         """Seconds between two marks."""
 
-    def weights(self, variant: str) -> int:
-        """Bytes of all weights that the variant needs, the U-Net included."""
+    def weights(self, variant: str) -> list[Tensor]:
+        """All weights that the variant needs, the U-Net's included, each once."""
 
-    def peak(self) -> int | None:
-        """The most bytes on the GPU since the last call, or None where there is none."""
+    def peak(self, variant: str) -> int | None:
+        """The most bytes that the variant holds on a GPU in two steps; without one None, and nothing sampled."""
 
 
 def main() -> None:
@@ -92,11 +96,9 @@ def _rows(backend: Backend, options: argparse.Namespace) -> list[dict[str, Any]]
     names = [n for n in backend.variants if n == BASE or not options.variants or n in options.variants]
     # a CPU times inside a step, for which few rounds do, and is slow
     rounds = options.rounds or (2 if backend.device.startswith("CPU") else 8)
-    peaks = {}
-    for name in names:  # not timed: to load and to warm up
-        backend.peak()
-        backend.run(name, 2, lambda: None)
-        peaks[name] = backend.peak() or 0
+    costs = {}
+    for name in names:
+        costs[name] = _cost(backend, name)
         print(f"ready: {name}", file=sys.stderr)
     first: dict[str, list[float]] = {name: [] for name in names}
     later: dict[str, list[float]] = {name: [] for name in names}
@@ -115,7 +117,7 @@ def _rows(backend: Backend, options: argparse.Namespace) -> list[dict[str, Any]]
     except KeyboardInterrupt:
         if not ratios[names[-1]]:
             raise
-    bare = backend.weights(BASE)
+    weights = {name: sum(each.nbytes for each in backend.weights(name)) for name in names}
     return [
         {
             "variant": name,
@@ -126,11 +128,23 @@ def _rows(backend: Backend, options: argparse.Namespace) -> list[dict[str, Any]]
             "ratio_interval": [round(r, 4) for r in _interval(ratios[name] or [1.0])],
             "inside": round(statistics.median(inside[name]), 4) if inside[name] else None,
             "target": TARGETS.get(name),
-            "weights_mb": round((backend.weights(name) - bare) / 1e6, 1),
-            "peak_mb": round(peaks[name] / 1e6, 1) or None,
+            "weights_mb": round((weights[name] - weights[BASE]) / 1e6, 1),
+            "flops": round(costs[name][0] / costs[BASE][0], 4) if costs[BASE][0] else None,
+            "peak_mb": round(costs[name][1] / 1e6, 1),
         }
         for name in names
     ]
+
+
+def _cost(backend: Backend, name: str) -> tuple[int, int]:
+    """FLOPs of a step, 0 where they are not counted, and the most bytes held; loads and warms up."""
+    peak = backend.peak(name)
+    if peak is not None:
+        return 0, peak
+    flops: list[int] = []
+    with StepCost(backend.weights(name)) as cost:
+        backend.run(name, 2, lambda: flops.append(cost.flops))
+    return flops[1] - flops[0], cost.peak
 
 
 def _interval(values: list[float]) -> tuple[float, float]:
@@ -146,24 +160,23 @@ def _print(report: dict[str, Any], model: str) -> None:
         f"{model}, latent {told['latent']}, width {told['width']}, batch {report['batch']}; {report['backend']}, "
         f"{report['device']}, {report['dtype']}, torch {report['machine']['torch']}"
     )
-    heads = {"step": 12, "first step": 14, "ratio": 9, "95 %": 18, "inside": 8, "target": 8, "weights": 11, "peak": 11}
+    heads = {"step": 12, "first step": 14, "ratio": 9, "95 %": 18, "inside": 8, "target": 8, "FLOPs": 8}
+    heads |= {"weights": 11, "peak": 11}
     print(f"{'variant':<24}" + "".join(f"{name:>{width}}" for name, width in heads.items()))
     for row in told["rows"]:
         low, high = row["ratio_interval"]
         target = "" if row["target"] is None else f"{row['target']:.2f}"
         inside = "" if row["inside"] is None else f"{row['inside']:.3f}"
-        peak = "" if row["peak_mb"] is None else f"{row['peak_mb']:.0f} MB"
+        flops = "" if row["flops"] is None else f"{row['flops']:.3f}"
         print(
             f"{row['variant']:<24}{row['step_ms']:>9.1f} ms{row['first_step_ms']:>11.1f} ms{row['ratio']:>9.3f}"
-            f"{f'{low:.3f} to {high:.3f}':>18}{inside:>8}{target:>8}{row['weights_mb']:>8.0f} MB"
-            f"{peak:>11}"
+            f"{f'{low:.3f} to {high:.3f}':>18}{inside:>8}{target:>8}{flops:>8}"
+            f"{row['weights_mb']:>8.0f} MB{row['peak_mb']:>8.0f} MB"
         )
 
 
 def _latent(model: str) -> int:
     """Side of the model's own latent; half of it on a CPU, which is slow, and where a tuner's share is the larger."""
-    import torch
-
     return LATENTS[model] if torch.cuda.is_available() else LATENTS[model] // 2
 
 
@@ -178,8 +191,6 @@ def _backend(options: argparse.Namespace, model: str, latent: int) -> Backend:
 
 
 def _machine() -> dict[str, str]:
-    import torch
-
     return {"torch": torch.__version__, "python": platform.python_version(), "system": platform.platform(terse=True)}
 
 

@@ -118,17 +118,19 @@ class DiffusersBackend:
         """See Backend."""
         return seconds(begin, end)
 
-    def weights(self, variant: str) -> int:
+    def weights(self, variant: str) -> list[torch.Tensor]:
         """See Backend."""
-        return sum(p.nbytes for m in (self._unet, *self._contexts[variant][1]) for p in m.parameters())
+        modules = (self._unet, *self._contexts[variant][1])
+        return list({id(p): p for module in modules for p in module.parameters()}.values())
 
-    def peak(self) -> int | None:
+    def peak(self, variant: str) -> int | None:
         """See Backend."""
         if not self._gpu:
             return None
-        peak = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        return peak
+        before = torch.cuda.memory_allocated()  # the weights of all variants
+        self.run(variant, 2, lambda: None)
+        return torch.cuda.max_memory_allocated() - before + sum(p.nbytes for p in self.weights(variant))
 
 
 def _randomise(module: nn.Module) -> None:

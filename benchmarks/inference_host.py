@@ -94,26 +94,25 @@ class HostBackend:
         """See Backend."""
         return seconds(begin, end)
 
-    def weights(self, variant: str) -> int:
+    def weights(self, variant: str) -> list:
         """See Backend."""
         model, positive, _ = self._variants[variant]
         control = positive[0][1].get("control")
-        models = [model, *model.model_patches_models(), *(control.get_models() if control else ())]
-        adapters = []
-        while control is not None:  # the host moves these by itself, without a ModelPatcher
-            adapters.append(getattr(control, "t2i_model", None))
+        patchers = [model, *model.model_patches_models(), *(control.get_models() if control else ())]
+        modules = [patcher.model for patcher in patchers]
+        while control is not None:  # the host moves adapters by itself, without a ModelPatcher
+            modules.append(getattr(control, "t2i_model", None))
             control = control.previous_controlnet
-        sizes = {id(each.model): each.model_size() for each in models}
-        sizes |= {id(m): sum(p.nbytes for p in m.parameters()) for m in adapters if m is not None}
-        return sum(sizes.values())
+        return list({id(p): p for module in modules if module is not None for p in module.parameters()}.values())
 
-    def peak(self) -> int | None:
+    def peak(self, variant: str) -> int | None:
         """See Backend."""
         if not self._gpu:
             return None
-        peak = self._host.torch.cuda.max_memory_allocated()
+        self._host.comfy.model_management.unload_all_models()  # what other variants have loaded
         self._host.torch.cuda.reset_peak_memory_stats()
-        return peak
+        self.run(variant, 2, lambda: None)
+        return self._host.torch.cuda.max_memory_allocated()
 
 
 def _host(path: Path, dtype: str | None) -> SimpleNamespace:

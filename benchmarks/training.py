@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.training_counts import SavedBytes, StepCost, fused_attention
+from benchmarks.step_counts import SavedBytes, StepCost, fused_attention
 from benchmarks.training_methods import METHODS, Method, Options
 from benchmarks.training_models import MODELS, Model
 from benchmarks.training_plot import draw

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.training_counts import SavedBytes, StepCost, fused_attention
+from benchmarks.step_counts import SavedBytes, StepCost, fused_attention
 from scedit_core import SCTuner, SkipLayout
 from scedit_core.diffusers import attach
 from training.config import MemoryConfig
@@ -64,3 +64,18 @@ def test_the_peak_falls_when_tensors_are_gone():
             del one, two, view
     assert cost.peak == 4 * (100 + 1000 + 1000)
     assert cost.now == weight.untyped_storage().nbytes()
+
+
+def test_inference_mode_counts_what_gradients_off_count():
+    """There torch hands composed operators over whole; a host samples in it."""
+    model = torch.nn.Sequential(torch.nn.Linear(24, 48), torch.nn.Linear(48, 24))
+    states = torch.ones(2, 7, 24)
+    costs = []
+    for mode in (torch.inference_mode, torch.no_grad):
+        official = FlopCounterMode(display=False)
+        with mode(), official, StepCost([*model.parameters(), states]) as cost:
+            model(states)
+        assert cost.flops == official.get_total_flops() == 2 * (2 * 14 * 24 * 48)
+        costs.append(cost.peak)
+    weights = sum(p.nbytes for p in model.parameters())
+    assert costs[0] == costs[1] == weights + 4 * 14 * (24 + 48 + 24)

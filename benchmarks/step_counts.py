@@ -1,4 +1,4 @@
-"""Counting what a training step costs without a GPU and without allocating a weight, for benchmarks/training.py."""
+"""Counting what a step costs: for benchmarks/training.py without a weight allocated, for inference.py on real ones."""
 
 from __future__ import annotations
 
@@ -94,6 +94,11 @@ class StepCost(TorchDispatchMode):
         self.now -= size
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if torch.is_inference_mode_enabled():  # where composed operators come whole
+            with self:
+                out = func.decompose(*args, **(kwargs or {}))
+            if out is not NotImplemented:
+                return out
         out, flops = _shapes_of(func, args, kwargs or {})
         self.flops += flops
         for leaf in out if isinstance(out, tuple | list) else (out,):
