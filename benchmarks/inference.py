@@ -7,11 +7,12 @@ On a ComfyUI checkout (--host, else COMFYUI_PATH, else ~/comfy/ComfyUI) tuners r
 they run on diffusers' U-Net.  A U-Net of the true shape with random weights samples one picture with a positive and a
 negative prompt, which is batch 2: in half precision on a GPU, in float32 on a CPU, or in --dtype.  Each variant runs at
 once with the base, a step of one after a step of the other, so that what else the machine does falls on both; the ratio
-is the median over all pairs of steps, with the interval in which it lies with a confidence of 95 %.  On a CPU the calls
-into this pack are timed as well: `inside` is a step over the same step less what they took, which no other work
-disturbs; and FLOPs and the most bytes that tensors hold at once, weights included, are counted, where on a GPU the
-allocator tells them.  The first step of a run, which encodes hints, is a column of its own.  Ctrl+C ends it with the
-rounds so far.  Prints a table, writes JSON with the machine and the versions, and draws one plot.
+is the median over all pairs of steps, with the interval in which it lies with a confidence of 95 %.  On a CPU the
+edits of skips and the computing of controls, ControlNet's and T2I-Adapter's too, are timed as well: `inside` is a step
+over the same step less what they took, which no other work disturbs; and FLOPs and the most bytes that tensors hold at
+once, weights included, are counted, where on a GPU the allocator tells them.  The first step of a run, which encodes
+hints, is a column of its own.  Ctrl+C ends it with the rounds so far.  Prints a table, writes JSON with the machine and
+the versions, and draws one plot.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Backend(Protocol):
     device:   what it runs on.
     dtype:    what it computes in.
     variants: their names, the base first.
-    edit_seconds: time spent in edits of skips so far, 0 where it is not measured.
+    edit_seconds: time spent so far in edits of skips and in computing controls, 0 where it is not measured.
     """
 
     title: str

@@ -56,8 +56,10 @@ class HostBackend:
         self.variants = list(self._variants)
         self.edit_seconds, self._editing = 0.0, False
         if not self._gpu:  # where calls return when their work is done
+            controlnet = self._host.comfy.controlnet
             self._time(self._host.patch.SkipPatch, "__call__")
-            self._time(self._host.control.SCEditControl, "get_control")
+            for control in (self._host.control.SCEditControl, controlnet.ControlNet, controlnet.T2IAdapter):
+                self._time(control, "get_control")
 
     def _time(self, kind: type, name: str) -> None:
         """Add the seconds in that method to `edit_seconds`, the outermost call's alone."""

@@ -17,6 +17,7 @@ PACK_ROOT = Path(__file__).resolve().parents[2]
 if "SCEDIT_TEST_HOST" not in os.environ:
     raise pytest.UsageError("these tests need a real host in a process of its own: python tests/host/run.py")
 HOST_ROOT = Path(os.environ["SCEDIT_TEST_HOST"])
+PART = os.environ.get("SCEDIT_TEST_PART")  # see run.py
 PACK_NAME = "scedit_pack_under_test"
 
 sys.path[:0] = [str(Path(__file__).parent), str(PACK_ROOT / "tests" / "browser")]
@@ -75,9 +76,9 @@ def pack(models_folder) -> SimpleNamespace:
 def server(pack, tmp_path_factory):
     """The host's real server with the pack in it, all files that the templates name, and what the demo graphs need.
 
-    run.py says with SCEDIT_TEST_SERVER=0 which hosts have other pins for their web packages than are installed here.
+    run.py says which hosts have other pins for their web packages than are installed here.
     """
-    if os.environ.get("SCEDIT_TEST_SERVER") == "0":
+    if PART == "no server":
         pytest.skip("SERVER NOT TESTED: this host pins other versions of its web packages than are installed here")
     import demo_files
     import make_workflows
@@ -103,6 +104,14 @@ def clean_host():
         yield
     comfy.model_management.unload_all_models()
     gc.collect()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep what belongs to this process."""
+    if PART in ("server", "in process"):
+        others = [item for item in items if ("server" in item.fixturenames) != (PART == "server")]
+        items[:] = [item for item in items if item not in others]
+        config.hook.pytest_deselected(items=others)
 
 
 def pytest_report_header() -> str:

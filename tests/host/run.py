@@ -1,10 +1,11 @@
-"""Runs the tests of this folder once for each host found, each in a process of its own.
+"""Runs the tests of this folder once for each host found, in processes of their own, all at the same time.
 
     python tests/host/run.py [arguments for pytest]
 
 A host is a ComfyUI checkout: those in COMFYUI_PATH (several separated by the system's path separator), else
-~/comfy/ComfyUI* and the folders above this pack.  Exits 0 where all pass and also, with a loud line, where there is no
-host; 1 where a test fails, or where a host cannot run because a requirement of its own is missing.
+~/comfy/ComfyUI* and the folders above this pack.  Tests on a host's server run in one process, which mostly waits, the
+others in a second one.  Exits 0 where all pass and also, with a loud line, where there is no host; 1 where a test
+fails, where the arguments choose none, or where a host cannot run because a requirement of its own is missing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PACK = HERE.parents[1]
 RULE = "=" * 100
+NOTHING_CHOSEN = 5  # pytest.ExitCode.NO_TESTS_COLLECTED
 # Named in requirements.txt but no part of what these tests run: pages, templates and manuals of the web interface.
 WEB_ONLY = re.compile(r"comfyui[-_](frontend|workflow|embedded)", re.IGNORECASE)
 
@@ -70,22 +72,29 @@ def missing(host: Path) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run all hosts and print one line for each at the end.  Returns the exit status."""
+    """Run all hosts and print one line for each process at the end.  Returns the exit status."""
     found = hosts()
     if not found:
         print(f"{RULE}\nNOT TESTED ON A HOST: no ComfyUI checkout in ~/comfy or above {PACK}.")
         print(f"Clone ComfyUI and name it in COMFYUI_PATH, then run this again.\n{RULE}")
         return 0
-    print(f"Testing on {', '.join(map(_title, found))}, at the same time; the newest is shown as it goes.", flush=True)
-    runs = [_Run(host, arguments, newest=host == found[-1], share=len(found)) for host in found]
+    print(f"Testing on {', '.join(map(_title, found))}, at the same time; one process is shown as it goes.", flush=True)
+    parts = [(host, part) for host in reversed(found) for part in _parts(host, newest=host == found[-1])]
+    runs = [_Run(*each, arguments, shown=each == parts[0], share=len(parts)) for each in parts]
     while [run for run in runs if not run.ended()]:
         time.sleep(0.5)
-    results = [run.finish() for run in reversed(runs)]  # the newest first, since the others wait in files
+    results = [run.finish() for run in runs]
     print(RULE)
     for title, outcome, _ in results:
         print(f"{outcome:<40} {title}")
     print(RULE)
-    return 1 if any(status for *_, status in results) else 0
+    statuses = {status for *_, status in results}
+    return 0 if statuses <= {0, NOTHING_CHOSEN} and 0 in statuses else 1
+
+
+def _parts(host: Path, newest: bool) -> tuple[str, ...]:
+    """What the processes on a host run: tests on its server need the web packages that it pins."""
+    return ("server", "in process") if newest or not unsatisfied(requirements(host)) else ("no server",)
 
 
 def _satisfied(line: str) -> bool:
@@ -110,21 +119,20 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 class _Run:
-    """Pytest on one host, in a process of its own that starts at once."""
+    """Pytest on a part of one host's tests, in a process of its own that starts at once."""
 
-    def __init__(self, host: Path, arguments: list[str], newest: bool, share: int) -> None:
-        self.title, self.begun, self.process = _title(host), time.monotonic(), None
+    def __init__(self, host: Path, part: str, arguments: list[str], shown: bool, share: int) -> None:
+        self.title, self.begun, self.process = f"{_title(host)}, {part}", time.monotonic(), None
         self.seconds: float | None = None
         self.absent = missing(host)
         if self.absent:
             return
-        with_server = newest or not unsatisfied(requirements(host))
-        environment = {**os.environ, "SCEDIT_TEST_HOST": str(host), "SCEDIT_TEST_SERVER": str(int(with_server))}
+        environment = {**os.environ, "SCEDIT_TEST_HOST": str(host), "SCEDIT_TEST_PART": part}
         environment.pop("PYTHONPATH", None)  # the pack's root ahead of the host's would hide the host's nodes.py
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // share)))
         command = [sys.executable, "-m", "pytest", "-c", str(HERE / "pytest.ini"), *(arguments or [str(HERE)])]
-        self.output = None if newest else tempfile.TemporaryFile("w+")  # noqa: SIM115, closed in finish
-        if newest:
+        self.output = None if shown else tempfile.TemporaryFile("w+")  # noqa: SIM115, closed in finish
+        if shown:
             print(f"{RULE}\n{self.title}\n{RULE}", flush=True)
         self.process = subprocess.Popen(
             command, cwd=HERE, env=environment, stdout=self.output, stderr=subprocess.STDOUT if self.output else None
@@ -148,7 +156,7 @@ class _Run:
             self.output.seek(0)
             print(f"{RULE}\n{self.title}\n{RULE}\n{self.output.read()}", flush=True)
             self.output.close()
-        outcome = "passed" if status == 0 else f"FAILED (pytest exit status {status})"
+        outcome = {0: "passed", NOTHING_CHOSEN: "nothing chosen"}.get(status, f"FAILED (pytest exit status {status})")
         return self.title, f"{outcome} in {self.seconds:.0f} s", status
 
 
