@@ -58,8 +58,13 @@ def path_for(name: str) -> str:
     return path
 
 
-def fingerprint(name: str, *keys: str) -> str:
-    """Changes when the chosen file does, so that the host runs the loader again."""
+def fingerprint(name: str | None, *keys: str) -> str:
+    """Changes when the chosen file does, so that the host runs the loader again.
+
+    The host gives no name where it comes from another node; it looks at that node by itself.
+    """
+    if name is None:
+        return "linked"
     try:
         state = os.stat(path_of(name, *keys))
     except (TunerFileError, OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cached_property
 
 import comfy.model_management
@@ -28,7 +29,11 @@ class ManagedTuner:
     """
 
     def __init__(self, tuner: SCTuner | CSCTuner, name: str, source: str, mapped: bool = True) -> None:
-        self.tuner, self.name, self.source, self.mapped = tuner, name, source, mapped
+        self.tuner, self.name, self.source = tuner, name, source
+        self.mapped = mapped and sys.platform != "win32"
+        if mapped and not self.mapped:  # Windows would not let the file be replaced while the host keeps this
+            for p in tuner.parameters():
+                p.data = p.data.clone()
 
     @cached_property
     def patcher(self) -> comfy.model_patcher.ModelPatcher:

@@ -130,8 +130,11 @@ class SCEditTrainTuner(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder="", config_file="", **_widgets) -> str:
-        """Changes with the pictures and the configuration file, so that new ones are trained on."""
-        return f"{_contents(_inside_input(folder))} {_contents(_inside_input(config_file))}"
+        """Changes with the pictures and the configuration file, so that new ones are trained on.
+
+        The host gives None for what comes from another node; it looks at that node by itself.
+        """
+        return f"{_contents(_inside_input(folder or ''))} {_contents(_inside_input(config_file or ''))}"
 
     @classmethod
     def execute(
@@ -150,7 +153,7 @@ class SCEditTrainTuner(io.ComfyNode):
     ) -> io.NodeOutput:
         check_requirements()
         output = folders.path_for(name)
-        name = os.path.relpath(output, folders.home()).removesuffix(".safetensors")
+        name = os.path.relpath(output, folders.home()).removesuffix(".safetensors").replace(os.sep, "/")
         run = Path(folder_paths.get_output_directory(), _RUNS, name)
         config = train_config.from_widgets(
             base=folder_paths.get_full_path_or_raise("checkpoints", ckpt_name),
@@ -161,7 +164,7 @@ class SCEditTrainTuner(io.ComfyNode):
             resolution=resolution,
             caption=caption,
             low_memory=low_memory,
-            annotators=folder_paths.get_folder_paths(ANNOTATORS)[0],
+            annotators=folder_paths.get_folder_paths(ANNOTATORS),
         )
         if config_file.strip():
             config = train_config.with_file(config, train_config.from_file(_inside_input(config_file)))
@@ -170,7 +173,7 @@ class SCEditTrainTuner(io.ComfyNode):
         train_config.write(config, run / _CONFIG)
         _free_models()
         page = TrainingPage(getattr(cls.hidden, "unique_id", None), name, run)
-        _train(TrainingProcess(run / _CONFIG, run, resume, _on_cpu()), page)
+        _train(TrainingProcess(run / _CONFIG, run, resume, _on_cpu()), page, resume)
         tuner = ManagedTuner(load_tuner(output), f"{name}.safetensors", output)
         control = isinstance(tuner.tuner, CSCTuner)
         blocked = ExecutionBlocker(
@@ -182,11 +185,12 @@ class SCEditTrainTuner(io.ComfyNode):
         return io.NodeOutput(*outputs, ui={"text": [f"Saved {output}"]})
 
 
-def _train(process: TrainingProcess, page: TrainingPage) -> None:
+def _train(process: TrainingProcess, page: TrainingPage, resume: bool) -> None:
     """Follow the trainer to its end, and stop it where the host is cancelled.
 
     Raises SCEditError with the trainer's own sentence.
     """
+    way_on = "queue again to go on" if resume else "turn resume on and queue again to go on"
     heard: dict[str, dict] = {}
     bar = comfy.utils.ProgressBar(1)
 
@@ -207,7 +211,7 @@ def _train(process: TrainingProcess, page: TrainingPage) -> None:
         page.say("stopping after this step; cancel again to end at once, without a checkpoint")
         process.stop(comfy.model_management.processing_interrupted)
         look()
-        page.end("stopped", f"stopped at step {page.step}; queue again to go on")
+        page.end("stopped", f"stopped at step {page.step}; {way_on}")
         raise
     finally:
         process.end()
@@ -216,11 +220,12 @@ def _train(process: TrainingProcess, page: TrainingPage) -> None:
         return
     if process.status == 0:
         sentence = (
-            f"training: expected to train to the end, found it stopped at step {page.step} by another program; "
-            "queue again to go on"
+            f"training: expected to train to the end, found it stopped at step {page.step} by another program; {way_on}"
         )
     else:
         sentence = heard.get("error", {}).get("message") or process.failure()
+        if "--resume never" in sentence:
+            sentence += " (on this node: turn resume off)"
     page.end("failed", sentence)
     raise SCEditError(sentence)
 

@@ -53,7 +53,7 @@ def from_widgets(
     resolution: int,
     caption: str,
     low_memory: bool,
-    annotators: str,
+    annotators: list[str],
 ) -> dict[str, Any]:
     """The configuration that the node's widgets mean; 0 steps are those of the preset."""
     style_steps, control_steps, keys = PRESETS[preset]

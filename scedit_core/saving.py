@@ -59,9 +59,11 @@ def write_whole(path: Path, write: Callable[[str], object]) -> Path:
         os.replace(temporary, path)
         temporary = None
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        held = isinstance(error, PermissionError)
+        advice = "close what has it open, or choose another name or" if held else "free space or choose another"
         raise TunerFileError(
             f"{shown(path)}: expected to write the file there, found that it could not be ({first_line(error)}); "
-            "free space or choose another folder"
+            f"{advice} folder"
         ) from error
     finally:
         if temporary is not None:

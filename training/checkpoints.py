@@ -17,6 +17,7 @@ from scedit_core import CSCTuner, SCEditError, SCTuner, load_tuner, save_tuner
 from .errors import TrainingError
 
 TUNER, EMA, STATE = "tuner.safetensors", "ema.safetensors", "state.pt"
+ASIDE = "aside"
 _PREFIX = "step-"
 
 
@@ -28,12 +29,16 @@ class State:
     config:   the run's settings as plain values, to be compared when it is resumed.
     best:     the lowest validation loss so far.
     parts:    state dicts by name: optimizer, schedule, scaler, ema.
+    pictures: what was trained on, as `Run.pictures` says it.
+    measured: what `best` was measured on, as `Run.measured` says it.
     """
 
     step: int
     config: dict[str, Any]
     best: float | None
     parts: dict[str, Any]
+    pictures: str | None = None
+    measured: str | None = None
 
 
 def save_checkpoint(
@@ -46,12 +51,13 @@ def save_checkpoint(
     path = folder / f"{_PREFIX}{state.step:06d}"
     part = folder / f"{path.name}.part-{os.getpid()}"
     try:
+        shutil.rmtree(part, ignore_errors=True)  # of a killed run; in a container every run has the same number
         part.mkdir(parents=True)
         save_tuner(tuner, part / TUNER, metadata)
         if ema is not None:
             save_tuner(ema, part / EMA, metadata)
         with open(part / STATE, "wb") as file:
-            torch.save({"step": state.step, "config": state.config, "best": state.best, "parts": state.parts}, file)
+            torch.save(vars(state), file)
             file.flush()
             os.fsync(file.fileno())
         if path.exists():  # a step that was saved by wish and again at its end
@@ -86,7 +92,7 @@ def load_checkpoint(path: Path) -> tuple[State, SCTuner | CSCTuner, SCTuner | CS
 def checkpoints_in(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
     found = [p for p in folder.glob(f"{_PREFIX}*") if p.name[len(_PREFIX) :].isdigit() and (p / STATE).is_file()]
-    return sorted(found, key=lambda p: int(p.name[len(_PREFIX) :]))
+    return sorted(found, key=_number)
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:
@@ -96,9 +102,35 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def set_aside(folder: Path, step: int) -> list[Path]:
+    """Move checkpoints of more than `step` steps to `folder`/aside, and return them there.
+
+    For a run that goes on from an earlier one: left where they are, they would be the newest.  Raises TrainingError
+    where they cannot be moved.
+    """
+    moved = []
+    try:
+        for path in checkpoints_in(folder):
+            if _number(path) > step:
+                (folder / ASIDE).mkdir(exist_ok=True)
+                there = folder / ASIDE / path.name
+                shutil.rmtree(there, ignore_errors=True)
+                moved.append(path.replace(there))
+    except OSError as error:
+        raise TrainingError(
+            f"{folder}: expected permission to move later checkpoints into its folder {ASIDE}, found none "
+            f"({error.strerror or error}); move them away, or give the run another folder"
+        ) from error
+    return moved
+
+
 def forget_checkpoints(folder: Path) -> None:
     """Remove them all, for a run that begins anew."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _number(path: Path) -> int:
+    return int(path.name[len(_PREFIX) :])
 
 
 def _sync(folder: Path) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
+Places = Annotated[list[Path], BeforeValidator(lambda value: value if isinstance(value, list) else [value])]
 
 
 class Section(BaseModel):
@@ -127,7 +128,7 @@ class DataConfig(Section):
     captions:   "required" stops at a picture without one, "optional" trains it without, "none" reads none.
     caption:    put before every caption, and used alone where there is none.
     hints:      folder of ready condition images, paired by stem; without it they are made as `condition` says.
-    masks:      folder of masks, paired by stem: the loss counts where they are white.
+    masks:      folder of masks, paired by stem: the loss counts where they are white, not where they are transparent.
     bad_files:  "skip" names unreadable or unpaired files and goes on, "stop" ends the run.
     cache:      folder for latents and text states, in the run folder by default; may be shared by runs.
     """
@@ -147,7 +148,7 @@ class DataConfig(Section):
     prior: PriorConfig | None = None
     bad_files: Literal["skip", "stop"] = "skip"
     cache: Path | None = None
-    annotators: Path | None = None  # where detectors lie, a host's models/scedit_annotators
+    annotators: Places | None = None  # where detectors lie, a host's models/scedit_annotators; one folder or several
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
@@ -225,7 +226,7 @@ class SavingConfig(Section):
 class PreviewConfig(Section):
     """Pictures drawn while training, at fixed seeds, with and without the tuner.  0 for `every` draws none.
 
-    Without `prompts` (and `hints`, files for controls) the first captions and hints of the set are used.
+    Without `prompts` (and `hints`, files, for controls alone) the first captions and hints of the set are used.
     """
 
     every: Count = 250
@@ -241,8 +242,9 @@ class PreviewConfig(Section):
 class ValidationConfig(Section):
     """Loss at fixed noise and timesteps, tuner on and off, hint on and off.  0 for `every` measures none.
 
-    Pictures come from `folder`, laid out as the training folder, else `hold_out` of the set (at most a tenth) are kept
-    out of training; where that is none, the first of the set are measured.
+    Pictures come from `folder`, laid out as the training folder (with names of their own where there are hints or masks
+    in folders: those belong to the training picture of their name), else `hold_out` of the set (at most a tenth) are
+    kept out of training; where that is none, the first of the set are measured.
     """
 
     every: Count = 250
@@ -291,6 +293,8 @@ class TrainConfig(Section):
                 "expected data.condition for kind csc and none for kind sc, "
                 f"found {'none' if self.data.condition is None else self.data.condition.type} for {self.tuner.kind}"
             )
+        if self.previews.hints and self.tuner.kind == "sc":
+            raise ValueError(f"expected no previews.hints for kind sc, found {len(self.previews.hints)}; remove them")
         if self.output.suffix != ".safetensors":
             raise ValueError(f"expected an output that ends in .safetensors, found {self.output.name}")
         return self

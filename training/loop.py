@@ -14,7 +14,7 @@ from rich.console import Console
 from scedit_core import SCEditError, save_tuner
 
 from .bases.loading import load_base
-from .checkpoints import forget_checkpoints
+from .checkpoints import checkpoints_in, forget_checkpoints
 from .config import TrainConfig
 from .data.training_set import TrainingSet
 from .errors import TrainingError
@@ -61,7 +61,7 @@ def train(
                 run = prepare(config, accelerator, folder, events, allow_download, start)
                 return None if cache_only else _train(run)
             except Stopped as stop:
-                events.emit("stopped", reason=stop.args[0])
+                events.emit("stopped", reason=stop.args[0], resume=start)
                 return None
             except torch.OutOfMemoryError as error:
                 events.emit("error", message=str(_out_of_memory(config)))
@@ -102,8 +102,14 @@ def prepare(
         events.emit(event, **values)
         folder.check()  # what is cached stays cached, so that this may be left at any point
 
-    data = prepare_data(base, config, say, (accelerator.process_index, accelerator.num_processes))
-    accelerator.wait_for_everyone()
+    wish = None
+    try:
+        data = prepare_data(base, config, say, (accelerator.process_index, accelerator.num_processes))
+    except Stopped as stop:
+        wish = stop.args[0]
+    wish = _agreed(accelerator, wish)  # which waits for everyone
+    if wish:
+        raise Stopped(wish)
     base.release_encoders()
     prepare_unet(base.unet, config.memory, dtype)
     base.unet.to(device)
@@ -147,11 +153,11 @@ def _train(run: Run) -> Path:
         last = run.step == config.loop.steps
         if validation and (last or run.step % config.validation.every == 0):
             _validate(run, validation)  # before the checkpoint, which holds the best loss so far
-        if last or run.step % config.saving.every == 0 or run.folder.save_wish():
+        if last or run.step % config.saving.every == 0 or (main and run.folder.save_wish()):
             run.save()  # before previews, which may run out of memory
         if previews and (last or run.step % config.previews.every == 0):
             _preview(run, previews)
-        wish = _agreed(run, run.folder.stop_wish())
+        wish = _agreed(run.accelerator, run.folder.stop_wish())
         if wish and not last:
             run.save()
             raise Stopped(wish)
@@ -186,7 +192,7 @@ def update(run: Run) -> tuple[float, float]:
         what = "loss" if not _finite(mean) else "gradient"
         raise TrainingError(
             f"step {run.step + 1}: expected a finite {what}, found {norm if what == 'gradient' else mean}; lower "
-            "loop.learning_rate or use precision bf16 or fp32, then go on with --resume latest"
+            f"loop.learning_rate or use precision bf16 or fp32, then {_way_on(run)}"
         )
     run.scaler.step(run.optimizer)
     run.scaler.update()
@@ -254,12 +260,18 @@ def _finish(run: Run) -> Path:
     return path
 
 
-def _agreed(run: Run, wish: str | None) -> str | None:
+def _agreed(accelerator: Accelerator, wish: str | None) -> str | None:
     """The wish of any process, so that all of them stop after the same step."""
-    if run.accelerator.num_processes == 1:
+    if accelerator.num_processes == 1:
         return wish
-    flag = torch.tensor(float(wish is not None), device=run.accelerator.device)
-    return (wish or "another process") if run.accelerator.reduce(flag, "sum").item() else None
+    flag = torch.tensor(float(wish is not None), device=accelerator.device)
+    return (wish or "another process") if accelerator.reduce(flag, "sum").item() else None
+
+
+def _way_on(run: Run) -> str:
+    """How to go on with other settings: "latest" would refuse them, a path does not."""
+    saved = checkpoints_in(run.folder.checkpoints)
+    return f"go on with --resume {saved[-1]}" if saved else "start again"
 
 
 def _finite(value: float) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,16 @@ from scedit_core import CSCTuner, SCTuner
 from scedit_core.tuners import rebuilt
 
 from .bases.base_model import BaseModel
-from .checkpoints import State, checkpoints_in, load_checkpoint, prune_checkpoints, save_checkpoint
+from .checkpoints import (
+    State,
+    checkpoints_in,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+    set_aside,
+)
 from .config import TrainConfig
+from .data.examples import Example
 from .data.training_set import TrainingSet
 from .errors import ConfigError, TrainingError
 from .objective import Objective
@@ -62,6 +72,16 @@ class Run:
         """Metadata of the tuner as it is now."""
         return tuner_metadata(self.config, self.base, len(self.data.examples), self.step)
 
+    def pictures(self) -> str | None:
+        """A digest of what is trained on; None for shards, which are not counted."""
+        return _digest([_content(example) for example in self.data.examples])
+
+    def measured(self) -> str | None:
+        """A digest of what validation measures; losses can be compared where it is the same."""
+        wanted = self.config.validation
+        held = self.data.held[: wanted.images]
+        return _digest([[*_content(example), wanted.timesteps] for example in held])
+
     def mean_tuner(self) -> SCTuner | CSCTuner | None:
         """The running mean of the tuner, as a tuner; None where the run keeps none."""
         if self.ema is None:
@@ -86,7 +106,7 @@ class Run:
         }
         if self.ema is not None:
             parts["ema"] = {k: v for k, v in self.ema.state_dict().items() if k != "shadow_params"}
-        state = State(self.step, comparable(self.config), self.best, parts)
+        state = State(self.step, comparable(self.config), self.best, parts, self.pictures(), self.measured())
         path = save_checkpoint(self.folder.checkpoints, state, self.tuner, self.mean_tuner(), self.metadata())
         prune_checkpoints(self.folder.checkpoints, self.config.saving.keep)
         self.saved = self.step
@@ -94,19 +114,17 @@ class Run:
         return path
 
     def restore(self, path: Path, any_config: bool = False) -> None:
-        """Go on from a checkpoint.
+        """Go on from a checkpoint, at the learning rate that is set now.
 
-        Raises TrainingError where it is not whole or holds another tuner, ConfigError where its settings differ in
-        what the numbers depend on, unless `any_config`.
+        Raises TrainingError where it is not whole or holds another tuner or optimiser, ConfigError where its settings
+        differ in what the numbers depend on, or where all its steps are done with other pictures, unless `any_config`.
         """
         state, tuner, mean = load_checkpoint(path)
-        changed = [] if any_config else _differences(state.config, comparable(self.config))
-        if changed:
-            raise ConfigError(
-                f"{path}: expected a checkpoint of these settings, found other values for {', '.join(changed[:4])}; "
-                "set them back, start anew with --resume never, or go on with --resume and the path of this checkpoint"
-            )
+        if not any_config:
+            self._refuse_another(path, state)
         try:
+            if state.config["loop"]["optimizer"] != self.config.loop.optimizer:
+                raise ValueError(state.config["loop"]["optimizer"])
             self.tuner.load_state_dict(tuner.state_dict())
             self.optimizer.load_state_dict(state.parts["optimizer"])
             self.schedule.load_state_dict(state.parts["schedule"])
@@ -121,17 +139,60 @@ class Run:
                 f"{path}: expected a checkpoint of this tuner and optimiser, found another ({reason}); "
                 "start anew with --resume never"
             ) from error
-        self.step, self.best, self.saved = state.step, state.best, state.step
+        self._take_rate()
+        self.step = state.step
+        self.best = state.best if state.measured in (None, self.measured()) else None
+        here = path.resolve().parent == self.folder.checkpoints.resolve()
+        self.saved = state.step if here else None
+
+    def _refuse_another(self, path: Path, state: State) -> None:
+        changed = _differences(state.config, comparable(self.config))
+        if changed:
+            raise ConfigError(
+                f"{path}: expected a checkpoint of these settings, found other values for {', '.join(changed[:4])}; "
+                "set them back, start anew with --resume never, or go on with --resume and the path of this checkpoint"
+            )
+        others = None not in (state.pictures, self.pictures()) and state.pictures != self.pictures()
+        if others and state.step >= self.config.loop.steps:
+            raise ConfigError(
+                f"{path}: expected the pictures and captions that this run was trained on, found others while all "
+                f"{state.step} steps are done; set loop.steps to more to go on with them, or start anew with --resume "
+                "never"
+            )
+
+    def _take_rate(self) -> None:
+        """Give optimiser and schedule, which bring their own from a checkpoint, the rate of the configuration."""
+        loop, groups = self.config.loop, self.optimizer.param_groups
+        self.schedule.base_lrs = [loop.learning_rate] * len(groups)
+        for group, factor in zip(groups, self.schedule.lr_lambdas, strict=True):
+            group["initial_lr"], group["weight_decay"] = loop.learning_rate, loop.weight_decay
+            group["lr"] = loop.learning_rate * factor(self.schedule.last_epoch)
 
 
 def resume(run: Run, wish: str) -> None:
     """Bring `run` to where `wish` says: "never", "auto" (go on where there is something), "latest", or a path.
 
-    A checkpoint that is not whole is passed over for the one before it.  Raises TrainingError where "latest" finds
-    none, and what `Run.restore` raises.
+    A checkpoint that is not whole is passed over for the one before it; later ones than the one that is gone on from
+    are set aside.  Raises TrainingError where "latest" finds none, and what `Run.restore` raises.
     """
     if wish == "never":
         return
+    _restore(run, wish)
+    run.accelerator.wait_for_everyone()  # others may still be reading
+    if run.accelerator.is_main_process:
+        moved = set_aside(run.folder.checkpoints, run.step)
+        if moved:
+            names = ", ".join(path.name for path in moved)
+            run.events.emit("note", message=f"goes on from step {run.step}; {names} moved to {moved[0].parent}")
+    if run.step >= run.config.loop.steps:
+        run.events.emit(
+            "note",
+            message=f"nothing to train: {run.step} steps are done and loop.steps is {run.config.loop.steps}; "
+            "raise it to go on, or start anew with --resume never",
+        )
+
+
+def _restore(run: Run, wish: str) -> None:
     if wish not in ("auto", "latest"):
         run.restore(Path(wish), any_config=True)
         return
@@ -155,6 +216,17 @@ def comparable(config: TrainConfig) -> dict[str, Any]:
         key: {k: v for k, v in value.items() if k not in _FREE.get(key, ())} if isinstance(value, dict) else value
         for key, value in values.items()
     }
+
+
+def _content(example: Example) -> list[str | None]:
+    partners = (partner and partner.digest for partner in (example.hint, example.mask))
+    return [example.digest, example.caption, *partners]
+
+
+def _digest(values: list) -> str | None:
+    """Of the values in any order; None for none."""
+    text = "\n".join(sorted(map(json.dumps, values)))
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if values else None
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

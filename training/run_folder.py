@@ -42,12 +42,15 @@ class RunFolder:
         return "a stop file" if self._heard(STOP) else None
 
     def save_wish(self) -> bool:
-        """Whether a checkpoint is wanted now."""
+        """Whether a checkpoint is wanted now; to be asked by the process that saves, since it is heard once."""
         return self._heard(SAVE)
 
     def check(self, *_args, **_values) -> None:
-        """Raise Stopped where there is a wish to stop; for long work that may be left at any point."""
-        wish = self.stop_wish()
+        """Raise Stopped where there is a wish to stop; for long work that may be left at any point.
+
+        The file stays for other processes, until a run starts here again.
+        """
+        wish = self._signal or ("a stop file" if (self.path / STOP).exists() else None)
         if wish:
             raise Stopped(wish)
 

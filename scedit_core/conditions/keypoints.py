@@ -18,6 +18,7 @@ _FROM_COCO = (0, None, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
 _SHOULDERS = (5, 6)
 _MID_HIP, _FEET = 8, 19  # what OpenPose's 25-point body has besides
 _LARGEST_CANVAS = 16384
+_LARGEST_FRACTION = 2.0  # of points that lie outside of the picture
 
 
 class Person(NamedTuple):
@@ -93,7 +94,16 @@ def _frame(frame: dict) -> Frame:
     people = frame.get("people")
     if not isinstance(people, (list, tuple)) or not all(isinstance(person, dict) for person in people):
         raise _no_keypoints("a list of people", type(people).__name__)
-    return Frame(*size, [_person(person) for person in people])
+    return Frame(*size, _in_pixels([_person(person) for person in people], *size))
+
+
+def _in_pixels(people: list[Person], height: int, width: int) -> list[Person]:
+    """Some detectors of other packs give fractions of the canvas; in pixels no people fit into its first two."""
+    points = [part.reshape(-1, 3)[:, :2] for person in people for part in (person.body, person.hands)]
+    if not points or torch.cat(points).abs().max() > _LARGEST_FRACTION:
+        return people
+    scale = torch.tensor([width, height, 1.0])
+    return [Person(person.body * scale, person.hands * scale) for person in people]
 
 
 def _person(person: dict) -> Person:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from pathlib import Path
 
 import comfy.model_management
 import pytest
@@ -53,6 +54,20 @@ def test_a_file_overwritten_in_place_does_not_reach_a_loaded_tuner(pack, model, 
         file.truncate(100)
     path.unlink()
     assert torch.equal(sample(edited), first)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's list of mapped files")
+def test_on_windows_no_file_stays_mapped(pack, models_folder, monkeypatch):
+    """There it could not be replaced, at the end of a training under the same name."""
+    path = pack.core.save_tuner(sc_tuner(pack).tuner, models_folder / "held.safetensors")
+    loaded = pack.core.load_tuner(path)
+    expected = {name: p.clone() for name, p in loaded.named_parameters()}
+    assert str(path) in Path("/proc/self/maps").read_text()
+    monkeypatch.setattr("sys.platform", "win32")
+    held = pack.managed.ManagedTuner(loaded, path.name, str(path))
+    monkeypatch.undo()
+    assert str(path) not in Path("/proc/self/maps").read_text()
+    assert all(torch.equal(p, expected[name]) for name, p in held.tuner.named_parameters())
 
 
 def test_controls_share_one_patcher(pack):

@@ -355,6 +355,28 @@ def test_new_pictures_are_trained_on(pack, tmp_path):
     assert fingerprint(folder=str(tmp_path), config_file="") != added
 
 
+@pytest.mark.parametrize("node", ["SCEditTrainTuner", "SCEditLoadSCTuner", "SCEditLoadCSCTuner"])
+def test_what_comes_from_another_node_does_not_run_again(pack, node):
+    """The host asks with None for it."""
+    names = ("folder", "config_file") if node == "SCEditTrainTuner" else ("tuner_name",)
+    found = [pack.nodes[node].fingerprint_inputs(**dict.fromkeys(names)) for _ in range(2)]
+    assert found[0] == found[1] != ""
+
+
+@once
+def test_a_new_beginning_that_is_cancelled_says_how_to_go_on(train, run, host_folders):
+    shown = train.train_page._shown
+    shown.clear()
+    begun = when(
+        lambda: shown.get("lantern", {}).get("step", 0) >= 1 and shown["lantern"]["state"] == "running",
+        lambda: comfy.model_management.interrupt_current_processing(True),
+    )
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run(steps=5000, resume=False)
+    begun.join()
+    assert "; turn resume on and queue again to go on" in shown["lantern"]["text"]
+
+
 def write_transformer(path: Path) -> None:
     """A checkpoint of a family without skips."""
     import safetensors.torch

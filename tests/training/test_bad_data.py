@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from scedit_core import SCTuner
 from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.data.pictures import measure, read_picture
 from training.data.survey import survey
 from training.data.training_set import TrainingSet
 from training.errors import DataError
+from training.seeing.validation import Validation
 
 _spec = importlib.util.spec_from_file_location("bad_pictures", Path(__file__).with_name("bad_pictures.py"))
 bad_pictures = importlib.util.module_from_spec(_spec)
@@ -86,6 +88,31 @@ def test_stop_also_counts_what_only_decoding_finds(values, base, tmp_path):
     assert [e.name for e in data.held] == ["1"]
 
 
+@pytest.mark.parametrize(("count", "left"), [(11, True), (10, False)])
+def test_a_damaged_picture_that_was_to_be_held_out_is_replaced(values, base, tmp_path, count, left):
+    """One more is held out for it; where the set is too small without it, the first of the set is measured."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for i in range(count):
+        (folder / f"{i:02d}.jpg").write_bytes(bad_pictures.encoded(bad_pictures.picture(i), "JPEG"))
+    values["data"] |= {"folder": str(folder), "captions": "none"}
+    values["validation"], values["previews"] = {"hold_out": 1, "images": 1, "timesteps": 1}, {"count": 1}
+    (before,) = survey(parse_config(values)).held
+    before.path.write_bytes(before.path.read_bytes()[:900])
+    data = TrainingSet.prepare(base, parse_config(values))
+    (held,) = data.held
+    assert held.name != before.name
+    assert data.unseen == left
+    assert (held not in data.examples) == left
+    assert {e.name for e in (*data.examples, held)} == {f"{i:02d}" for i in range(count)} - {before.name}
+    measured = Validation(parse_config(values), base, data).measure(SCTuner(base.layout))
+    assert measured["loss_with"] > 0
+    assert measured["unseen"] == left
+    data.held.clear()
+    with pytest.raises(DataError, match="expected pictures to measure, found none"):
+        Validation(parse_config(values), base, data)
+
+
 def test_nothing_but_bad_files_names_the_first(values, base, tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
@@ -145,9 +172,56 @@ def test_values_of_odd_pictures():
     assert np.abs(np.array(grey)[..., 0].astype(float) - ramp / 257).max() <= 1
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     assert np.array(read_picture(io.BytesIO(bad_pictures.encoded(clear, "PNG")), "clear")).min() == 255
+    assert np.array(read_picture(io.BytesIO(bad_pictures.encoded(clear, "PNG")), "clear", "black")).max() == 0
     palette = bad_pictures.picture().quantize(8)
     assert read_picture(io.BytesIO(bad_pictures.encoded(palette, "GIF")), "palette").mode == "RGB"
     red = Image.new("RGB", (8, 8), (255, 0, 0)).convert("CMYK")
     pixel = np.array(read_picture(io.BytesIO(bad_pictures.encoded(red, "JPEG")), "red"))[4, 4]
     assert pixel[0] > 240
     assert max(pixel[1:]) < 15
+
+
+@pytest.fixture
+def clashing(control_values, tmp_path):
+    """Three pictures, two to measure of which one is named like one of them, and a white partner for each name."""
+    for part, names in (("set", "012"), ("held", "0v"), ("partners", "012v")):
+        (tmp_path / part).mkdir()
+        for name in names:
+            white = Image.new("RGB", (96, 96), "white")
+            (white if part == "partners" else bad_pictures.picture(ord(name))).save(tmp_path / part / f"{name}.png")
+    bad_pictures.picture(100).save(tmp_path / "held" / "0.png")
+    control_values["data"] |= {"folder": str(tmp_path / "set"), "captions": "none"}
+    control_values["validation"] = {"folder": str(tmp_path / "held")}
+    return control_values
+
+
+def test_a_mask_belongs_to_the_training_picture_of_its_name(clashing, tmp_path):
+    clashing["data"]["masks"] = str(tmp_path / "partners")
+    found = survey(parse_config(clashing))
+    assert {e.name: e.mask and e.mask.path.name for e in found.held} == {"0": None, "v": "v.png"}
+    assert [e.mask.path.name for e in found.own] == ["0.png", "1.png", "2.png"]
+    assert not found.problems
+    (remark,) = (r for r in found.remarks if "mask" in r)
+    assert remark.startswith(f"{tmp_path / 'held' / '0.png'}: has no mask")
+
+
+def test_a_hint_belongs_to_the_training_picture_of_its_name(clashing, base, tmp_path):
+    clashing["data"] |= {"condition": {"type": "custom", "name": "white"}, "hints": str(tmp_path / "partners")}
+    found = survey(parse_config(clashing))
+    assert [e.name for e in found.held] == ["v"]
+    assert [e.hint.path.name for e in found.own] == ["0.png", "1.png", "2.png"]
+    (problem,) = found.problems
+    assert problem.startswith(f"{tmp_path / 'held' / '0.png'}: expected a name that no picture of data.folder has")
+    (tmp_path / "held" / "v.png").unlink()
+    with pytest.raises(DataError, match=r"found none, the first is .*0\.png: expected a name"):
+        TrainingSet.prepare(base, parse_config(clashing))
+
+
+def test_a_training_folder_that_is_measured_as_well_keeps_its_hints(clashing, tmp_path):
+    clashing["data"] |= {"condition": {"type": "custom", "name": "white"}, "hints": str(tmp_path / "partners")}
+    clashing["validation"]["folder"] = clashing["data"]["folder"]
+    (tmp_path / "partners" / "v.png").unlink()
+    found = survey(parse_config(clashing))
+    assert [e.hint.path.name for e in found.held] == ["0.png", "1.png", "2.png"]
+    assert not found.unseen
+    assert not found.problems

@@ -49,6 +49,13 @@ def test_a_good_set(control_values):
     assert not (folder / "events.jsonl").exists()
 
 
+def test_a_set_too_small_to_hold_out_of_is_not_said_to_be(values):
+    values["validation"] = {"hold_out": 2}
+    printed, _ = check(values)
+    assert "pictures: 5 trained on; 5 for validation and previews, of the same; 0 files not used" in printed
+    assert "validation.hold_out: expected at least 20 pictures" in printed
+
+
 def test_two_hundred_bad_files_are_named(control_values, tmp_path):
     bad, remarked = bad_pictures.write_bad_set(tmp_path / "set", tmp_path / "hints")
     control_values["data"] |= {"folder": str(tmp_path / "set"), "hints": str(tmp_path / "hints")}
@@ -71,7 +78,7 @@ def test_missing_captions_are_all_named_before_it_stops(values, tmp_path):
     assert all(f"{i}.png: no caption" in check.printed for i in range(3))
 
 
-def test_shards(values, tmp_path):
+def test_shards(values, pictures_folder, tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for i in range(6):
             picture = bad_pictures.encoded(bad_pictures.picture(i, (96, 64)), "JPEG")
@@ -81,10 +88,14 @@ def test_shards(values, tmp_path):
                 tar.addfile(info, io.BytesIO(data))
     values["data"] = {"shards": str(tmp_path / "a.tar"), "resolution": 64}
     printed, folder = check(values)
-    assert "pictures: 5 trained on" in printed
+    assert "pictures: 5 trained on; 5 for validation and previews, of the same; " in printed
     assert "captions: 5 of 5 pictures, 1 different" in printed
     assert "a.tar/0 (picture)" in printed
     assert (folder / "check.jpg").is_file()
+    values["validation"] = {"hold_out": 2}
+    assert "pictures: 3 trained on; 2 for validation and previews, kept out of training; " in check(values)[0]
+    values["validation"]["folder"] = str(pictures_folder)
+    assert "pictures: 5 trained on; 5 for validation and previews, kept out of training; " in check(values)[0]
 
 
 def test_estimates_are_said_in_words(values):

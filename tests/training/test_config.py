@@ -26,6 +26,7 @@ def test_valid_values_pass(values):
         ({"tuner": {"kind": "lora"}}, ["tuner.kind", "'sc' or 'csc'", "lora"]),
         ({"tuner": {"kind": "csc"}}, ["data.condition for kind csc"]),
         ({"output": "tuner.bin"}, [".safetensors", "tuner.bin"]),
+        ({"previews": {"hints": ["a.png"]}}, ["no previews.hints for kind sc", "remove them"]),
         ({"data": {"folder": "x", "resolution": 100}}, ["data.resolution", "multiple of 64"]),
         ({"data": {"folder": "x", "condition": {"type": "canny", "lo": 1}}}, ["condition.lo", "low"]),
     ],
@@ -41,10 +42,13 @@ def test_wrong_values_are_named(values, change, words):
 
 
 def test_relative_paths_start_at_the_file(values, tmp_path):
-    values["data"]["folder"] = "pictures"
     path = tmp_path / "run.yaml"
-    path.write_text(json.dumps(values))
-    assert load_config(path).data.folder == tmp_path / "pictures"
+    for annotators, expected in (("one", ["one"]), (["one", "two"], ["one", "two"])):
+        values["data"] |= {"folder": "pictures", "annotators": annotators}
+        path.write_text(json.dumps(values))
+        data = load_config(path).data
+        assert data.folder == tmp_path / "pictures"
+        assert data.annotators == [tmp_path / name for name in expected]
 
 
 @pytest.mark.parametrize("text", ["base: [", "just words", "\x00", "- 1\n- 2"])

@@ -220,6 +220,35 @@ def test_completion_hides_another_part_in_each_step_and_the_same_in_validation(c
     assert same(data.batch_of(data.held[:2]), data.batch_of(data.held[:2]))
 
 
+def test_ready_hints_of_completion_are_taken_as_they_are(control_values, base, folder, tmp_path):
+    for path in folder.rglob("*.png"):
+        target = tmp_path / "hints" / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            Image.new("RGB", image.size, "white").save(target)
+    control_values["data"]["condition"] = {"type": "completion"}
+    data = make(control_values, base, folder, hints=str(tmp_path / "hints"), flip=True)
+    assert all(data.batch(step, 4).hints.min() == 1 for step in range(3))
+    assert data.batch_of(data.held[:2]).hints.min() == 1
+
+
+def test_transparent_parts_of_a_mask_do_not_count(values, base, folder, tmp_path):
+    for path in folder.rglob("*.png"):
+        target = tmp_path / "masks" / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            mask = Image.new("RGBA", image.size, (255, 255, 255, 0))
+            mask.paste((255, 255, 255, 255), (0, 0, image.width, image.height // 2))
+        mask.save(target)
+    Image.new("RGBA", mask.size, (0, 0, 0, 0)).save(target)  # the last one: nothing would count
+    data = make(values, base, folder, masks=str(tmp_path / "masks"))
+    masks = data.batch(0, 4).masks
+    assert masks[:, :, :8].min() == 1
+    assert masks[:, :, 8:].max() == 0
+    assert ["expected white where the loss counts" in problem for problem in data.problems] == [True]
+    assert len(data.examples) == len(list(folder.rglob("*.png"))) - 1
+
+
 def test_prior_pictures_keep_their_weight_and_no_trigger_word(values, base, folder, tmp_path):
     prior = tmp_path / "prior"
     prior.mkdir()
@@ -243,19 +272,38 @@ def test_prior_pictures_keep_their_weight_and_no_trigger_word(values, base, fold
 
 def test_held_out_pictures_are_not_trained_on(values, base, folder):
     values["validation"] = {"hold_out": 5}
-    data = make(values, base, folder)
+    notes = []
+    data = make(values, base, folder, say=lambda event, **v: notes.append(v.get("message")))
     assert len(data.held) == 1  # a tenth of eleven
     assert len(data.examples) == 10
     assert data.held[0] not in data.examples
+    assert data.unseen
+    (note,) = filter(None, notes)
+    assert "expected at least 50 pictures, of which 5 are a tenth, found 11, so that 1 is kept out" in note
     data = make(values, base, folder, resolution=192)
     several = [next(e for e in data.examples if e.bucket == bucket) for bucket in data.buckets]
     with pytest.raises(ValueError, match="one bucket"):
         data.batch_of(several)
 
 
+def test_a_set_too_small_to_hold_out_of_says_so(values, base, pictures_folder):
+    values["validation"] = {"hold_out": 2}
+    notes = []
+    data = make(values, base, pictures_folder, say=lambda event, **v: notes.append(v.get("message")))
+    assert data.held == data.examples
+    assert not data.unseen
+    (note,) = filter(None, notes)
+    assert "expected at least 20 pictures, of which 2 are a tenth, found 5, so that none is kept out" in note
+    notes.clear()
+    values["validation"]["hold_out"] = 0
+    make(values, base, pictures_folder, say=lambda event, **v: notes.append(v.get("message")))
+    assert not any(notes)
+
+
 def test_a_validation_folder_is_only_measured(values, base, folder, pictures_folder):
-    values["validation"] = {"folder": str(pictures_folder)}
+    values["validation"] = {"folder": str(pictures_folder), "hold_out": 5}
     data = make(values, base, folder)
+    assert data.unseen
     assert len(data.held) == 5
     assert len(data.examples) == 11
     assert data.batch_of(data.held[:2]).latents.shape == (2, 4, 16, 16)

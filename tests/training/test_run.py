@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 from pathlib import Path
@@ -46,6 +47,19 @@ def steps_kept(values: dict) -> list[int]:
     return [load_checkpoint(path)[0].step for path in checkpoints_in(run_folder(values) / "checkpoints")]
 
 
+def stop_after(step: int, monkeypatch) -> None:
+    """Have a stop file made in that step."""
+    original = loop.update
+
+    def update(run):
+        done = original(run)
+        if run.step == step:
+            (run.folder.path / "stop").touch()
+        return done
+
+    monkeypatch.setattr(loop, "update", update)
+
+
 def test_the_last_checkpoints_are_kept(quiet):
     path = train(quiet)
     assert steps_kept(quiet) == [4, 6]
@@ -82,9 +96,75 @@ def test_other_settings_do_not_go_on(quiet):
 def test_a_named_checkpoint_is_taken_whatever_its_settings(quiet):
     train(quiet)
     path = checkpoints_in(run_folder(quiet) / "checkpoints")[0]
-    quiet["loop"]["learning_rate"] = 5e-4
+    quiet["loop"] |= {"learning_rate": 5e-4, "schedule": "constant"}
     train(quiet, start=str(path))
     assert events(quiet, "plan")[-1]["first_step"] == 4
+    assert [e["learning_rate"] for e in events(quiet, "step")[-2:]] == [5e-4, 5e-4]
+
+
+def test_a_checkpoint_of_another_optimiser_is_refused(quiet):
+    train(quiet)
+    path = checkpoints_in(run_folder(quiet) / "checkpoints")[0]
+    state = torch.load(path / "state.pt", weights_only=True)
+    state["config"]["loop"]["optimizer"] = "prodigy"
+    torch.save(state, path / "state.pt")
+    with pytest.raises(TrainingError, match=r"this tuner and optimiser, found another \(prodigy\)"):
+        train(quiet, start=str(path))
+
+
+def test_going_back_sets_later_checkpoints_aside(quiet, monkeypatch):
+    train(quiet)
+    folder = run_folder(quiet) / "checkpoints"
+    stop_after(5, monkeypatch)
+    assert train(quiet, start=str(folder / "step-000004")) is None
+    assert steps_kept(quiet) == [4, 5]
+    assert [path.name for path in (folder / "aside").iterdir()] == ["step-000006"]
+    assert "step-000006 moved to" in events(quiet, "note")[-1]["message"]
+    monkeypatch.undo()
+    assert train(quiet) is not None
+    assert events(quiet, "plan")[-1]["first_step"] == 5
+    train(quiet, start=str(folder / "aside" / "step-000006"))
+    assert steps_kept(quiet) == [5, 6]
+
+
+def test_a_checkpoint_from_elsewhere_is_kept_here_when_the_run_stops(quiet, tmp_path, monkeypatch):
+    train(quiet)
+    elsewhere = run_folder(quiet) / "checkpoints" / "step-000004"
+    quiet["output"] = str(tmp_path / "other.safetensors")
+    monkeypatch.setattr(loop, "prepare_unet", lambda *_: (run_folder(quiet) / "stop").touch())
+    monkeypatch.setattr(loop, "update", lambda run: (0.0, 0.0))
+    assert train(quiet, start=str(elsewhere)) is None
+    assert steps_kept(quiet) == [4]
+
+
+def test_when_all_are_damaged_the_run_begins_anew_and_keeps_what_it_saves(quiet, monkeypatch):
+    train(quiet)
+    for path in checkpoints_in(run_folder(quiet) / "checkpoints"):
+        (path / "state.pt").write_bytes(b"cut short")
+    stop_after(3, monkeypatch)
+    assert train(quiet) is None
+    assert steps_kept(quiet) == [2, 3]
+
+
+def test_what_a_killed_save_has_left_is_written_over(quiet):
+    left = run_folder(quiet) / "checkpoints" / f"step-000002.part-{os.getpid()}"
+    left.mkdir(parents=True)
+    (left / "state.pt").write_bytes(b"cut short")
+    assert train(quiet) is not None
+
+
+def test_other_pictures_after_the_last_step_are_not_passed_over(quiet, tmp_path):
+    own = Path(shutil.copytree(quiet["data"]["folder"], tmp_path / "own"))
+    quiet["data"]["folder"] = str(own)
+    train(quiet)
+    assert train(quiet) is not None  # the same pictures: the same tuner once more
+    assert "nothing to train: 6 steps are done" in events(quiet, "note")[-1]["message"]
+    next(own.glob("*.txt")).write_text("another caption")
+    with pytest.raises(ConfigError, match="expected the pictures and captions that this run was trained on"):
+        train(quiet)
+    quiet["loop"]["steps"] = 7
+    assert train(quiet) is not None
+    assert events(quiet, "plan")[-1]["first_step"] == 6
 
 
 def test_latest_insists_on_a_checkpoint(quiet):
@@ -100,7 +180,7 @@ def test_a_broken_checkpoint_is_passed_over(quiet):
     Path(quiet["output"]).unlink()
     found = load_file(train(quiet))
     assert all(torch.equal(found[name], whole[name]) for name in whole)
-    assert "expected a whole checkpoint" in events(quiet, "note")[-1]["message"]
+    assert "expected a whole checkpoint" in events(quiet, "note")[-2]["message"]
     assert events(quiet, "plan")[-1]["first_step"] == 4
 
 

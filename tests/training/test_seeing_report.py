@@ -94,6 +94,23 @@ def test_a_report_stands_alone_and_tells_what_was(control_values, tmp_path):
         ElementTree.fromstring(svg)
 
 
+@pytest.mark.parametrize(
+    ("validation", "told", "words"),
+    [
+        ({"hold_out": 2}, {"unseen": True}, "was not trained on."),
+        ({"hold_out": 2}, {"unseen": False}, "was trained on: with other pictures in validation.folder"),
+        ({"hold_out": 2}, {}, "was not trained on."),  # a log from before this was told
+        ({}, {"unseen": False}, "was trained on: with validation.hold_out"),
+    ],
+)
+def test_a_report_says_whether_it_was_measured_on_pictures_trained_on(values, tmp_path, validation, told, words):
+    values |= {"run": str(tmp_path), "validation": validation}
+    write_run_config(parse_config(values))
+    write_log(tmp_path, [{"event": "plan", "images": 5}, *steps(2, 2), VALIDATION | {"step": 2} | told])
+    page = Page(write_report(tmp_path).read_text("utf-8"))
+    assert f"Measured on pictures that it {words}" in " ".join(page.text.split())
+
+
 def test_a_report_of_a_run_that_was_stopped_early(tmp_path):
     write_log(tmp_path, [{"event": "plan", "images": 5}, *steps(1, 50)])
     page = Page(write_report(tmp_path).read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""A run goes on where previews cannot be drawn."""
+"""A run goes on where previews cannot be drawn, and its report says on what was measured."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from training.config_file import parse_config
 from training.loop import train
 from training.seeing.event_log import read_events
 from training.seeing.previews import Previews
+
+
+def test_the_report_of_a_set_too_small_to_hold_out_of(values):
+    values |= {"previews": {"every": 0}, "validation": {"hold_out": 2, "timesteps": 1}, "tensorboard": False}
+    config = parse_config(values)
+    train(config)
+    report = (config.run_folder / "report.html").read_text("utf-8")
+    assert "Measured on pictures that it was trained on" in report
+    assert "validation.hold_out: expected at least 20 pictures" in report
 
 
 @pytest.mark.parametrize(

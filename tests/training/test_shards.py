@@ -168,6 +168,42 @@ def test_hints_and_masks_inside_shards(values, base, tmp_path):
     assert data.batch_of(data.held[:4]).masks.mean((1, 2, 3)).tolist() == [1, 1, 0, 0]
 
 
+def test_ready_hints_of_completion_and_transparent_masks_in_shards(values, base, tmp_path):
+    white = bad_pictures.encoded(Image.new("RGB", (64, 64), "white"), "PNG")
+    clear = bad_pictures.encoded(Image.new("RGBA", (64, 64), (255, 255, 255, 0)), "PNG")
+    members = {}
+    for i in range(4):
+        members |= {f"{i}.png": colour(i), f"{i}.hint.png": white, f"{i}.mask.png": clear, f"{i}.txt": b"x"}
+    write_shard(tmp_path / "a.tar", members)
+    values["tuner"] = {"kind": "csc"}
+    values["data"] = {"shards": str(tmp_path / "a.tar"), "resolution": 64, "condition": {"type": "completion"}}
+    data = TrainingSet.prepare(base, parse_config(values))
+    for batch in (data.batch(0, 4), data.batch_of(data.held[:4])):
+        assert batch.hints.min() == 1
+        assert batch.masks.max() == 0
+
+
+@pytest.mark.parametrize("part", ["jpg", "hint.png", "mask.png", "shape"])
+def test_a_damaged_sample_that_was_to_be_held_out_is_replaced(values, base, tmp_path, part):
+    members = {}
+    for i in range(4):
+        hint = bad_pictures.encoded(bad_pictures.picture(9 + i), "PNG")
+        members |= {f"{i}.jpg": bad_pictures.encoded(bad_pictures.picture(i), "JPEG"), f"{i}.txt": b"x"}
+        members |= {f"{i}.hint.png": hint, f"{i}.mask.png": hint}
+    if part == "shape":
+        members["0.hint.png"] = bad_pictures.encoded(bad_pictures.picture(9, (96, 48)), "PNG")
+    else:
+        members[f"0.{part}"] = members[f"0.{part}"][:900]
+    write_shard(tmp_path / "a.tar", members)
+    values["tuner"] = {"kind": "csc"}
+    values["data"] = {"shards": str(tmp_path / "a.tar"), "resolution": 64, "condition": {"type": "canny"}}
+    values["validation"] = {"hold_out": 1}
+    data = TrainingSet.prepare(base, parse_config(values))
+    assert [Path(example.name).name for example in data.held] == ["1"]
+    assert data.unseen
+    assert len(data.problems) == 1
+
+
 @pytest.fixture
 def bad_shards(tmp_path):
     members = {}

@@ -68,6 +68,19 @@ def test_a_body_of_25_points_loses_hips_middle_and_feet():
     assert not found.hands.any()
 
 
+def test_fractions_of_the_canvas_are_pixels():
+    """As the OpenPose of a well-known pack gives them; its DWPose gives pixels."""
+    frame = Frame(256, 512, [someone(1, hands=True), someone(2)])
+    passed_on = as_openpose([frame])
+    for person in passed_on[0]["people"]:
+        for key, numbers in person.items():
+            person[key] = [n / (512, 256, 1)[i % 3] for i, n in enumerate(numbers)]
+    (found,) = from_openpose(passed_on)
+    for person, expected in zip(found.people, frame.people, strict=True):
+        torch.testing.assert_close(person.body, expected.body, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.people[0].hands, frame.people[0].hands, atol=1e-4, rtol=0)
+
+
 def test_points_that_are_missing():
     """As the host's nodes mark them (-1, -1), and what is no number."""
     body = [5.0, 6.0, 0.9] * 18

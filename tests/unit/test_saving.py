@@ -83,6 +83,21 @@ def test_a_file_in_place_of_the_folder_is_told(old, make_sc, one_sentence):
 
 
 @posix
+def test_a_file_that_another_program_holds_is_told_so(old, make_sc, monkeypatch, one_sentence):
+    """As Windows answers where a host still maps the old file."""
+
+    def refuse(*_):
+        raise PermissionError(13, "The process cannot access the file")
+
+    before = old.read_bytes()
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(TunerFileError, match="close what has it open, or choose another name or folder") as caught:
+        save_tuner(make_sc(2), old)
+    one_sentence(caught)
+    assert old.read_bytes() == before
+    assert leftovers(old.parent) == []
+
+
 def test_a_killed_save_leaves_a_whole_file(tmp_path):
     """A process that saves two large tuners in turn is killed at random moments: one of them is always there."""
     layout = SkipLayout.from_channels((256,) * 5 + (128,) * 3 + (64,) * 4)

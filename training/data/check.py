@@ -30,7 +30,7 @@ from .examples import Example
 from .folder_set import FolderSet
 from .framing import Size, bucket_of, bucket_sizes
 from .hint_making import Hints
-from .pictures import read_picture, to_picture, to_tensor
+from .pictures import MASK_PAPER, read_picture, to_picture, to_tensor
 from .reading_ahead import read_ahead
 from .shard_reading import expand_shards, samples_of
 from .shard_set import first_of
@@ -104,6 +104,13 @@ def run_check(config: TrainConfig, console: Console | None = None) -> int:
 def read_folders(config: TrainConfig, console: Console) -> Findings:
     """Find the files and decode every one; those that fail go to the problems."""
     found = survey(config)
+    leave_out_broken(found, console)
+    trained = [*found.own, *found.prior]
+    return Findings(found, len(trained), Counter(e.bucket for e in trained), [e.caption for e in trained if e.caption])
+
+
+def leave_out_broken(found: Survey, console: Console) -> None:
+    """Decode every file of `found`."""
     examples = list(dict.fromkeys([*found.own, *found.prior, *found.held]))
     bad: dict[Path, str] = {}
 
@@ -117,8 +124,6 @@ def read_folders(config: TrainConfig, console: Console) -> Findings:
         except DataError as error:
             bad[example.path] = str(error)
     found.leave_out(bad)
-    trained = [*found.own, *found.prior]
-    return Findings(found, len(trained), Counter(e.bucket for e in trained), [e.caption for e in trained if e.caption])
 
 
 def read_shards(config: TrainConfig, console: Console) -> Findings:
@@ -126,6 +131,10 @@ def read_shards(config: TrainConfig, console: Console) -> Findings:
     urls = expand_shards(config.data.shards)
     found, excluded = first_of(urls, config)
     found.problems.clear()  # they will be met again
+    if config.validation.folder is not None:
+        shown, found = found.held, survey(config)
+        leave_out_broken(found, console)
+        found.own, excluded = shown, frozenset()  # the contact sheet is of what is trained on
     buckets = bucket_sizes(config.data.resolution, config.data.buckets, config.data.max_aspect)
     findings = Findings(found, 0, Counter(), [])
     for sample in _shown(samples_of(urls, config.data, found.problems), None, console):
@@ -137,7 +146,7 @@ def read_shards(config: TrainConfig, console: Console) -> Findings:
         except DataError as error:
             found.problems.append(str(error))
             continue
-        if sample.key in excluded and config.validation.hold_out:
+        if sample.key in excluded and found.unseen:
             continue
         findings.pictures += 1
         findings.sizes[bucket_of(sample.size, buckets)] += 1
@@ -149,11 +158,13 @@ def read_shards(config: TrainConfig, console: Console) -> Findings:
 def summary(found: Findings, config: TrainConfig) -> list[str]:
     """Counts, sizes and sample captions, a line each."""
     held, prior = found.survey.held, len(found.survey.prior)
-    out = "kept out of training" if config.validation.folder or config.validation.hold_out else "of the same"
+    out = "kept out of training" if found.survey.unseen else "of the same"
     lines = [
         f"pictures: {found.pictures} trained on{f', {prior} of them prior' if prior else ''}; "
         f"{len(held)} for validation and previews, {out}; {len(found.survey.problems)} files not used"
     ]
+    if found.survey.held_back:
+        lines.append(found.survey.held_back)
     if prior:
         own = (found.pictures - prior) * found.survey.own_repeats(config.data.repeats)
         lines.append(
@@ -177,9 +188,9 @@ def draw_sheet(config: TrainConfig, found: Survey, path: Path) -> Path:
     for example in chosen:
         picture = example.framing.apply(read_picture(example.path, example.path))
         pictures = [picture]
-        for partner in (example.hint, example.mask):
+        for partner, paper in ((example.hint, "white"), (example.mask, MASK_PAPER)):
             if partner is not None:
-                pictures.append(example.framing.apply(read_picture(partner.path, partner.path)))
+                pictures.append(example.framing.apply(read_picture(partner.path, partner.path, paper)))
         if hints is not None and example.hint is None:
             hint = hints.for_step(hints.make(to_tensor(picture)), generator_for(0, 0, f"hidden of {example.digest}"))
             pictures.insert(1, to_picture(hint))

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ..bases.base_model import BaseModel, TextStates
 from ..config import TrainConfig
+from ..errors import DataError
 from .cache import Cache, DamagedEntry, cache_key, tensors_size
 from .examples import Example, Partner
 from .framing import Size
 from .hint_making import Hints
-from .pictures import read_picture, to_picture, to_tensor
+from .pictures import MASK_PAPER, read_picture, to_picture, to_tensor
 
 LATENTS, TEXTS, HINTS, MASKS = "latents", "texts", "hints", "masks"
 LATENT_PIXELS = 8  # pixels of the picture for one of the latents
@@ -49,7 +50,7 @@ class Encoder:
     def read(self, example: Example) -> Sources:
         """Read the files of which missing parts are made; may be called from any thread.
 
-        Raises DataError for a picture, hint or mask that cannot be read.
+        Raises DataError for a picture, hint or mask that cannot be read, and for a mask under which nothing counts.
         """
         missing, sources = self._missing(example), Sources()
         if missing & {"latents", "mirrored"} or ("hint" in missing and example.hint is None):
@@ -58,8 +59,13 @@ class Encoder:
             sources.hint = self._framed(example, example.hint, self._hint_filter)
         if "mask" in missing:
             side = (example.bucket[0] // LATENT_PIXELS, example.bucket[1] // LATENT_PIXELS)
-            mask = self._framed(example, example.mask, Image.Resampling.BOX).convert("L")
+            mask = self._framed(example, example.mask, Image.Resampling.BOX, MASK_PAPER).convert("L")
             sources.mask = mask.resize(side, Image.Resampling.BOX)
+            if sources.mask.getbbox() is None:
+                raise DataError(
+                    f"{example.mask.path}: expected white where the loss counts, found a mask that is black or "
+                    "transparent all over; paint white there, or remove the mask"
+                )
         return sources
 
     def encode(self, example: Example, sources: Sources) -> None:
@@ -133,8 +139,8 @@ class Encoder:
         return TextStates(torch.stack([row["states"] for row in rows]), pooled)
 
     @staticmethod
-    def _framed(example: Example, partner: Partner, resample: Image.Resampling) -> Image.Image:
-        return example.framing.apply(read_picture(partner.path, partner.path), resample)
+    def _framed(example: Example, partner: Partner, resample: Image.Resampling, paper: str = "white") -> Image.Image:
+        return example.framing.apply(read_picture(partner.path, partner.path, paper), resample)
 
     def _missing(self, example: Example) -> set[str]:
         missing = set()
@@ -176,7 +182,7 @@ class Encoder:
         return cache_key(example.digest, example.size, example.bucket, self.hints.mark)
 
     def _mask_key(self, example: Example) -> str:
-        return cache_key(example.mask.digest, example.mask.size, example.size, example.bucket)
+        return cache_key(example.mask.digest, example.mask.size, example.size, example.bucket, MASK_PAPER)
 
 
 def _size(path: Path) -> int:

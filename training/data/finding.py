@@ -76,7 +76,7 @@ def find_candidates(config: TrainConfig) -> Found:
     for key, folder in (("hint", data.hints), ("mask", data.masks)):
         if folder is not None:
             partners = _by_stem(folder, list(_walk(folder, f"data.{key}s", [])), found.problems)
-            _pair(found, key, folder, partners, {name for named in pictures.values() for name in named})
+            _pair(found, key, folder, partners, pictures)
     found.candidates.sort(key=lambda c: (c.role, c.name))
     return found
 
@@ -147,12 +147,25 @@ def _add(found: Found, config: TrainConfig, name: str, path: Path, role: str, to
     found.candidates.append(Candidate(name, path, role, caption))
 
 
-def _pair(found: Found, key: str, folder: Path, partners: dict[str, Path], names: set[str]) -> None:
-    """Give every candidate its hint or mask; those without one, and partners of none of `names`, are problems."""
-    paired = []
+def _pair(
+    found: Found, key: str, folder: Path, partners: dict[str, Path], pictures: dict[str, dict[str, Path]]
+) -> None:
+    """Give every candidate its hint or mask; those without one, and partners of no picture, are problems.
+
+    pictures: by role and name.  A name that is in OWN and in HELD is OWN's: a partner is of one picture only.
+    """
+    paired, own = [], pictures.get(OWN, {})
     for c in found.candidates:
         partner = partners.get(c.name)
-        if partner is not None and c.role != PRIOR:
+        if c.role == HELD and partner is not None and c.name in own and c.path.resolve() != own[c.name].resolve():
+            if key == "hint":
+                found.problems.append(
+                    f"{c.path}: expected a name that no picture of data.folder has, since {folder} has one hint for "
+                    f"each name, found {own[c.name]} too; rename it and name its hint likewise"
+                )
+                continue
+            found.remarks.append(f"{c.path}: has no mask, {partner} is that of {own[c.name]}")
+        elif partner is not None and c.role != PRIOR:
             c = Candidate(c.name, c.path, c.role, c.caption, **{"hint": c.hint, "mask": c.mask, key: partner})
         elif key == "hint" or c.role == OWN:
             found.problems.append(
@@ -164,5 +177,5 @@ def _pair(found: Found, key: str, folder: Path, partners: dict[str, Path], names
     found.problems += [
         f"{path}: expected a picture named {name} for this {key}, found none; remove or rename it"
         for name, path in partners.items()
-        if name not in names
+        if not any(name in named for named in pictures.values())
     ]

@@ -27,7 +27,7 @@ class FolderSet(TrainingSet):
     def __init__(self, base: BaseModel, config: TrainConfig, encoder: Encoder, found: Survey) -> None:
         super().__init__(base, config, encoder)
         self.examples = [*found.own, *found.prior]
-        self.held, self.problems = found.held, found.problems
+        self.held, self.unseen, self.problems = found.held, found.unseen, found.problems
         self.buckets = sorted({example.bucket for example in self.examples})
         place = {bucket: i for i, bucket in enumerate(self.buckets)}
         groups: list[list[int]] = [[] for _ in self.buckets]
@@ -54,6 +54,8 @@ class FolderSet(TrainingSet):
         fill_cache(encoder, found, say, process)
         check_survey(found, config)
         tell_problems(found.problems, say)
+        if found.held_back:
+            say("note", message=found.held_back)
         return cls(base, config, encoder, found)
 
     def batch(self, step: int, size: int, part: tuple[int, int] = (0, 1)) -> Batch:
@@ -90,7 +92,9 @@ class FolderSet(TrainingSet):
             if self._encoder.hints is not None:
                 hint = self._encoder.hint(example)
                 hint = hint.flip(-1) if mirrored else hint
-                hint = self._encoder.hints.for_step(hint, generator_for(self.config.loop.seed, step, f"hidden {row}"))
+                if example.hint is None:  # a ready one is taken as it is
+                    chance = generator_for(self.config.loop.seed, step, f"hidden {row}")
+                    hint = self._encoder.hints.for_step(hint, chance)
                 hints.append(torch.zeros_like(hint) if draws.no_hint[row] else hint)
             if self.config.data.masks is not None:
                 mask = self._encoder.mask(example)

@@ -29,7 +29,7 @@ class Hints:
 
     def __init__(self, config: DataConfig, device: torch.device | str = "cpu") -> None:
         self._condition, self._device = config.condition, device
-        self._roots = [config.annotators] if config.annotators is not None else [default_folder()]
+        self._roots = config.annotators or [default_folder()]
         self._maker: HintMaker | None = None
         self.per_step = config.condition.type == "completion"
 

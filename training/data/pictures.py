@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import DataError
 from .framing import Size
 
+MASK_PAPER = "black"  # behind a transparent mask: what is not painted does not count
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 MEGAPIXELS = 178  # Pillow opens no larger picture: it takes half a gigabyte
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -54,15 +55,15 @@ def measure(source: Path | BinaryIO, name: str | Path) -> PictureFacts:
         return PictureFacts(_turned_size(image), tuple(_remarks(image)))
 
 
-def read_picture(source: Path | BinaryIO, name: str | Path) -> Image.Image:
-    """A picture as 8-bit RGB, turned as its EXIF says; transparent parts become white.
+def read_picture(source: Path | BinaryIO, name: str | Path, paper: str = "white") -> Image.Image:
+    """A picture as 8-bit RGB, turned as its EXIF says; transparent parts show the colour `paper`.
 
     name: begins the sentence of an error.  Raises DataError as `measure` does, and for a picture that is cut short.
     """
     with _opened(source, name) as image:
         orientation = _orientation(image)
         image.load()
-        picture = _rgb(image)
+        picture = _rgb(image, paper)
     return picture.transpose(_TURNS[orientation]) if orientation in _TURNS else picture
 
 
@@ -126,7 +127,7 @@ def _remarks(image: Image.Image) -> Iterator[str]:
         yield "put on white, since it is transparent"
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, paper: str) -> Image.Image:
     if image.mode in _DEEP:
         values = np.asarray(image).astype(np.int64)
         if values.size and values.max() > 255:
@@ -134,6 +135,5 @@ def _rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(paper, image).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", image.size, paper), image).convert("RGB")
     return image.convert("RGB")

@@ -24,7 +24,7 @@ from ..config import DataConfig
 from ..errors import DataError
 from .captions import decode_text, one_line
 from .framing import Framing, Size, bucket_of, bucket_sizes
-from .pictures import SUFFIXES, measure, read_picture
+from .pictures import MASK_PAPER, SUFFIXES, measure, read_picture
 
 _SHUFFLED = 256  # samples among which the next is drawn, beside the order of shards: some 50 MB for each worker
 _NAMED = 20  # problems that a worker keeps until they are told
@@ -195,15 +195,15 @@ class ShardRows(IterableDataset):
         framing = Framing(sample.size, bucket)
         row = Row(torch.zeros(3, bucket[1], bucket[0], dtype=torch.uint8), sample.caption, framing, known=False)
         try:
-            picture = _framed(sample.picture, f"{sample.key}.{sample.ending}", framing)
+            picture = framed(sample.picture, f"{sample.key}.{sample.ending}", framing)
             if sample.hint is not None:
                 segmented = self._config.condition is not None and self._config.condition.type == "segmentation"
                 resample = Image.Resampling.NEAREST if segmented else Image.Resampling.BILINEAR
-                row.hint = _bytes(_framed(sample.hint, f"{sample.key}.hint", framing, resample))
+                row.hint = _bytes(framed(sample.hint, f"{sample.key}.hint", framing, resample))
             if sample.mask is not None:
-                mask = _framed(sample.mask, f"{sample.key}.mask", framing, Image.Resampling.BOX).convert("L")
+                mask = framed(sample.mask, f"{sample.key}.mask", framing, Image.Resampling.BOX, MASK_PAPER)
                 side = (bucket[0] // 8, bucket[1] // 8)
-                row.mask = _bytes(mask.resize(side, Image.Resampling.BOX))
+                row.mask = _bytes(mask.convert("L").resize(side, Image.Resampling.BOX))
         except DataError as error:
             problems.append(str(error))
             return row
@@ -217,10 +217,15 @@ def row_batches(dataset: ShardRows, workers: int) -> Iterator[RowBatch]:
     return iter(loader)
 
 
-def _framed(
-    data: bytes, name: str, framing: Framing, resample: Image.Resampling = Image.Resampling.LANCZOS
+def framed(
+    data: bytes,
+    name: str,
+    framing: Framing,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+    paper: str = "white",
 ) -> Image.Image:
-    image = read_picture(io.BytesIO(data), name)
+    """A picture, hint or mask of a sample as it is trained on.  Raises DataError where it cannot be."""
+    image = read_picture(io.BytesIO(data), name, paper)
     if not framing.fits(image.size):
         raise DataError(f"{name}: expected the shape of its picture {framing.source}, found {image.size}; make it anew")
     return framing.apply(image, resample)

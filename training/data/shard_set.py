@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,9 +17,9 @@ from ..errors import DataError
 from .encoding import LATENT_PIXELS, Encoder
 from .examples import Example, Partner
 from .filling import fill_cache
-from .framing import Size, bucket_of, bucket_sizes
-from .pictures import measure, read_picture
-from .shard_reading import Row, RowBatch, Sample, ShardRows, expand_shards, row_batches, samples_of
+from .framing import Framing, Size, bucket_of, bucket_sizes
+from .pictures import measure
+from .shard_reading import Row, RowBatch, Sample, ShardRows, expand_shards, framed, row_batches, samples_of
 from .survey import Survey, cache_folder, check_survey, survey
 from .training_set import Batch, TrainingSet, tell_problems
 
@@ -47,7 +45,7 @@ class ShardSet(TrainingSet):
     ) -> None:
         super().__init__(base, config, encoder)
         data = config.data
-        self.examples, self.held, self.problems = [], held.held, list(held.problems)
+        self.examples, self.held, self.unseen, self.problems = [], held.held, held.unseen, list(held.problems)
         self.buckets = bucket_sizes(data.resolution, data.buckets, data.max_aspect)
         self._urls, self._excluded, self._say = urls, excluded, say
         self._following: tuple | None = None
@@ -80,6 +78,7 @@ class ShardSet(TrainingSet):
             excluded = keys if config.validation.hold_out else excluded
         check_survey(found, config)
         fill_cache(encoder, found, say, process)
+        check_survey(found, config)
         tell_problems(found.problems, say)
         if not found.held:
             reason = f", the first problem is {found.problems[0]}" if found.problems else ""
@@ -124,9 +123,11 @@ class ShardSet(TrainingSet):
             mean, std = (moment[0].float().cpu() for moment in self.base.encode_moments(picture[None] * 2 - 1))
             latents.append(mean + std * draws.noise[number])
             if self._encoder.hints is not None:
-                hint = self._encoder.hints.make(picture) if row.hint is None else _floats(row.hint, mirrored)
-                chance = generator_for(self.config.loop.seed, step, f"hidden {number}")
-                hint = self._encoder.hints.for_step(hint, chance)
+                if row.hint is None:
+                    chance = generator_for(self.config.loop.seed, step, f"hidden {number}")
+                    hint = self._encoder.hints.for_step(self._encoder.hints.make(picture), chance)
+                else:  # taken as it is
+                    hint = _floats(row.hint, mirrored)
                 hints.append(torch.zeros_like(hint) if draws.no_hint[number] or not row.known else hint)
         captions = ["" if draws.no_caption[n] else row.caption for n, row in zip(numbers, rows, strict=True)]
         sizes = torch.tensor([row.framing.micro_conditions for row in rows], dtype=torch.float32)
@@ -154,31 +155,37 @@ def _masks(rows: list[Row], mirrored: list[bool], side: tuple[int, int]) -> Tens
 
 
 def first_of(urls: list[str], config: TrainConfig) -> tuple[Survey, frozenset[str]]:
-    """The first pictures of the shards, written to files for validation and previews, and their keys."""
-    found = Survey()
+    """The first pictures of the shards that can be used, written to files for validation and previews, and the keys of
+    all up to there."""
+    found = Survey(unseen=config.validation.hold_out > 0)
     count = config.validation.hold_out or max(config.validation.images, config.previews.count)
     data = config.data
     sizes = bucket_sizes(data.resolution, data.buckets, data.max_aspect)
     folder = cache_folder(config) / "held"
     folder.mkdir(parents=True, exist_ok=True)
     keys = set()
-    for sample in itertools.islice(samples_of(urls, data, found.problems), count):
+    for sample in samples_of(urls, data, found.problems):
         try:
             found.held.append(_example(sample, folder, sizes))
         except DataError as error:
             found.problems.append(str(error))
         keys.add(sample.key)
+        if len(found.held) == count:
+            break
     return found, frozenset(keys)
 
 
 def _example(sample: Sample, folder: Path, sizes: list[Size]) -> Example:
-    """Raises DataError for a picture, hint or mask that cannot be read."""
-    read_picture(io.BytesIO(sample.picture), f"{sample.key}.{sample.ending}")
+    """Raises DataError for a picture, hint or mask that cannot be used: found here, another takes its place."""
+    bucket = bucket_of(sample.size, sizes)
+    framing = Framing(sample.size, bucket)
+    framed(sample.picture, f"{sample.key}.{sample.ending}", framing)
     picture = _stored(sample.picture, folder, sample.ending)
     partners = {}
     for name in ("hint", "mask"):
         data = getattr(sample, name)
         if data is not None:
+            framed(data, f"{sample.key}.{name}", framing)
             path = _stored(data, folder, "png")
             partners[name] = Partner(path, path.stem, measure(path, f"{sample.key}.{name}").size)
     return Example(
@@ -187,7 +194,7 @@ def _example(sample: Sample, folder: Path, sizes: list[Size]) -> Example:
         caption=sample.caption,
         digest=picture.stem,
         size=sample.size,
-        bucket=bucket_of(sample.size, sizes),
+        bucket=bucket,
         **partners,
     )
 

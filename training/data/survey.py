@@ -22,18 +22,19 @@ _LOOK_AGAIN = 256  # files, after which it is read what other processes found
 @dataclass
 class Survey:
     """own, prior: trained on; `repeats` and the prior's weight decide how often and how much.
-    held: measured and drawn; none of `own` where they are held out, else the first of them.
-    first: how many of `own` are held too; 0 where others are held.
+    held: measured and drawn.
+    unseen: whether `held` is kept out of training; else it is trained on as well.
     problems, remarks, uncaptioned: as in `Found`, with what the heads of the files say.
     """
 
     own: list[Example] = field(default_factory=list)
     prior: list[Example] = field(default_factory=list)
     held: list[Example] = field(default_factory=list)
-    first: int = 0
+    unseen: bool = True
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     uncaptioned: list[Path] = field(default_factory=list)
+    _asked: tuple[int, int] | None = None  # of `hold_out`
 
     def own_repeats(self, repeats: int) -> int:
         """How often each of `own` stands in a round that has each of `prior` once: `repeats`, or as often as it takes
@@ -41,13 +42,44 @@ class Survey:
         wanted = math.ceil(len(self.prior) / max(1, repeats * len(self.own)))
         return repeats * max(1, wanted)
 
+    def hold_out(self, count: int, first: int) -> None:
+        """Fill `held`: with `count` of `own`, at most a tenth, chosen by their names so that the choice stays when
+        pictures are added; where that is none, with the first of them, which are trained on as well."""
+        self._asked = count, first
+        whole = sorted({example.name: example for example in (*self.own, *self.held)}.values(), key=lambda e: e.name)
+        count = min(count, len(whole) // 10)
+        self.own, self.held, self.unseen = whole, whole[:first], count > 0
+        if count:
+            chosen = sorted(whole, key=lambda e: hashlib.blake2b(e.name.encode(), digest_size=8).digest())[:count]
+            names = {example.name for example in chosen}
+            self.held = [example for example in whole if example.name in names]
+            self.own = [example for example in whole if example.name not in names]
+
+    @property
+    def held_back(self) -> str | None:
+        """A sentence where fewer are held out than was asked for."""
+        asked, kept = self._asked[0] if self._asked else 0, len(self.held) if self.unseen else 0
+        if kept >= asked:
+            return None
+        so = f"{kept} is" if kept == 1 else f"{kept} are" if kept else "none is"
+        besides = "" if kept else ", and the first of them are measured, which are trained on"
+        return (
+            f"validation.hold_out: expected at least {10 * asked} pictures, of which {asked} are a tenth, found "
+            f"{len(self.own) + kept}, so that {so} kept out of training{besides}; add pictures, or name others in "
+            "validation.folder"
+        )
+
     def leave_out(self, bad: dict[Path, str]) -> None:
-        """Take out the examples whose picture is a key of `bad`; its value, a sentence, becomes a problem."""
+        """Take out the examples whose picture is a key of `bad`; its value, a sentence, becomes a problem.
+
+        What is held out is then chosen again, so that others take the place of those that are gone.
+        """
         self.problems = sorted([*self.problems, *bad.values()])
         self.own, self.prior, self.held = (
             [example for example in part if example.path not in bad] for part in (self.own, self.prior, self.held)
         )
-        self.held = self.own[: self.first] if self.first else self.held
+        if bad and self._asked is not None:
+            self.hold_out(*self._asked)
 
 
 def cache_folder(config: TrainConfig) -> Path:
@@ -84,7 +116,11 @@ def survey(
         by_role[found.candidates[i].role].append(known[i])
     result.problems.sort()
     result.remarks.sort()
-    _hold_out(result, config)
+    if config.validation.folder is None:
+        result.hold_out(config.validation.hold_out, max(config.validation.images, config.previews.count))
+    else:
+        trained = {example.digest for example in (*result.own, *result.prior)}
+        result.unseen = any(example.digest not in trained for example in result.held)
     return result
 
 
@@ -171,19 +207,3 @@ def _example(
 
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def _hold_out(result: Survey, config: TrainConfig) -> None:
-    """Fill `held`: from validation.folder, else some of the set, chosen by their names so that the choice stays when
-    pictures are added; else the first of the set, which are trained on as well."""
-    if config.validation.folder is not None:
-        return
-    count = min(config.validation.hold_out, len(result.own) // 10)
-    if count:
-        chosen = sorted(result.own, key=lambda e: hashlib.blake2b(e.name.encode(), digest_size=8).digest())[:count]
-        result.held = sorted(chosen, key=lambda e: e.name)
-        names = {example.name for example in chosen}
-        result.own = [example for example in result.own if example.name not in names]
-    else:
-        result.first = max(config.validation.images, config.previews.count)
-        result.held = result.own[: result.first]

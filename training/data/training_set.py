@@ -55,12 +55,14 @@ class Draws:
 class TrainingSet(ABC):
     """examples: what is trained on; empty for shards, which are not counted.
     held:     examples for validation and previews.
+    unseen:   whether those are kept out of training.
     buckets:  sizes (width, height) that occur.
     problems: files that are not used, a sentence each.
     """
 
     examples: Sequence[Example]
     held: list[Example]
+    unseen: bool
     buckets: list[Size]
     problems: list[str]
 
@@ -135,8 +137,10 @@ class TrainingSet(ABC):
         hints, masks = [], []
         if self._encoder.hints is not None:
             for e in examples:
-                hidden = generator_for(0, 0, f"hidden of {e.digest}")
-                hints.append(self._encoder.hints.for_step(self._encoder.hint(e), hidden))
+                hint = self._encoder.hint(e)
+                if e.hint is None:  # a ready one is taken as it is
+                    hint = self._encoder.hints.for_step(hint, generator_for(0, 0, f"hidden of {e.digest}"))
+                hints.append(hint)
         if any(example.mask is not None for example in examples):
             masks = [self._encoder.mask(example) for example in examples]
         return self._stacked(examples, latents, self._encoder.texts([e.caption for e in examples]), hints, masks)

@@ -6,9 +6,9 @@
 | caching    | done, total, hits, misses |
 | step       | step, steps, loss, learning_rate, grad_norm, images_per_second, memory_mib, eta_seconds |
 | preview    | step, path |
-| validation | step, loss_with, loss_without, loss_no_hint (controls), by_timestep |
+| validation | step, loss_with, loss_without, loss_no_hint (controls), by_timestep, images, unseen (by training) |
 | saved      | step, path |
-| stopped    | reason |
+| stopped    | reason, resume (as the run was started) |
 | finished   | path |
 | error      | message |
 | note       | message |

@@ -48,7 +48,7 @@ def write_report(run_folder: Path) -> Path:
         title=name,
         subtitle=_subtitle(kind, plan, events),
         verdict=verdict(last) if last else None,
-        seen=_seen(config.get("validation") or {}),
+        seen=_seen(config.get("validation") or {}, last or {}),
         facts=_facts(plan, of["step"]),
         curves=_curves(of["step"], of["validation"]),
         timesteps=_timesteps(last),
@@ -82,9 +82,16 @@ def _subtitle(kind: str, plan: dict[str, Any], events: list[dict[str, Any]]) -> 
     return ", ".join(parts)
 
 
-def _seen(validation: dict[str, Any]) -> str:
-    if validation.get("folder") or validation.get("hold_out"):
+def _seen(wanted: dict[str, Any], last: dict[str, Any]) -> str:
+    """What was measured.  wanted: the configuration's validation, of which a small set may not have fulfilled all."""
+    others = bool(wanted.get("folder") or wanted.get("hold_out"))
+    if last.get("unseen", others):
         return "Measured on pictures that it was not trained on."
+    if others:
+        return (
+            "Measured on pictures that it was trained on: with other pictures in validation.folder it would be on "
+            "those."
+        )
     return "Measured on pictures that it was trained on: with validation.hold_out it would be on others."
 
 

@@ -119,7 +119,8 @@ class Terminal:
     def _show_stopped(self, event: dict[str, Any]) -> None:
         self._bars.stop()
         where = f"at step {event['step']} " if event.get("step") is not None else ""
-        self._say(f"stopped {where}({event['reason']}); the same command goes on from here")
+        same = "the same command" + ("" if event.get("resume") in (None, "auto", "latest") else " without --resume")
+        self._say(f"stopped {where}({event['reason']}); {same} goes on from here")
 
     def _show_finished(self, event: dict[str, Any]) -> None:
         self._bars.stop()

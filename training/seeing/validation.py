@@ -19,6 +19,7 @@ from scedit_core.diffusers import attach
 from ..bases.base_model import BaseModel
 from ..chance import generator_for
 from ..config import TrainConfig
+from ..errors import DataError
 from ..objective import Objective
 
 if TYPE_CHECKING:
@@ -28,11 +29,18 @@ _WITH, _WITHOUT, _NO_HINT = "loss_with", "loss_without", "loss_no_hint"
 
 
 class Validation:
-    """Measures the mean squared error on `data.held`, unweighted, at the middles of equal shares of the timesteps."""
+    """Measures the mean squared error on `data.held`, unweighted, at the middles of equal shares of the timesteps.
+
+    Raises DataError where nothing is held.
+    """
 
     def __init__(self, config: TrainConfig, base: BaseModel, data: TrainingSet) -> None:
         self._base, self._data, self._seed = base, data, config.loop.seed
         self._examples = list(data.held)[: config.validation.images]
+        if not self._examples:  # their mean loss would be 0, which no tuner betters
+            raise DataError(
+                "validation: expected pictures to measure, found none; set validation.folder, or validation.every to 0"
+            )
         self._rows = config.loop.batch  # a batch as large as training's fits into memory
         objective = config.objective.model_copy(update={"min_snr_gamma": None, "noise_offset": 0.0})
         self._objective = Objective(base.scheduler, base.prediction, objective)
@@ -42,7 +50,8 @@ class Validation:
     @torch.no_grad()
     def measure(self, tuner: SCTuner | CSCTuner, check: Callable[[], None] | None = None) -> dict[str, Any]:
         """Losses: loss_with and loss_without the tuner, for controls loss_no_hint with it and a black hint, and
-        by_timestep, a list of the same for each timestep.
+        by_timestep, a list of the same for each timestep.  images: how many were measured.  unseen: whether they are
+        kept out of training.
 
         check: called before every batch; may raise to leave.
         """
@@ -54,7 +63,7 @@ class Validation:
             found[_NO_HINT] = self._losses(tuner, False, check)
         by_timestep = [{"timestep": t, **{name: losses[t] for name, losses in found.items()}} for t in self.timesteps]
         means = {name: sum(losses.values()) / len(losses) for name, losses in found.items()}
-        return {**means, "by_timestep": by_timestep, "images": len(self._examples)}
+        return {**means, "by_timestep": by_timestep, "images": len(self._examples), "unseen": self._data.unseen}
 
     def _losses(self, tuner: SCTuner | CSCTuner | None, hinted: bool, check: Callable | None) -> dict[int, float]:
         """Mean loss over the examples at each timestep."""
