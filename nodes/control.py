@@ -28,6 +28,7 @@ class SCEditControl(ControlBase):
         self.tuner = tuner
         self.cache = RunCache()
         self.sigmas = ALWAYS
+        self.own_hint: Tensor | None = None  # what `_hint_for` made last; another `cond_hint` is a tiled sampler's
         # Set by packs that sample long batches in windows: which pictures of the whole this call is about.
         self.sub_idxs: list[int] | None = None
         self.full_latent_length = 0
@@ -38,7 +39,7 @@ class SCEditControl(ControlBase):
         super().pre_run(model, percent_to_timestep_function)
         check_fit(model, self.tuner)
         self.sigmas = open_ends(*self.timestep_percent_range, percent_to_timestep_function)
-        self.cond_hint = None
+        self.cond_hint = self.own_hint = None
         self.cache.clear()  # an exception in the last run skipped its cleanup
 
     def get_control(self, x_noisy: Tensor, t: Tensor, cond: dict, batched_number: int, transformer_options: dict):
@@ -50,16 +51,21 @@ class SCEditControl(ControlBase):
             hint = _ControlHint(self, self._hint_for(x_noisy))
             patch = SkipPatch(self.tuner, self.strength, self.sigmas, hint=hint)
             patches = dict(transformer_options.get("patches", {}))  # lists of other calls stay as they are
-            patches["output_block_patch"] = [*patches.get("output_block_patch", ()), patch]
+            # A tiled sampler asks again for each batch of tiles, with the options of the batch before.
+            others = [each for each in patches.get("output_block_patch", ()) if not self._made(each)]
+            patches["output_block_patch"] = [*others, patch]
             transformer_options["patches"] = patches
         return previous
+
+    def _made(self, patch: Any) -> bool:
+        return isinstance(patch, SkipPatch) and isinstance(patch.hint, _ControlHint) and patch.hint.control is self
 
     def _hint_for(self, x_noisy: Tensor) -> Tensor:
         """The hint [N,3,8h,8w]: as a tiled sampler has put it into `cond_hint`, or fitted from the original."""
         size = latent_pixels(x_noisy.shape)
         if self.cond_hint is None or tuple(self.cond_hint.shape[-2:]) != size:
             original = self.cond_hint_original
-            self.cond_hint = self.cache.get(
+            self.cond_hint = self.own_hint = self.cache.get(
                 original,
                 size,
                 lambda: self.preprocess_image(resized(as_hint(original), *size, "crop", self.upscale_algorithm)),
@@ -84,6 +90,7 @@ class SCEditControl(ControlBase):
     def cleanup(self) -> None:
         """End of a run: forget the hint and its features."""
         super().cleanup()
+        self.own_hint = None
         self.cache.clear()
 
     def copy(self) -> SCEditControl:
@@ -112,8 +119,12 @@ class _ControlHint:
 
     def __init__(self, control: SCEditControl, hint: Tensor) -> None:
         self.control, self.hint = control, hint
+        self.own = hint is control.own_hint
 
     def features(self, skip: Tensor, pictures: int, repeats: int, options: dict) -> list[Tensor | None]:
         """See patch.Hint."""
-        rows = batch_rows(self.hint.shape[0], pictures, options, self.control.sub_idxs)
+        if not self.own and self.hint.shape[0] == skip.shape[0]:  # a tiled sampler's, cut and repeated as the batch is
+            rows, repeats = tuple(range(skip.shape[0])), 1
+        else:
+            rows = batch_rows(self.hint.shape[0], pictures, options, self.control.sub_idxs)
         return encoded(self.control.cache, self.control.tuner.module, self.hint, rows, repeats, skip)

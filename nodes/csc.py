@@ -39,7 +39,7 @@ class SCEditLoadCSCTuner(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, tuner_name: str) -> str:
+    def fingerprint_inputs(cls, tuner_name: str | None) -> str:
         return folders.fingerprint(tuner_name, *_KEYS)
 
     @classmethod

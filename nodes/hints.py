@@ -57,6 +57,24 @@ def as_hint(image: Tensor) -> Tensor:
     return image[:, :1].expand(-1, 3, -1, -1) if image.shape[1] < 3 else image[:, :3]
 
 
+def as_mask(mask: Tensor) -> Tensor:
+    """A mask [B,H,W], [H,W], [B,1,H,W] or [B,H,W,1] of the host as [B,H,W].
+
+    Raises HintError for other shapes and for an empty batch.
+    """
+    found = list(mask.shape)
+    if mask.ndim == 2:
+        mask = mask[None]
+    elif mask.ndim == 4 and 1 in (mask.shape[1], mask.shape[3]):
+        mask = mask.squeeze(1 if mask.shape[1] == 1 else 3)
+    if mask.ndim != 3 or min(mask.shape) < 1:
+        raise HintError(
+            f"mask: expected at least one mask [B,H,W], found one of shape {found}; connect a MASK that is "
+            "not empty and has no colour channels"
+        )
+    return mask
+
+
 def resized(hint: Tensor, height: int, width: int, mode: str, algorithm: str) -> Tensor:
     """A hint [B,3,H,W] at `height` x `width` pixels: stretched, cropped at the centre, or padded with black."""
     if mode != "pad":
@@ -71,11 +89,14 @@ def resized(hint: Tensor, height: int, width: int, mode: str, algorithm: str) ->
 def batch_rows(count: int, pictures: int, options: dict, sub_idxs: list[int] | None = None) -> tuple[int, ...]:
     """Which of `count` hints (or masks) belongs to each of `pictures` pictures of one forward.
 
-    The rows are those of `sub_idxs`, else of the host's context window over the batch, else they go in order; where
-    there are fewer hints than pictures they start again from the first.  One hint serves all: (0,).
+    The rows are those of `sub_idxs`, else of AnimateDiff-Evolved's or the host's context window over the batch, else
+    they go in order; where there are fewer hints than pictures they start again from the first.  One hint serves all:
+    (0,).
     """
     if count == 1:
         return (0,)
+    if sub_idxs is None:
+        sub_idxs = (options.get("ad_params") or {}).get("sub_idxs")
     window = options.get("context_window")
     if sub_idxs is None and window is not None and window.dim == 0:
         anchor = getattr(window, "causal_anchor_index", None)  # a picture that newer hosts put before each window

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..scedit_core import LayoutError, SkipLayout
 from ..scedit_core.editing import Edit, edit_skip, is_active
-from .hints import RunCache, as_hint, batch_rows, encoded, latent_pixels, resized
+from .hints import RunCache, as_hint, as_mask, batch_rows, encoded, latent_pixels, resized
 from .managed import ManagedTuner
 
 ALWAYS = (math.inf, -math.inf)
@@ -40,7 +40,7 @@ class SkipPatch:
     strength:      multiplies the residual.
     sigmas:        (start, end); active where end < sigma <= start.
     block_weights: a factor for each block, 1 where None.
-    mask:          [B,H,W] in 0..1 over the picture; multiplies the residual.
+    mask:          [B,H,W] in 0..1 over the picture, or one that `as_mask` takes; multiplies the residual.
     side:          "both", "positive" or "negative": which rows of the batch are edited.
     hint:          for a CSC-Tuner, where its features come from.
     """
@@ -56,7 +56,9 @@ class SkipPatch:
         hint: Hint | None = None,
     ) -> None:
         self.tuner, self.strength, self.sigmas = tuner, strength, sigmas
-        self.block_weights, self.mask, self.side, self.hint = block_weights, mask, side, hint
+        self.block_weights, self.side, self.hint = block_weights, side, hint
+        self.mask = None if mask is None else as_mask(mask)
+        self.tiled = False  # whether Tiled Diffusion cuts the picture up inside a forward
         self.percents: tuple[float, float] | None = None  # the range as fractions, where `sigmas` follow from the model
         self.cache = RunCache()
 
@@ -83,16 +85,17 @@ class SkipPatch:
         calls = options.get("cond_or_uncond") or [0]
         if skip.shape[0] % len(calls):  # a pack that puts rows of its own into the batch
             calls = calls[:1]
-        pictures, repeats, rows = skip.shape[0] // len(calls), len(calls), None
+        tiles = self._tiles(skip.shape[0] // len(calls), options)
+        pictures, repeats, rows = skip.shape[0] // (tiles * len(calls)), tiles * len(calls), None
         if self.side != "both":
             wanted = SIDES.index(self.side) - 1  # the host numbers positive 0 and negative 1
             chosen = [i for i, call in enumerate(calls) if call == wanted]
             if not chosen:
                 return None
             if len(chosen) < len(calls):
-                every = torch.arange(skip.shape[0], device=skip.device).reshape(len(calls), pictures)
-                rows = torch.cat([every[i] for i in chosen])
-                repeats = len(chosen)
+                every = torch.arange(skip.shape[0], device=skip.device).reshape(tiles, len(calls), pictures)
+                rows = every[:, chosen].flatten()
+                repeats = tiles * len(chosen)
         features = None if self.hint is None else self.hint.features(skip, pictures, repeats, options)
         return Edit(
             self.tuner.module,
@@ -103,6 +106,14 @@ class SkipPatch:
             resize_hint=True,
             rows=rows,
         )
+
+    def _tiles(self, rows: int, options: dict[str, Any]) -> int:
+        """How many tiles stand one after another in the batch, each with all calls, when each call has `rows` rows.
+
+        Tiled Diffusion tells patches nothing of it; the host's noise levels are still one for each picture.
+        """
+        pictures = options["sigmas"].numel() if self.tiled and "sigmas" in options else rows
+        return 1 if rows % pictures else rows // pictures
 
     def _mask_rows(self, device: torch.device, pictures: int, repeats: int, options: dict[str, Any]) -> Tensor | None:
         if self.mask is None:
@@ -126,6 +137,7 @@ class SkipPatch:
     def pre_run(self, model: Any) -> None:
         """Start of a run of a host's MODEL, whose noise schedule may be another than when the patch was made."""
         self.cleanup()  # an exception in the last run may have skipped it
+        self.tiled = "tiled_diffusion" in model.model_options
         if self.percents is not None:
             self.sigmas = open_ends(*self.percents, model.get_model_object("model_sampling").percent_to_sigma)
 

@@ -34,7 +34,7 @@ class SCEditLoadSCTuner(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, tuner_name: str) -> str:
+    def fingerprint_inputs(cls, tuner_name: str | None) -> str:
         return folders.fingerprint(tuner_name, folders.KEY)
 
     @classmethod
@@ -68,7 +68,8 @@ class SCEditApplySCTuner(io.ComfyNode):
                     options=list(SIDES),
                     default=SIDES[0],
                     tooltip="Which prompts are edited: both, the positive only, or the negative only. Both is how "
-                    "tuners are trained.",
+                    "tuners are trained. Dual CFG Guider and Self-Attention Guidance number prompts otherwise: leave "
+                    "it at both there.",
                 ),
                 block_weights_input(),
                 mask_input(),

@@ -59,6 +59,6 @@ def mask_input() -> io.Mask.Input:
     return io.Mask.Input(
         "mask",
         optional=True,
-        tooltip="Where in the picture the tuner works: 1 fully, 0 not at all. Stretched to the picture; a batch of "
-        "masks goes with a batch of pictures.",
+        tooltip="Where in the picture the tuner works: 1 fully, 0 not at all. Stretched to the picture, or to the "
+        "area or tile of it that the model is given; a batch of masks goes with a batch of pictures.",
     )

@@ -1,4 +1,4 @@
-"""Beside the host's other features: FreeU, Deep Shrink, LoRA, areas, dtypes, other U-Nets, other samplers."""
+"""Beside the host's other features: FreeU, Deep Shrink, LoRA, areas, dtypes, other U-Nets and samplers, tiles."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 import comfy.model_base
 import comfy.model_patcher
 import comfy.supported_models
+import comfy.utils
 import comfy_extras.nodes_freelunch as freelunch
 import comfy_extras.nodes_model_downscale as downscale
 import pytest
@@ -107,6 +108,115 @@ def test_area_conditioning(pack, model):
         by_model = apply_csc(pack, model, control)
         assert sample(by_model, prompt(1) + prompt(7, **area), noise=noise).isfinite().all()
         assert encodings.count == 5
+
+
+TILE = 16  # in latent pixels
+TALL = 3  # tiles one below the other
+
+
+class Tiler:
+    """Cuts a latent of the width of a tile into tiles, `at_once` of them in a forward, and speaks to controls and
+    patches as the pack Tiled Diffusion does.
+
+    It is the model's function wrapper and marks the model's options.  Its batch is tile by tile, each tile with all
+    rows of the whole.  It keeps the host from asking controls, then gives every control of the chain a `cond_hint` cut
+    and repeated in the same way, and asks the last one for each batch of tiles with the same `transformer_options`.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
+
+    def applied_to(self, model):
+        tiled = model.clone()
+        tiled.set_model_unet_function_wrapper(self)
+        tiled.model_options["tiled_diffusion"] = True
+        return tiled
+
+    @staticmethod
+    def hold_back(positive) -> None:
+        """What the pack does to the control of a prompt before the host asks it."""
+        control = positive[0][1]["control"]
+        control.get_control_orig = control.get_control
+        control.get_control = lambda *_: control
+
+    def __call__(self, apply_model, args):
+        x, t, c = args["input"], args["timestep"], args["c"]
+        tops = range(0, x.shape[2], TILE)
+        out = []
+        for batch in (tops[i : i + self.at_once] for i in range(0, len(tops), self.at_once)):
+            tiles = torch.cat([x[:, :, top : top + TILE] for top in batch])
+            inner = {k: torch.cat([v] * len(batch)) if isinstance(v, torch.Tensor) else v for k, v in c.items()}
+            if "control" in c:
+                self.give_hints(c["control"], x, batch)
+                inner["control"] = c["control"].get_control_orig(
+                    tiles, t.repeat(len(batch)), inner, len(args["cond_or_uncond"]), c["transformer_options"]
+                )
+            out += apply_model(tiles, t.repeat(len(batch)), **inner).chunk(len(batch))
+        return torch.cat(out, dim=2)
+
+    @staticmethod
+    def give_hints(control, x, batch) -> None:
+        while control is not None:
+            size = x.shape[3] * control.compression_ratio, x.shape[2] * control.compression_ratio
+            hint = comfy.utils.common_upscale(control.cond_hint_original, *size, control.upscale_algorithm, "center")
+            hint = control.preprocess_image(hint).repeat(x.shape[0] // hint.shape[0], 1, 1, 1)
+            edge = TILE * control.compression_ratio
+            tops = [top * control.compression_ratio for top in batch]
+            control.cond_hint = torch.cat([hint[:, :, top : top + edge] for top in tops])
+            control = control.previous_controlnet
+
+
+def parts(tensor, dim: int):
+    """The tiles of a latent or of a picture."""
+    return tensor.chunk(TALL, dim)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_controls_under_tiles_inside_a_forward(pack, model, at_once):
+    """Tiles do not overlap: each is what a run of its own gives with its part of the hints, picture by picture."""
+    noise = noise_of(2, TALL * TILE, TILE)
+    first, second = (picture(2, TALL * TILE * 8, TILE * 8, seed=seed) for seed in (5, 6))
+    control, other = csc_tuner(pack, 31), csc_tuner(pack, 32)
+
+    def prompts(one, two):
+        positive, negative = control_prompts(control, one, 0.7)
+        return control_prompts(other, two, 0.6, positive=positive, negative=negative)
+
+    positive, negative = prompts(first, second)
+    Tiler.hold_back(positive)
+    found = sample(Tiler(at_once).applied_to(model), positive, negative, noise=noise, steps=2)
+    for tile, part, one, two in zip(parts(found, 2), parts(noise, 2), parts(first, 1), parts(second, 1), strict=True):
+        alone = sample(model, *prompts(one, two), noise=part, steps=2)
+        assert relative(alone, sample(model, noise=part, steps=2)) > 0.02
+        assert relative(tile, alone) < 1e-5
+
+
+def test_a_control_is_in_the_patches_once(pack, model):
+    """Asked again with the same options, it takes the place of what it put in before, and leaves others alone."""
+    control, other = csc_tuner(pack, 31), csc_tuner(pack, 32)
+    for each in (control, other):
+        each.set_cond_hint(picture().movedim(-1, 1))
+        each.pre_run(model.model, lambda percent: 1.0 - percent)
+    foreign = object()
+    options = {"patches": {"output_block_patch": [foreign]}}
+    for each in (control, other, control, control):
+        each.get_control(noise_of(), torch.ones(1), {}, 1, options)
+    listed = options["patches"]["output_block_patch"]
+    assert listed[0] is foreign
+    assert [patch.hint.control for patch in listed[1:]] == [other, control]
+
+
+@pytest.mark.parametrize("side", ["both", "positive", "negative"])
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_sides_and_masks_under_tiles_inside_a_forward(pack, model, side, at_once):
+    """Each tile is what a run of its own gives, with the picture's mask pressed into it."""
+    noise, masks = noise_of(2, TALL * TILE, TILE), torch.rand(2, 16, 16, generator=torch.Generator().manual_seed(8))
+    edited = apply_sc(pack, model, sc_tuner(pack), side=side, mask=masks)
+    found = sample(Tiler(at_once).applied_to(edited), noise=noise, steps=2)
+    for tile, part in zip(parts(found, 2), parts(noise, 2), strict=True):
+        alone = sample(edited, noise=part, steps=2)
+        assert relative(alone, sample(model, noise=part, steps=2)) > 0.02
+        assert relative(tile, alone) < 1e-5
 
 
 @pytest.mark.parametrize(

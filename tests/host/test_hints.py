@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import comfy.context_windows
+import comfy.patcher_extension
 import pytest
 import torch
 from small_model import noise_of, picture, prompt, relative, sample, small_model
@@ -31,6 +32,28 @@ def test_masks_of_zero_one_and_half(pack, model, base):
         assert torch.equal(edited(mask=torch.ones(1, 100, 100)), whole)
         halved = edited(mask=torch.full((1, 64, 64), 0.5))
         assert relative(halved, edited(strength=0.5)) < 1e-5
+
+
+def test_masks_of_other_shapes(pack, model):
+    """[H,W] is one mask, a channel of one is none; what is no mask, or no mask at all, is told by the node."""
+    tuner = sc_tuner(pack)
+    mask = torch.rand(32, 24, generator=torch.Generator().manual_seed(8))
+    expected = sample(apply_sc(pack, model, tuner, mask=mask[None]), steps=1)
+    assert relative(expected, sample(apply_sc(pack, model, tuner), steps=1)) > 0.02
+    for same in (mask, mask[None, None], mask[None, ..., None]):
+        assert torch.equal(sample(apply_sc(pack, model, tuner, mask=same), steps=1), expected)
+    two = torch.stack([mask, 1 - mask])
+    pair = sample(apply_sc(pack, model, tuner, mask=two), noise=noise_of(2), steps=1)
+    for same in (two[:, None], two[..., None]):
+        assert torch.equal(sample(apply_sc(pack, model, tuner, mask=same), noise=noise_of(2), steps=1), pair)
+    for shape in ((0, 32, 24), (32,), (1, 3, 32, 24), (1, 32, 24, 3), (0, 1, 32, 24), (1, 0, 24), (1, 1, 1, 32, 24)):
+        for apply in (
+            lambda mask: apply_sc(pack, model, tuner, mask=mask),
+            lambda mask: apply_csc(pack, model, csc_tuner(pack), mask=mask),
+        ):
+            with pytest.raises(pack.core.HintError, match="mask: expected at least one mask") as refusal:
+                apply(torch.ones(shape))
+            assert str(list(shape)) in str(refusal.value)
 
 
 def test_a_mask_works_where_it_is(pack, model):
@@ -144,6 +167,32 @@ def test_context_windows_take_their_own_hints(pack, route):
         assert encodings.count == 2  # one for each window, not for each step
     for i in (0, 1, 2, 3):
         assert relative(batch[i : i + 1], found(model, images[i : i + 1], noise[i : i + 1])) < 1e-4
+
+
+def test_windows_of_animatediff_evolved_take_their_own_hints_and_masks(pack, model):
+    """That pack cuts the batch up around the host's `calc_cond_batch` and names the frames in `ad_params`."""
+    control, images, noise = csc_tuner(pack), picture(4), noise_of(4)
+    masks = torch.rand(4, 16, 16, generator=torch.Generator().manual_seed(8))
+    windowed = model.clone()
+    windowed.model_options["transformer_options"]["ad_params"] = {"sub_idxs": None, "full_length": 4}
+
+    def in_windows(calc, base_model, conds, x, t, options):
+        found = []
+        for window in ([0, 1], [2, 3]):
+            options["transformer_options"]["ad_params"]["sub_idxs"] = window
+            found.append(calc(base_model, conds, x[window], t[window], options))
+        return [torch.cat(each) for each in zip(*found, strict=True)]
+
+    windowed.add_wrapper(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, in_windows)
+    batch = sample(apply_csc(pack, windowed, control, images, mask=masks), noise=noise)
+    for i in range(4):
+        alone = apply_csc(pack, model, control, images[i : i + 1], mask=masks[i : i + 1])
+        assert relative(batch[i : i + 1], sample(alone, noise=noise[i : i + 1])) < 1e-4
+
+
+@pytest.mark.parametrize("params", [None, {}, {"sub_idxs": None}])
+def test_animatediff_evolved_without_windows(pack, params):
+    assert pack.hints.batch_rows(4, 2, {"ad_params": params}) == (0, 1)
 
 
 def test_a_pack_that_samples_in_windows_names_the_pictures(pack, model):
