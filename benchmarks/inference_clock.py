@@ -1,8 +1,16 @@
-"""The clock of benchmarks/inference.py: CUDA events on a GPU, the processor's elsewhere."""
+"""What benchmarks/inference.py runs on, and its clock: CUDA events on a GPU, the processor's elsewhere."""
 
 from __future__ import annotations
 
 import time
+
+
+def device_name(gpu: bool) -> str:
+    """The GPU's name, or how many threads the CPU computes with."""
+    import torch
+
+    threads = torch.get_num_threads()
+    return torch.cuda.get_device_name() if gpu else f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def mark(gpu: bool):

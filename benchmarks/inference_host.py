@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-from inference_clock import mark, seconds
+from inference_clock import device_name, mark, seconds
 
 PACK = Path(__file__).resolve().parents[1]
 NAME = "scedit_pack_benchmarked"
@@ -50,9 +50,8 @@ class HostBackend:
         self._variants = _variants(self._host, model, latent, width)
         self.title = f"ComfyUI {self._host.version}"
         self.dtype = str(self._host.dtype).removeprefix("torch.")
-        torch = self._host.torch
         self._gpu = self._host.device.type == "cuda"
-        self.device = torch.cuda.get_device_name() if self._gpu else f"CPU, {torch.get_num_threads()} threads"
+        self.device = device_name(self._gpu)
         self.variants = list(self._variants)
         self.edit_seconds, self._editing = 0.0, False
         if not self._gpu:  # where calls return when their work is done

@@ -57,7 +57,8 @@ def _in_caching() -> None:
 
 
 def _between_epochs() -> None:
-    _die_on_call(loop, "_agreed", 3)  # 3 pictures an epoch, batch 1: after step 3 the second epoch begins
+    # once before the first step; 3 pictures an epoch, batch 1: after step 3 the second epoch begins
+    _die_on_call(loop, "_agreed", 1 + 3)
 
 
 POINTS: dict[str, Callable[[], None]] = {  # in the order in which a run of twelve steps comes to them

@@ -156,7 +156,9 @@ def test_hints_and_masks_inside_shards(values, base, tmp_path):
     for i in range(4):
         members |= {f"{i}.png": colour(i), f"{i}.hint.png": colour(100 + i), f"{i}.txt": b"x"}
         if i:
-            members[f"{i}.mask.png"] = bad_pictures.encoded(Image.new("L", (64, 64), 255 if i == 1 else 0), "PNG")
+            mask = Image.new("L", (64, 64), 255)
+            mask.paste(0, (0, 0, 64, 0 if i == 1 else 32))
+            members[f"{i}.mask.png"] = bad_pictures.encoded(mask, "PNG")
     write_shard(tmp_path / "a.tar", members)
     values["tuner"] = {"kind": "csc"}
     values["data"] = {"shards": str(tmp_path / "a.tar"), "resolution": 64, "condition": {"type": "canny"}}
@@ -164,13 +166,15 @@ def test_hints_and_masks_inside_shards(values, base, tmp_path):
     batch = data.batch(0, 4)
     assert sorted((batch.hints[:, 0, 0, 0] * 255).round().int().tolist()) == [100, 101, 102, 103]
     ordered = batch.hints[:, 0, 0, 0].argsort()
-    assert batch.masks[ordered].mean((1, 2, 3)).tolist() == [1, 1, 0, 0]
-    assert data.batch_of(data.held[:4]).masks.mean((1, 2, 3)).tolist() == [1, 1, 0, 0]
+    assert batch.masks[ordered].mean((1, 2, 3)).tolist() == [1, 1, 0.5, 0.5]
+    assert data.batch_of(data.held[:4]).masks.mean((1, 2, 3)).tolist() == [1, 1, 0.5, 0.5]
 
 
 def test_ready_hints_of_completion_and_transparent_masks_in_shards(values, base, tmp_path):
     white = bad_pictures.encoded(Image.new("RGB", (64, 64), "white"), "PNG")
-    clear = bad_pictures.encoded(Image.new("RGBA", (64, 64), (255, 255, 255, 0)), "PNG")
+    clear = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
+    clear.paste((255, 255, 255, 255), (0, 0, 64, 32))
+    clear = bad_pictures.encoded(clear, "PNG")
     members = {}
     for i in range(4):
         members |= {f"{i}.png": colour(i), f"{i}.hint.png": white, f"{i}.mask.png": clear, f"{i}.txt": b"x"}
@@ -180,7 +184,8 @@ def test_ready_hints_of_completion_and_transparent_masks_in_shards(values, base,
     data = TrainingSet.prepare(base, parse_config(values))
     for batch in (data.batch(0, 4), data.batch_of(data.held[:4])):
         assert batch.hints.min() == 1
-        assert batch.masks.max() == 0
+        assert batch.masks[:, :, :4].min() == 1
+        assert batch.masks[:, :, 4:].max() == 0
 
 
 @pytest.mark.parametrize("part", ["jpg", "hint.png", "mask.png", "shape"])
