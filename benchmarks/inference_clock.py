@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
+import torch
+
 
 def device_name(gpu: bool) -> str:
     """The GPU's name, or how many threads the CPU computes with."""
-    import torch
-
     threads = torch.get_num_threads()
     return torch.cuda.get_device_name() if gpu else f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
@@ -17,8 +17,6 @@ def mark(gpu: bool):
     """A moment: in the order of the GPU's work, without waiting for it."""
     if not gpu:
         return time.perf_counter()
-    import torch
-
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event

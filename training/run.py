@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,7 @@ from scedit_core import CSCTuner, SCTuner
 from scedit_core.tuners import rebuilt
 
 from .bases.base_model import BaseModel
-from .checkpoints import (
-    State,
-    checkpoints_in,
-    load_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
-    set_aside,
-)
+from .checkpoints import State, checkpoints_in, load_checkpoint, prune_checkpoints, save_checkpoint, set_aside
 from .config import TrainConfig
 from .data.examples import Example
 from .data.training_set import TrainingSet
@@ -72,10 +66,12 @@ class Run:
         """Metadata of the tuner as it is now."""
         return tuner_metadata(self.config, self.base, len(self.data.examples), self.step)
 
+    @cached_property
     def pictures(self) -> str | None:
         """A digest of what is trained on; None for shards, which are not counted."""
         return _digest([_content(example) for example in self.data.examples])
 
+    @cached_property
     def measured(self) -> str | None:
         """A digest of what validation measures; losses can be compared where it is the same."""
         wanted = self.config.validation
@@ -106,7 +102,7 @@ class Run:
         }
         if self.ema is not None:
             parts["ema"] = {k: v for k, v in self.ema.state_dict().items() if k != "shadow_params"}
-        state = State(self.step, comparable(self.config), self.best, parts, self.pictures(), self.measured())
+        state = State(self.step, comparable(self.config), self.best, parts, self.pictures, self.measured)
         path = save_checkpoint(self.folder.checkpoints, state, self.tuner, self.mean_tuner(), self.metadata())
         prune_checkpoints(self.folder.checkpoints, self.config.saving.keep)
         self.saved = self.step
@@ -141,7 +137,7 @@ class Run:
             ) from error
         self._take_rate()
         self.step = state.step
-        self.best = state.best if state.measured in (None, self.measured()) else None
+        self.best = state.best if state.measured in (None, self.measured) else None
         here = path.resolve().parent == self.folder.checkpoints.resolve()
         self.saved = state.step if here else None
 
@@ -152,7 +148,7 @@ class Run:
                 f"{path}: expected a checkpoint of these settings, found other values for {', '.join(changed[:4])}; "
                 "set them back, start anew with --resume never, or go on with --resume and the path of this checkpoint"
             )
-        others = None not in (state.pictures, self.pictures()) and state.pictures != self.pictures()
+        others = None not in (state.pictures, self.pictures) and state.pictures != self.pictures
         if others and state.step >= self.config.loop.steps:
             raise ConfigError(
                 f"{path}: expected the pictures and captions that this run was trained on, found others while all "
