@@ -15,11 +15,11 @@ STYLE = "style"
 # The node's kinds: a style, or a control named for its condition, as the trainer's `data.condition.type` has it.
 KINDS = (STYLE, "canny", "soft_edge", "depth", "pose", "segmentation", "color_palette", "completion")
 
-_SLOW = {"loop": {"learning_rate": 5e-5, "batch": 4, "warmup": 100, "ema": 0.999}, "objective": {"min_snr_gamma": 5.0}}
+_SLOW = {"loop": {"learning_rate": 5e-5, "batch": 4, "ema": 0.999}, "objective": {"min_snr_gamma": 5.0}}
 # Preset: optimiser updates of a style and of a control, and the trainer's keys.
 PRESETS: dict[str, tuple[int, int, dict[str, Any]]] = {
-    "fast": (400, 4000, {"loop": {"learning_rate": 2e-4, "batch": 2, "warmup": 20}}),
-    "balanced": (1200, 15000, {"loop": {"learning_rate": 1e-4, "batch": 4, "warmup": 50}}),
+    "fast": (400, 4000, {"loop": {"learning_rate": 2e-4, "batch": 2}}),
+    "balanced": (1200, 15000, {"loop": {"learning_rate": 1e-4, "batch": 4}}),
     "careful": (3000, 50000, _SLOW),
 }
 _LOW_MEMORY = {"checkpointing": True, "fp8": True, "vae": "bf16"}
@@ -102,6 +102,9 @@ def from_file(path: str) -> dict[str, Any]:
 def with_file(config: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
     """The widgets' configuration with a file's keys in place of its own; `output` and `run` stay the node's."""
     both = merged(config, {key: value for key, value in file.items() if key not in ("output", "run")})
+    loop = file.get("loop")
+    if isinstance(loop, dict) and loop.get("optimizer") == "prodigy" and "learning_rate" not in loop:
+        both["loop"].pop("learning_rate", None)  # a preset's is meant for AdamW
     data, said = both.get("data"), file.get("data")
     said = said if isinstance(said, dict) else {}
     if isinstance(data, dict):

@@ -1,4 +1,4 @@
-"""What the page shows of a training: a line of text, the curve of the loss, the latest preview.
+"""What the page shows of a training: a line of text, remarks, the curve of the loss, the latest preview.
 
 Every page gets it, not only the one that queued the graph: as messages, and for pages that are opened later as
 `GET /scedit/training`.  web/js/training.js draws it on the node.
@@ -40,6 +40,7 @@ class TrainingPage:
             "name": name,
             "state": "running",
             "text": "starting",
+            "remarks": [],
             "step": 0,
             "steps": 0,
             "losses": [],
@@ -56,6 +57,8 @@ class TrainingPage:
         if kind == "plan":
             state["step"], state["steps"] = int(event.get("first_step") or 0), int(event.get("steps") or 0)
             state["text"] = f"{event.get('images', 0)} pictures, {state['steps']} steps"
+        elif kind == "remarks":
+            state["remarks"] = [str(remark.get("text", "")) for remark in event.get("remarks", [])]
         elif kind == "caching":
             state["text"] = f"preparing pictures, {event.get('done', 0)} of {event.get('total', 0)}"
         elif kind == "step":

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from scedit_core.fitting.rates import default_rate, default_warmup
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Places = Annotated[list[Path], BeforeValidator(lambda value: value if isinstance(value, list) else [value])]
@@ -183,15 +185,19 @@ class ObjectiveConfig(Section):
 
 
 class LoopConfig(Section):
-    """How long and how fast.  `steps` and `warmup` count optimiser updates; `ema` is a decay such as 0.999."""
+    """How long and how fast.  `steps` and `warmup` count optimiser updates; `ema` is a decay such as 0.999.
+
+    learning_rate: 1e-4 by default; 1 for prodigy, which finds the rate itself and multiplies it by this one.
+    warmup:        by default a tenth of the steps, at most 50.
+    """
 
     steps: Annotated[int, Field(ge=1)] = 1000
     batch: Annotated[int, Field(ge=1)] = 4
     accumulate: Annotated[int, Field(ge=1)] = 1
     optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    learning_rate: Annotated[float, Field(gt=0)] = Field(default_factory=lambda loop: default_rate(loop["optimizer"]))
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    warmup: Count = 50
+    warmup: Count = Field(default_factory=lambda loop: default_warmup(loop["steps"]))
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None

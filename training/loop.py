@@ -12,6 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from rich.console import Console
 
 from scedit_core import SCEditError, save_tuner
+from scedit_core.fitting.rates import rate_remarks
 
 from .bases.loading import load_base
 from .checkpoints import checkpoints_in, forget_checkpoints
@@ -130,6 +131,8 @@ def prepare(
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         ema=build_ema(trainable(tuner), loop),
     )
+    run.remarks.take(data.remarks)
+    run.remarks.take(rate_remarks(loop))
     resume(run, start)
     return run
 
@@ -138,6 +141,7 @@ def _train(run: Run) -> Path:
     """Update by update to the end, and whatever is due after each."""
     config, events, main = run.config, run.events, run.accelerator.is_main_process
     events.emit("plan", **plan(run))
+    events.emit("remarks", remarks=[remark.values() for remark in run.remarks])
     validation = Validation(config, run.base, run.data) if config.validation.every and main else None
     previews = Previews(config, run.base, run.data) if config.previews.every and main else None
     while run.step < config.loop.steps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
 from scedit_core import CSCTuner, SCTuner
+from scedit_core.fitting.remarks import Remarks
 from scedit_core.tuners import rebuilt
 
 from .bases.base_model import BaseModel
@@ -31,14 +32,19 @@ from .tuner_file import tuner_metadata
 _FREE = {
     "": {"output", "run", "title", "tokenizer", "memory", "saving", "previews", "tensorboard", "wandb"},
     "data": {"cache", "annotators"},
-    "loop": {"steps"},
+    "loop": {"steps", "warmup"},  # of which the default follows from the steps
     "validation": {"every", "images", "timesteps"},
 }
 
 
 @dataclass
 class Run:
-    """The parts of a training run.  `step` counts optimiser updates done."""
+    """The parts of a training run.
+
+    step:    optimiser updates done.
+    remarks: what is told before the first of them.
+    saved:   the step of the newest checkpoint.
+    """
 
     config: TrainConfig
     accelerator: Accelerator
@@ -55,7 +61,8 @@ class Run:
     ema: EMAModel | None
     step: int = 0
     best: float | None = None
-    saved: int | None = None  # the step of the newest checkpoint
+    saved: int | None = None
+    remarks: Remarks = field(default_factory=Remarks)
 
     @property
     def part(self) -> tuple[int, int]:

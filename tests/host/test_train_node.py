@@ -333,7 +333,7 @@ def test_a_file_wins_over_widgets_and_its_paths_start_beside_it(train, tmp_path)
     assert both["data"]["caption"] == "a word"
     assert not {"folder", "condition"} & set(both["data"])
     assert both["previews"]["hints"] == [str(tmp_path / "a.png"), "/b.png"]
-    assert both["loop"] == {"steps": 7, "learning_rate": 1e-4, "batch": 4, "warmup": 50}
+    assert both["loop"] == {"steps": 7, "learning_rate": 1e-4, "batch": 4}
     assert both["memory"]["checkpointing"]
     config.write(both, tmp_path / "run" / "config.yaml")
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == both

@@ -52,8 +52,7 @@ def named(sentences: list[str], path: Path) -> int:
 def test_each_of_200_bad_files_is_named_and_training_goes_on(bad_values, bad_set, base):
     _, bad, remarked = bad_set
     assert len(bad) >= 200
-    notes = []
-    data = TrainingSet.prepare(base, parse_config(bad_values), lambda event, **v: notes.append(v.get("message")))
+    data = TrainingSet.prepare(base, parse_config(bad_values))
     missing = [path for path in bad if not named(data.problems, path)]
     assert not missing
     assert len(data.problems) == len(bad)
@@ -63,8 +62,13 @@ def test_each_of_200_bad_files_is_named_and_training_goes_on(bad_values, bad_set
     batch = data.batch(0, 8)
     assert torch.isfinite(batch.latents).all()
     found = survey(parse_config(bad_values))
-    assert all(named(found.remarks, path) for path in remarked)
-    assert any(note and "python -m training check" in note for note in notes)
+    sentences = [sentence for remark in found.remarks for sentence in remark.said]
+    assert all(named(sentences, path) for path in remarked)
+    told = {remark.what: remark.values() for remark in data.remarks}["files left out"]
+    assert told["count"] == len(bad)
+    assert len(told["names"]) == 3
+    assert told["text"].startswith(f"files left out: {len(bad)} ({told['names'][0]}, ")
+    assert data.problems[0] in told["text"]
 
 
 def test_stop_ends_the_run_with_one_sentence(bad_values, base):
@@ -145,7 +149,7 @@ def test_captions_that_belong_to_nothing_are_remarked(values, tmp_path):
     (folder / "metadata.jsonl").write_text('{"file_name": "gone.png", "text": "x"}\nno json\n{"text": "y"}\n')
     values["data"]["folder"] = str(folder)
     found = survey(parse_config(values))
-    assert any("b.txt" in remark for remark in found.remarks)
+    assert [remark.names for remark in found.remarks] == [["b.txt"]]
     for line in ("line 1: expected a picture gone.png", "line 2: expected {", "line 3: expected {"):
         assert any(line in problem for problem in found.problems)
 
@@ -201,8 +205,8 @@ def test_a_mask_belongs_to_the_training_picture_of_its_name(clashing, tmp_path):
     assert {e.name: e.mask and e.mask.path.name for e in found.held} == {"0": None, "v": "v.png"}
     assert [e.mask.path.name for e in found.own] == ["0.png", "1.png", "2.png"]
     assert not found.problems
-    (remark,) = (r for r in found.remarks if "mask" in r)
-    assert remark.startswith(f"{tmp_path / 'held' / '0.png'}: has no mask")
+    (remark,) = (r for r in found.remarks if "mask" in r.what)
+    assert next(iter(remark.said)).startswith(f"{tmp_path / 'held' / '0.png'}: has no mask")
 
 
 def test_a_hint_belongs_to_the_training_picture_of_its_name(clashing, base, tmp_path):

@@ -227,13 +227,14 @@ def bad_shards(tmp_path):
 
 def test_bad_samples_are_named_and_the_rest_is_trained_on(values, base, bad_shards):
     values["data"] = {"shards": f"{bad_shards}/{{a,b,c}}.tar", "resolution": 64}
-    notes = []
-    data = TrainingSet.prepare(base, parse_config(values), lambda event, **v: notes.append(v.get("message")))
+    data = TrainingSet.prepare(base, parse_config(values))
     weights = torch.cat([data.batch(step, 2).weights for step in range(8)])
     assert set(weights.tolist()) == {0, 1}  # the picture that only decoding shows to be damaged counts for nothing
     for name in ("a.tar/1.jpg", "a.tar/2.jpg", "a.tar/3.txt", "a.tar/4", "c.tar"):
         assert any(name in problem for problem in data.problems), name
-    assert sum("not used: " in (note or "") for note in notes) >= 4
+    (left_out,) = (remark for remark in data.remarks if remark.what == "files left out")
+    assert len(left_out.said) >= 4
+    assert "a.tar/1.jpg" in left_out.names
     values["data"]["bad_files"] = "stop"
     with pytest.raises(DataError, match="bad_files"):
         TrainingSet.prepare(base, parse_config(values))

@@ -16,6 +16,8 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import track
 
+from scedit_core.fitting.remarks import Remarks
+
 from ..bases.base_model import BaseModel
 from ..chance import generator_for
 from ..config import TrainConfig
@@ -39,7 +41,6 @@ from .training_set import TrainingSet
 
 Item = TypeVar("Item")
 _SHOWN = 24  # pictures on the contact sheet
-_LISTED = 30  # sentences on the terminal; all are in check.txt
 _SAMPLES = 3  # captions
 _LENGTHS = 10_000  # captions whose length is looked at
 
@@ -63,7 +64,7 @@ class Trial:
     """What two updates took: seconds of the second one, MiB held at most, and on what.
 
     per_picture: seconds to encode a picture, None where all were in the cache.  missing: how many are not in it.
-    long:        captions of which the text encoder cuts off the end, and how many tokens it reads.
+    remarks:     what a training would tell before its first step.
     """
 
     seconds: float
@@ -71,8 +72,7 @@ class Trial:
     device: str
     per_picture: float | None
     missing: int
-    long: list[str]
-    tokens: int
+    remarks: Remarks
 
 
 def run_check(config: TrainConfig, console: Console | None = None) -> int:
@@ -85,17 +85,23 @@ def run_check(config: TrainConfig, console: Console | None = None) -> int:
     found = read_folders(config, console) if config.data.shards is None else read_shards(config, console)
     folder = config.run_folder
     folder.mkdir(parents=True, exist_ok=True)
-    notes = [*(f"not used: {p}" for p in found.survey.problems), *found.survey.remarks]
-    notes += [f"{path}: no caption" for path in found.survey.uncaptioned]
-    lines = summary(found, config)
-    (folder / "check.txt").write_text("\n".join([*lines, *notes]) + "\n", "utf-8")
-    for line in [*lines, *notes[:_LISTED]]:
+    lines, remarks = summary(found, config), found.survey.all_remarks()
+    for line in lines:
         _say(console, line)
-    if len(notes) > _LISTED:
-        _say(console, f"... and {len(notes) - _LISTED} more, all of them in {folder / 'check.txt'}")
-    check_survey(found.survey, config)
-    _say(console, f"contact sheet: {draw_sheet(config, found.survey, folder / 'check.jpg')}")
-    trial = try_two_updates(config, found.survey)
+    trial = None
+    try:
+        check_survey(found.survey, config)
+        _say(console, f"contact sheet: {draw_sheet(config, found.survey, folder / 'check.jpg')}")
+        trial = try_two_updates(config, found.survey)
+        remarks.take(trial.remarks)
+    finally:
+        told = [f"- {remark}" for remark in remarks]
+        for line in told:
+            _say(console, line)
+        sentences = [f"{remark.what}: {sentence}" for remark in remarks for sentence in remark.said]
+        (folder / "check.txt").write_text("\n".join([*lines, *told, *sentences]) + "\n", "utf-8")
+        if sentences:
+            _say(console, f"every file by its name: {folder / 'check.txt'}")
     for line in estimate(config, trial):
         _say(console, line)
     return 0
@@ -163,8 +169,6 @@ def summary(found: Findings, config: TrainConfig) -> list[str]:
         f"pictures: {found.pictures} trained on{f', {prior} of them prior' if prior else ''}; "
         f"{len(held)} for validation and previews, {out}; {len(found.survey.problems)} files not used"
     ]
-    if found.survey.held_back:
-        lines.append(found.survey.held_back)
     if prior:
         own = (found.pictures - prior) * found.survey.own_repeats(config.data.repeats)
         lines.append(
@@ -204,12 +208,9 @@ def draw_sheet(config: TrainConfig, found: Survey, path: Path) -> Path:
 def try_two_updates(config: TrainConfig, found: Survey) -> Trial:
     """Run the loop's own update twice, on the first batches that the training would see; nothing is saved of it."""
     accelerator = Accelerator(gradient_accumulation_steps=config.loop.accumulate, mixed_precision="no")
-    encoding, missing, lengths = [], [], []
+    encoding, missing = [], []
 
     def prepare_data(base: BaseModel, config: TrainConfig, say: Callable[..., None], process: tuple) -> TrainingSet:
-        captions = list(dict.fromkeys(e.caption for e in [*found.own, *found.prior, *found.held]))[:_LENGTHS]
-        lengths.extend(zip(base.caption_lengths(captions), captions, strict=True))
-        lengths.append((base.caption_limit, None))
         if config.data.shards is not None:
             return TrainingSet.prepare(base, config, say, process)
         encoder = Encoder(base, config, cache_folder(config))
@@ -228,26 +229,19 @@ def try_two_updates(config: TrainConfig, found: Survey) -> Trial:
     begun = time.perf_counter()
     update(run)
     seconds = time.perf_counter() - begun
-    limit = lengths.pop()[0]
     return Trial(
         seconds=seconds,
         memory_mib=peak_memory_mib(accelerator.device),
         device=str(accelerator.device),
         per_picture=statistics.median(encoding) if encoding else None,
         missing=len(missing),
-        long=[caption for length, caption in lengths if length > limit],
-        tokens=limit,
+        remarks=run.remarks,
     )
 
 
 def estimate(config: TrainConfig, trial: Trial) -> list[str]:
     """Memory and time, a line each."""
     lines = []
-    if trial.long:
-        lines.append(
-            f"captions: {len(trial.long)} have more than the {trial.tokens} tokens that are read, such as "
-            f"{trial.long[0][:80]!r}; the rest of them is cut off"
-        )
     where = "GPU" if trial.device.startswith("cuda") else "computer"
     lines.append(f"memory: {trial.memory_mib:.0f} MiB of the {where}'s at most, in two updates")
     steps = _hours(trial.seconds * config.loop.steps)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scedit_core.fitting.remarks import Remarks
+
 from ..config import TrainConfig
 from ..errors import DataError
 from .captions import METADATA, read_caption, read_metadata
@@ -40,7 +42,7 @@ class Found:
 
     candidates: list[Candidate] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
+    remarks: Remarks = field(default_factory=Remarks)
     uncaptioned: list[Path] = field(default_factory=list)
 
 
@@ -127,7 +129,12 @@ def _captions(files: list[Path], found: Found) -> dict[Path, str]:
         if path.name == METADATA:
             captions |= read_metadata(path, found.problems)
         elif path.suffix in CAPTION_SUFFIXES and path.with_suffix("") not in stems:
-            found.remarks.append(f"{path}: belongs to no picture and is not read")
+            found.remarks.add(
+                "captions that belong to no picture and are not read",
+                "name each as its picture",
+                name=path.name,
+                sentence=f"{path}: belongs to no picture and is not read",
+            )
     return captions
 
 
@@ -164,7 +171,12 @@ def _pair(
                     f"each name, found {own[c.name]} too; rename it and name its hint likewise"
                 )
                 continue
-            found.remarks.append(f"{c.path}: has no mask, {partner} is that of {own[c.name]}")
+            found.remarks.add(
+                "pictures of validation.folder without a mask, since one of data.folder has their name",
+                "rename them and their masks",
+                name=c.path.name,
+                sentence=f"{c.path}: has no mask, {partner} is that of {own[c.name]}",
+            )
         elif partner is not None and c.role != PRIOR:
             c = Candidate(c.name, c.path, c.role, c.caption, **{"hint": c.hint, "mask": c.mask, key: partner})
         elif key == "hint" or c.role == OWN:

@@ -16,7 +16,7 @@ from .examples import Example
 from .filling import fill_cache
 from .order import Order
 from .survey import Survey, cache_folder, check_survey, survey
-from .training_set import Batch, TrainingSet, tell_problems
+from .training_set import Batch, TrainingSet, remarks_on_captions
 
 _LOOKED = 5000  # files, half a minute's worth where they are new
 
@@ -28,6 +28,8 @@ class FolderSet(TrainingSet):
         super().__init__(base, config, encoder)
         self.examples = [*found.own, *found.prior]
         self.held, self.unseen, self.problems = found.held, found.unseen, found.problems
+        self.remarks = found.all_remarks()
+        remarks_on_captions(base, [*self.examples, *self.held], self.remarks)
         self.buckets = sorted({example.bucket for example in self.examples})
         place = {bucket: i for i, bucket in enumerate(self.buckets)}
         groups: list[list[int]] = [[] for _ in self.buckets]
@@ -53,9 +55,6 @@ class FolderSet(TrainingSet):
         encoder = Encoder(base, config, cache_folder(config))
         fill_cache(encoder, found, say, process)
         check_survey(found, config)
-        tell_problems(found.problems, say)
-        if found.held_back:
-            say("note", message=found.held_back)
         return cls(base, config, encoder, found)
 
     def batch(self, step: int, size: int, part: tuple[int, int] = (0, 1)) -> Batch:

@@ -21,7 +21,7 @@ from .framing import Framing, Size, bucket_of, bucket_sizes
 from .pictures import measure
 from .shard_reading import Row, RowBatch, Sample, ShardRows, expand_shards, framed, row_batches, samples_of
 from .survey import Survey, cache_folder, check_survey, survey
-from .training_set import Batch, TrainingSet, tell_problems
+from .training_set import Batch, TrainingSet, remarks_on_captions, tell_problems
 
 _WORKERS = 2  # for each process, where there are shards enough; a fixed number, since the order depends on it
 
@@ -46,6 +46,8 @@ class ShardSet(TrainingSet):
         super().__init__(base, config, encoder)
         data = config.data
         self.examples, self.held, self.unseen, self.problems = [], held.held, held.unseen, list(held.problems)
+        self.remarks = held.all_remarks()
+        remarks_on_captions(base, self.held, self.remarks)
         self.buckets = bucket_sizes(data.resolution, data.buckets, data.max_aspect)
         self._urls, self._excluded, self._say = urls, excluded, say
         self._following: tuple | None = None
@@ -79,7 +81,6 @@ class ShardSet(TrainingSet):
         check_survey(found, config)
         fill_cache(encoder, found, say, process)
         check_survey(found, config)
-        tell_problems(found.problems, say)
         if not found.held:
             reason = f", the first problem is {found.problems[0]}" if found.problems else ""
             raise DataError(f"data.shards: expected pictures that can be used, found none in {urls[0]}{reason}")

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scedit_core.fitting.remarks import Remarks
+
 from ..config import TrainConfig
 from ..errors import DataError
 from .examples import Example, Partner
@@ -16,6 +18,7 @@ from .finding import HELD, OWN, PRIOR, Candidate, find_candidates
 from .framing import Framing, Size, bucket_of, bucket_sizes
 from .reading_ahead import read_ahead
 
+_KEPT = 0.7  # of a picture's area; where less is, it is said
 _LOOK_AGAIN = 256  # files, after which it is read what other processes found
 
 
@@ -32,7 +35,7 @@ class Survey:
     held: list[Example] = field(default_factory=list)
     unseen: bool = True
     problems: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
+    remarks: Remarks = field(default_factory=Remarks)
     uncaptioned: list[Path] = field(default_factory=list)
     _asked: tuple[int, int] | None = None  # of `hold_out`
 
@@ -55,18 +58,43 @@ class Survey:
             self.held = [example for example in whole if example.name in names]
             self.own = [example for example in whole if example.name not in names]
 
-    @property
-    def held_back(self) -> str | None:
-        """A sentence where fewer are held out than was asked for."""
+    def all_remarks(self) -> Remarks:
+        """`remarks`, and files left out, too few pictures to hold out of, and pictures both held out and trained on."""
+        found = Remarks()
+        for sentence in self.problems:
+            where = sentence.split(": ", 1)[0]
+            found.add("files left out", f"the first: {sentence}", name=_short(where), sentence=sentence)
+        for path in self.uncaptioned:
+            found.add(
+                "pictures without a caption",
+                "write them, or set data.captions to optional",
+                name=path.name,
+                sentence=str(path),
+            )
+        self._say_held_back(found)
+        trained = {example.digest: example for example in (*self.own, *self.prior)}
+        for example in self.held if self.unseen else ():
+            twin = trained.get(example.digest)
+            if twin is not None:
+                found.add(
+                    "pictures for validation that are trained on too",
+                    "remove one of each pair, since its loss says nothing of new pictures",
+                    name=example.path.name,
+                    sentence=f"{example.path}: the same picture as {twin.path}",
+                )
+        found.take(self.remarks)
+        return found
+
+    def _say_held_back(self, remarks: Remarks) -> None:
         asked, kept = self._asked[0] if self._asked else 0, len(self.held) if self.unseen else 0
         if kept >= asked:
-            return None
+            return
         so = f"{kept} is" if kept == 1 else f"{kept} are" if kept else "none is"
         besides = "" if kept else ", and the first of them are measured, which are trained on"
-        return (
+        remarks.add(
             f"validation.hold_out: expected at least {10 * asked} pictures, of which {asked} are a tenth, found "
-            f"{len(self.own) + kept}, so that {so} kept out of training{besides}; add pictures, or name others in "
-            "validation.folder"
+            f"{len(self.own) + kept}, so that {so} kept out of training{besides}",
+            "add pictures, or name others in validation.folder",
         )
 
     def leave_out(self, bad: dict[Path, str]) -> None:
@@ -115,7 +143,6 @@ def survey(
     for i in sorted(known):
         by_role[found.candidates[i].role].append(known[i])
     result.problems.sort()
-    result.remarks.sort()
     if config.validation.folder is None:
         result.hold_out(config.validation.hold_out, max(config.validation.images, config.previews.count))
     else:
@@ -186,12 +213,22 @@ def _example(
     """The example that a candidate is, with remarks on how it is changed."""
     bucket = bucket_of(picture.size, sizes)
     framing = Framing(picture.size, bucket)
-    result.remarks += [f"{candidate.path}: {remark}" for remark in picture.facts.remarks]
+    name = candidate.path.name
+    for remark in picture.facts.remarks:
+        result.remarks.add(remark, name=name, sentence=f"{candidate.path}: {remark}")
     if framing.scale > 1:
-        result.remarks.append(f"{candidate.path}: enlarged from {_by(picture.size)} to {_by(bucket)}, which looks soft")
-    if framing.kept < 0.7:
-        result.remarks.append(
-            f"{candidate.path}: {1 - framing.kept:.0%} of it is cut off ({_by(picture.size)} to {_by(bucket)})"
+        result.remarks.add(
+            "enlarged, which looks soft",
+            "use larger pictures, or a lower data.resolution",
+            name=name,
+            sentence=f"{candidate.path}: enlarged from {_by(picture.size)} to {_by(bucket)}",
+        )
+    if framing.kept < _KEPT:
+        result.remarks.add(
+            f"more than {1 - _KEPT:.0%} cut off",
+            "crop them yourself, or set data.buckets to true or data.max_aspect to more",
+            name=name,
+            sentence=f"{candidate.path}: {1 - framing.kept:.0%} cut off, {_by(picture.size)} to {_by(bucket)}",
         )
     return Example(
         name=candidate.name,
@@ -203,6 +240,12 @@ def _example(
         weight=config.data.prior.weight if candidate.role == PRIOR else 1.0,
         **partners,
     )
+
+
+def _short(where: str) -> str:
+    """A path without its folders; of a member of a shard with the shard's name."""
+    path = Path(where)
+    return str(Path(path.parent.name, path.name)) if path.parent.suffix == ".tar" else path.name
 
 
 def _by(size: tuple[int, int]) -> str:

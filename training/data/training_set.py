@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from scedit_core.fitting.remarks import Remarks
+
 from ..bases.base_model import BaseModel, TextStates
 from ..chance import generator_for
 from ..config import TrainConfig
@@ -20,6 +22,7 @@ from .framing import Framing, Size, bucket_of, bucket_sizes
 from .pictures import measure, read_picture, to_tensor
 
 _NOTES = 20  # files that are named one by one
+_LENGTHS = 10_000  # captions whose length is looked at: some seconds
 
 
 @dataclass
@@ -58,6 +61,7 @@ class TrainingSet(ABC):
     unseen:   whether those are kept out of training.
     buckets:  sizes (width, height) that occur.
     problems: files that are not used, a sentence each.
+    remarks:  what a user should know of the set.
     """
 
     examples: Sequence[Example]
@@ -65,6 +69,7 @@ class TrainingSet(ABC):
     unseen: bool
     buckets: list[Size]
     problems: list[str]
+    remarks: Remarks
 
     def __init__(self, base: BaseModel, config: TrainConfig, encoder: Encoder) -> None:
         self.base, self.config, self._encoder = base, config, encoder
@@ -169,6 +174,20 @@ class TrainingSet(ABC):
         finally:
             if away:
                 self.base.release_encoders()
+
+
+def remarks_on_captions(base: BaseModel, examples: Sequence[Example], remarks: Remarks) -> None:
+    """Say of which captions the text encoder reads the beginning only."""
+    captions = list(dict.fromkeys(example.caption for example in examples))[:_LENGTHS]
+    limit = base.caption_limit
+    for length, caption in zip(base.caption_lengths(captions), captions, strict=True):
+        if length > limit:
+            remarks.add(
+                f"captions of more than {limit} tokens, of which the rest is not read",
+                "shorten them, or put what matters first",
+                name=repr(caption[:40]),
+                sentence=f"{length} tokens: {caption}",
+            )
 
 
 def tell_problems(problems: Sequence[str], say: Callable[..., None]) -> None:

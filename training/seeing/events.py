@@ -3,6 +3,7 @@
 | event      | keys |
 |------------|------|
 | plan       | images, steps, batch (images in an update), parameters, base, ... |
+| remarks    | remarks, a list: what, count, names (the first), advice, text (all in one line) |
 | caching    | done, total, hits, misses |
 | step       | step, steps, loss, learning_rate, grad_norm, images_per_second, memory_mib, eta_seconds |
 | preview    | step, path |

@@ -35,7 +35,10 @@ def write_report(run_folder: Path) -> Path:
     It may be written at any time, and again.  Raises OSError where there are no events or it cannot be written.
     """
     events = latest_run_of_steps(read_events(run_folder / EVENTS_FILE))
-    of = {name: [e for e in events if e["event"] == name] for name in ("plan", "step", "validation", "preview", "note")}
+    of = {
+        name: [e for e in events if e["event"] == name]
+        for name in ("plan", "remarks", "step", "validation", "preview", "note")
+    }
     plan = of["plan"][-1] if of["plan"] else {}
     last = of["validation"][-1] if of["validation"] else None
     text = _read(run_folder / CONFIG_FILE)
@@ -57,7 +60,7 @@ def write_report(run_folder: Path) -> Path:
         grid=_data_uri(run_folder / "previews" / "grid.jpg"),
         latest=latest and _data_uri(latest),
         latest_caption=latest and f"After step {of['preview'][-1]['step']}, larger.",
-        notes=list(dict.fromkeys(e["message"] for e in of["note"])),
+        notes=list(dict.fromkeys([*_remarks(of["remarks"]), *(e["message"] for e in of["note"])])),
         config=text,
     )
     path = run_folder / REPORT_FILE
@@ -65,6 +68,11 @@ def write_report(run_folder: Path) -> Path:
     part.write_text(html, "utf-8")
     os.replace(part, path)
     return path
+
+
+def _remarks(told: list[dict[str, Any]]) -> list[str]:
+    """Those of the last start."""
+    return [remark["text"] for remark in told[-1]["remarks"]] if told else []
 
 
 def _subtitle(kind: str, plan: dict[str, Any], events: list[dict[str, Any]]) -> str:

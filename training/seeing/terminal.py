@@ -82,6 +82,10 @@ class Terminal:
         images = "images in shards" if event.get("images") is None else f"{event['images']} images"
         self._say(f"{images}{size}, {event['steps']} updates of {event['batch']} images{often}{on}")
 
+    def _show_remarks(self, event: dict[str, Any]) -> None:
+        for remark in event["remarks"]:
+            self._say(f"- {remark['text']}")
+
     def _show_caching(self, event: dict[str, Any]) -> None:
         hits, misses = event.get("hits"), event.get("misses")
         told = "" if hits is None else f"{hits} from the cache, {misses} made"

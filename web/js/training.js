@@ -60,6 +60,10 @@ function addPanel(node) {
   const head = document.createElement("div");
   head.style.cssText = "flex:none;display:flex;gap:8px";
   head.append(text, stop);
+  const remarks = document.createElement("ul"); // what the trainer says of pictures and settings before its first step
+  remarks.className = "scedit-training-remarks";
+  remarks.style.cssText = "flex:none;display:none;max-height:64px;overflow:auto;margin:0;padding-left:16px;"
+    + "user-select:text;overflow-wrap:anywhere";
   const curve = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   curve.setAttribute("viewBox", `0 0 ${CURVE.width} ${CURVE.height}`);
   curve.setAttribute("preserveAspectRatio", "none");
@@ -71,14 +75,14 @@ function addPanel(node) {
   curve.append(line);
   const picture = document.createElement("img");
   picture.style.cssText = "display:none;flex:1;min-height:0;width:100%;object-fit:contain";
-  panel.append(head, curve, picture);
+  panel.append(head, remarks, curve, picture);
   const widget = node.addDOMWidget("training", "scedit_training", panel, {
     serialize: false,
     hideOnZoom: false,
     getMinHeight: () => node.sceditPanel.height,
   });
   widget.serialize = false; // neither in the saved workflow nor in the prompt
-  node.sceditPanel = { panel, text, stop, curve, line, picture, height: 0 };
+  node.sceditPanel = { panel, text, stop, remarks, curve, line, picture, height: 0 };
 }
 
 function fill(node, training) {
@@ -90,6 +94,9 @@ function fill(node, training) {
   parts.text.style.color = running ? "" : color;
   parts.stop.style.display = running ? "block" : "none";
   if (!running) parts.stop.disabled = false;
+  const said = training.remarks ?? [];
+  parts.remarks.style.display = said.length ? "block" : "none";
+  parts.remarks.replaceChildren(...said.map((each) => Object.assign(document.createElement("li"), { textContent: each })));
   const drawn = training.losses.length > 1;
   parts.curve.style.display = drawn ? "block" : "none";
   if (drawn) {
@@ -104,7 +111,7 @@ function fill(node, training) {
     const address = api.apiURL(`/scedit/training/preview?${query}`);
     if (parts.picture.getAttribute("src") !== address) parts.picture.src = address;
   }
-  const height = 44 + (drawn ? CURVE.height + 4 : 0) + (shown ? 220 : 0);
+  const height = 44 + (said.length ? 68 : 0) + (drawn ? CURVE.height + 4 : 0) + (shown ? 220 : 0);
   if (height > parts.height) { // the node grows with what it has to show, and then stays as the user makes it
     parts.height = height;
     const wanted = node.computeSize();

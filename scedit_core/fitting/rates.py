@@ -1,0 +1,51 @@
+"""Learning rates that an optimiser can use, and warmups that fit into a run."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .remarks import Remarks
+
+_WARMUP = 50  # updates
+# AdamW moves a weight by about the rate in each update; Prodigy multiplies the rate that it finds by this one.
+_DEFAULTS = {"adamw": 1e-4, "adamw8bit": 1e-4, "prodigy": 1.0}
+_USABLE = {"adamw": (1e-7, 1e-2), "adamw8bit": (1e-7, 1e-2), "prodigy": (0.1, 10.0)}
+
+
+class Rated(Protocol):
+    """The settings of a run that are read here."""
+
+    steps: int
+    optimizer: str
+    learning_rate: float
+    warmup: int
+
+
+def default_rate(optimizer: str) -> float:
+    """The learning rate of a run that names none."""
+    return _DEFAULTS[optimizer]
+
+
+def default_warmup(steps: int) -> int:
+    """The updates of warmup of a run that names none: a tenth of all, at most 50."""
+    return min(_WARMUP, steps // 10)
+
+
+def rate_remarks(loop: Rated) -> Remarks:
+    """A warmup that does not end within the run, and a rate of which the optimiser makes nothing."""
+    remarks = Remarks()
+    if loop.warmup >= loop.steps:
+        remarks.add(
+            f"loop.warmup is {loop.warmup} in a run of {loop.steps} steps, so that the rate never reaches "
+            f"loop.learning_rate: {(loop.steps - 1) / loop.warmup:.0%} of it at most",
+            f"set it to {default_warmup(loop.steps)} or leave it out",
+        )
+    low, high = _USABLE[loop.optimizer]
+    if not low <= loop.learning_rate <= high:
+        what = "too little to learn anything" if loop.learning_rate < low else "too much to learn anything but noise"
+        finds = ", which finds its own rate and multiplies it by this one" if loop.optimizer == "prodigy" else ""
+        remarks.add(
+            f"loop.learning_rate is {loop.learning_rate:g}, {what} with {loop.optimizer}{finds}",
+            f"set it to {default_rate(loop.optimizer):g} or leave it out",
+        )
+    return remarks
