@@ -68,7 +68,7 @@ class SCEditControl(ControlBase):
             self.cond_hint = self.own_hint = self.cache.get(
                 original,
                 size,
-                lambda: self.preprocess_image(resized(as_hint(original), *size, "crop", self.upscale_algorithm)),
+                lambda: self.preprocess_image(resized(as_hint(original), *size, "crop", self.tuner)),
             )
         return self.cond_hint
 

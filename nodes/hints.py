@@ -6,13 +6,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import comfy.utils
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..scedit_core import HintError
+from ..scedit_core.conditions.fitting import fit_hint, trained_fitting
+from ..scedit_core.conditions.pictures import off_detour
 from ..scedit_core.tuners import HINT_FACTOR, CSCTuner
+from .managed import ManagedTuner
 
 RESIZE_MODES = ("stretch", "crop", "pad")
 _KEPT = 16  # areas, tiles and context windows take turns inside one step
@@ -46,7 +47,7 @@ class RunCache:
 
 
 def as_hint(image: Tensor) -> Tensor:
-    """An image [B,C,H,W] of the host as hint [B,3,H,W]: alpha is dropped, grey is spread over three channels.
+    """An image [B,C,H,W] of the host as hint [B,3,H,W], or with its alpha [B,4,H,W]; grey is spread over three.
 
     Raises HintError for an empty batch.
     """
@@ -54,7 +55,7 @@ def as_hint(image: Tensor) -> Tensor:
         raise HintError(
             f"hint image: expected at least one image, found a batch of shape {list(image.shape)}; connect an image"
         )
-    return image[:, :1].expand(-1, 3, -1, -1) if image.shape[1] < 3 else image[:, :3]
+    return image[:, :1].expand(-1, 3, -1, -1) if image.shape[1] < 3 else image[:, :4]
 
 
 def as_mask(mask: Tensor) -> Tensor:
@@ -72,18 +73,12 @@ def as_mask(mask: Tensor) -> Tensor:
             f"mask: expected at least one mask [B,H,W], found one of shape {found}; connect a MASK that is "
             "not empty and has no colour channels"
         )
-    return mask
+    return off_detour(mask, inverted=True)
 
 
-def resized(hint: Tensor, height: int, width: int, mode: str, algorithm: str) -> Tensor:
-    """A hint [B,3,H,W] at `height` x `width` pixels: stretched, cropped at the centre, or padded with black."""
-    if mode != "pad":
-        return comfy.utils.common_upscale(hint, width, height, algorithm, "center" if mode == "crop" else "disabled")
-    scale = min(height / hint.shape[-2], width / hint.shape[-1])
-    inner = max(1, round(hint.shape[-2] * scale)), max(1, round(hint.shape[-1] * scale))
-    hint = comfy.utils.common_upscale(hint, inner[1], inner[0], algorithm, "disabled")
-    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-    return F.pad(hint, (left, width - inner[1] - left, top, height - inner[0] - top))
+def resized(hint: Tensor, height: int, width: int, mode: str, tuner: ManagedTuner) -> Tensor:
+    """A hint [B,C,h,w] as [B,3,height,width]: stretched, cropped at the centre or padded, as `tuner` was trained."""
+    return fit_hint(hint, height, width, trained_fitting(tuner.tuner.metadata), mode)
 
 
 def batch_rows(count: int, pictures: int, options: dict, sub_idxs: list[int] | None = None) -> tuple[int, ...]:

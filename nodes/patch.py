@@ -162,7 +162,7 @@ class ImageHint:
     def features(self, skip: Tensor, pictures: int, repeats: int, options: dict) -> list[Tensor | None]:
         """See Hint."""
         size = latent_pixels(options["original_shape"])
-        hint = self.cache.get(self.image, size, lambda: resized(self.image, *size, self.mode, "nearest-exact"))
+        hint = self.cache.get(self.image, size, lambda: resized(self.image, *size, self.mode, self.tuner))
         rows = batch_rows(hint.shape[0], pictures, options)
         return encoded(self.cache, self.tuner.module, hint, rows, repeats, skip)
 

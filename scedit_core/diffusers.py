@@ -10,10 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from .conditions.fitting import fit_hint, trained_fitting
 from .editing import Edit, edit_skip
 from .errors import HintError, LayoutError, SCEditError
 from .layout import SkipLayout
-from .tuners import CSCTuner, SCTuner
+from .tuners import HINT_FACTOR, CSCTuner, SCTuner
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -25,10 +26,12 @@ def attach(unet: nn.Module, tuners: Iterable[tuple[SCTuner | CSCTuner, float, Te
         with attach(pipeline.unet, [(style, 1.0, None), (canny, 0.8, hint)]):
             image = pipeline(prompt).images[0]
 
-    tuners: (tuner, strength, hint) each; hint [B,3,H,W] in 0..1 for a CSC-Tuner, H and W 8 times the latent's, B 1 or a
-    divisor of the U-Net's batch; None for an SC-Tuner.  Yields the edits, whose strengths and masks may be changed.
+    tuners: (tuner, strength, hint) each; hint [B,3,H,W] in 0..1 for a CSC-Tuner, B 1 or a divisor of the U-Net's batch;
+    None for an SC-Tuner.  Yields the edits, whose strengths and masks may be changed.
 
-    Hints are encoded once, in the first forward, and again only where the dtype or device of the U-Net changes.
+    A hint that is 8 times the latent's size is taken as it is; others, and those with alpha, are fitted as the tuner
+    was trained (`conditions.fitting`).  Hints are encoded once, in the first forward, and again only where the latent's
+    size, or the dtype or device of the U-Net, changes.
     Float32 weights under a half-precision U-Net are cast where they are used, so that they can be trained; in all other
     cases a tuner of another dtype or device than the U-Net's works through a copy.
 
@@ -45,10 +48,15 @@ def attach(unet: nn.Module, tuners: Iterable[tuple[SCTuner | CSCTuner, float, Te
             raise HintError(f"hint: expected one for each CSC-Tuner and None for others, found {found}; pass it")
         edits.append(Edit(_beside(unet, tuner), strength))
         hints.append(hint)
-    encoded: dict[tuple[torch.dtype, torch.device], list] = {}
+    encoded: dict[tuple, list] = {}
+    size: list[int] = [0, 0]  # of the hint for the latent that the U-Net is at
+
+    def before_conv_in(module: nn.Module, args: tuple) -> None:
+        size[:] = (HINT_FACTOR * side for side in args[0].shape[-2:])
 
     def encode(dtype: torch.dtype, device: torch.device) -> list:
-        if (dtype, device) not in encoded:
+        key = (dtype, device, *size)
+        if key not in encoded:
             encoded.clear()
             features = []
             for edit, hint in zip(edits, hints, strict=True):
@@ -57,9 +65,9 @@ def attach(unet: nn.Module, tuners: Iterable[tuple[SCTuner | CSCTuner, float, Te
                     continue
                 cast = edit.tuner.dtype != dtype and dtype in _HALF
                 with torch.autocast(device.type, dtype=dtype) if cast else contextlib.nullcontext():
-                    features.append(edit.tuner.encode_hint(hint.to(device, dtype)))
-            encoded[dtype, device] = features
-        return encoded[dtype, device]
+                    features.append(edit.tuner.encode_hint(_fitted(hint, size, edit.tuner).to(device, dtype)))
+            encoded[key] = features
+        return encoded[key]
 
     def before_up_block(first: int, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         if "res_hidden_states_tuple" not in kwargs:
@@ -78,7 +86,7 @@ def attach(unet: nn.Module, tuners: Iterable[tuple[SCTuner | CSCTuner, float, Te
             edited[-1 - j] = _edit_in_dtype(first + j, skips[-1 - j], active)
         return args, {**kwargs, "res_hidden_states_tuple": tuple(edited)}
 
-    handles, first = [], 0
+    handles, first = [unet.conv_in.register_forward_pre_hook(before_conv_in)], 0
     try:
         for block in unet.up_blocks:
             handles.append(block.register_forward_pre_hook(partial(before_up_block, first), with_kwargs=True))
@@ -99,6 +107,12 @@ def _beside(unet: nn.Module, tuner: SCTuner | CSCTuner) -> SCTuner | CSCTuner:
     if where == unet.device and (tuner.dtype == unet.dtype or trainable):
         return tuner
     return copy.deepcopy(tuner).to(unet.device, unet.dtype)
+
+
+def _fitted(hint: Tensor, size: Sequence[int], tuner: CSCTuner) -> Tensor:
+    if tuple(hint.shape[-3:]) == (3, *size):
+        return hint
+    return fit_hint(hint, *size, trained_fitting(tuner.metadata))
 
 
 def _edit_in_dtype(b: int, skip: Tensor, edits: list[Edit]) -> Tensor:

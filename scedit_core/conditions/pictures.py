@@ -12,6 +12,8 @@ from torch import Tensor
 from ..errors import ConditionError
 from .opencv import opencv
 
+_MANY = 16  # different values of one picture, which do not all lie so close to such steps by chance
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -25,6 +27,7 @@ def as_pictures(images: Tensor) -> Tensor:
     pictures = _floats(images)
     if pictures.numel() == 0 or images.dtype == torch.uint8:
         return pictures
+    pictures = off_detour(pictures)
     lowest, highest = (float(v) for v in pictures.aminmax())  # both are NaN where a single value is
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise _not_finite()
@@ -37,6 +40,39 @@ def as_finite_pictures(images: Tensor) -> Tensor:
     if not math.isfinite(float(pictures.sum())) and not torch.isfinite(pictures).all():  # large sums are infinite too
         raise _not_finite()
     return pictures
+
+
+def off_detour(values: Tensor, inverted: bool = False) -> Tensor:
+    """Floats of a grey 8-bit picture as v/255, where ComfyUI has decoded it through 16 bits as v*256/65535.
+
+    *Load Image* of v0.28.0 does so: white is 0.9961 then, and label 200 would be 199.  Such values give themselves
+    away, since no v/255 but 0 is a multiple of 256/65535: all other pictures are returned as they are.
+
+    inverted: the values may also be 1 - v*256/65535, as those of a mask that is made of alpha.
+    """
+    if values.is_floating_point() and values.numel():
+        few = values.flatten()[:: values.numel() // 4096 + 1]  # enough to tell nearly all others, and quick
+        for turned in (False, True) if inverted else (False,):
+            if _detour(few, turned) is not None and (found := _detour(values, turned)) is not None:
+                return (1 - found / 255 if turned else found / 255).to(values.dtype)
+    return values
+
+
+def _detour(values: Tensor, turned: bool) -> Tensor | None:
+    """v in 0..255 where all values are v*256/65535; None where one is not."""
+    levels = (1 - values if turned else values).float() * 65535
+    steps = (levels / 256).round()
+    off = (levels - steps * 256).abs()
+    if steps.min() < 0 or steps.max() > 255:
+        return None
+    # Beside an alpha channel, in widths that are no multiple of 32, the decoder is up to 3 of 65535 off, 3 for white.
+    exact = (off < 0.05) | ((levels - 65283).abs() < 0.05)
+    return steps if exact.all() or (off.max() < 3.2 and len(steps.unique()) >= _MANY) else None
+
+
+def eight_bits(values: Tensor) -> Tensor:
+    """Floats as uint8 in 0..255, rounded; what lies outside of 0..1 is clamped."""
+    return (values.clamp(0, 1) * 255).round().byte()
 
 
 def _floats(images: Tensor) -> Tensor:
@@ -75,7 +111,7 @@ def as_masks(masks: Tensor, pictures: Tensor) -> Tensor:
             f"mask: expected a mask [h,w], or one for each of {batch} pictures, found {list(masks.shape)}; "
             "connect a MASK"
         )
-    masks = masks.to(pictures.device).float()
+    masks = off_detour(masks.to(pictures.device).float(), inverted=True)
     if not torch.isfinite(masks).all():
         raise ConditionError("mask: expected finite values, found NaN or infinity; look at the node that makes it")
     if batch == 0:  # nothing to stretch, which `interpolate` refuses

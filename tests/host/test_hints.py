@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import comfy.context_windows
 import comfy.patcher_extension
+import comfy.utils
 import pytest
 import torch
 from small_model import noise_of, picture, prompt, relative, sample, small_model
@@ -259,7 +260,10 @@ def test_an_empty_batch_of_hints_is_refused(pack, model):
 
 def test_resize_modes(pack):
     wide = torch.arange(8.0).reshape(1, 1, 1, 8).expand(1, 3, 4, 8)
-    fitted = {mode: pack.hints.resized(wide, 8, 8, mode, "nearest-exact")[0, 0] for mode in pack.hints.RESIZE_MODES}
+    old = csc_tuner(pack).tuner  # whose metadata say of no fitting
+    fitted = {mode: pack.hints.resized(wide, 8, 8, mode, old)[0, 0] for mode in pack.hints.RESIZE_MODES}
+    for mode, crop in (("stretch", "disabled"), ("crop", "center")):
+        assert torch.equal(fitted[mode], comfy.utils.common_upscale(wide, 8, 8, "nearest-exact", crop)[0, 0])
     assert fitted["stretch"][0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     assert fitted["crop"][0].tolist() == [2, 2, 3, 3, 4, 4, 5, 5]
     assert fitted["pad"][:2].abs().sum() == 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
-from scedit_core import CSCTuner, HintError, LayoutError, SCTuner, SkipLayout
+from scedit_core import CSCTuner, HintError, LayoutError, SCEditError, SCTuner, SkipLayout
+from scedit_core.conditions.fitting import Fitting, fit_hint
 from scedit_core.diffusers import attach
 
 
@@ -122,9 +125,20 @@ def test_missing_and_misplaced_hints_are_refused(tiny_unet, make_sc, make_csc, h
         one_sentence(raised)
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 128, 128), (1, 3, 64, 64), (1, 3, 125, 128), (3, 3, 128, 128)], ids=str)
+@pytest.mark.parametrize("fitting", [None, Fitting("lines"), Fitting("smooth", "white")])
+def test_hints_of_other_sizes_are_fitted_as_the_tuner_was_trained(tiny_unet, inputs, make_csc, fitting):
+    tuner = make_csc()
+    tuner.metadata = {} if fitting is None else {"scedit.condition": json.dumps({"type": "custom", **fitting.said()})}
+    for shape in ((1, 4, 128, 128), (1, 3, 64, 64), (1, 3, 401, 390), (1, 1, 38, 38)):
+        hint = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+        expected = run(tiny_unet, inputs, [(tuner, 1.0, fit_hint(hint, 128, 128, fitting))])
+        assert torch.equal(run(tiny_unet, inputs, [(tuner, 1.0, hint)]), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 128, 128), (3, 3, 128, 128)], ids=str)
 def test_hints_that_do_not_fit_are_refused(tiny_unet, inputs, make_csc, one_sentence, shape):
-    with pytest.raises(HintError) as raised, torch.no_grad(), attach(tiny_unet, [(make_csc(), 1.0, torch.rand(shape))]):
+    hint = torch.rand(shape)
+    with pytest.raises(SCEditError) as raised, torch.no_grad(), attach(tiny_unet, [(make_csc(), 1.0, hint)]):
         tiny_unet(*inputs)
     one_sentence(raised)
     tiny_unet(*inputs)  # and nothing stays attached
