@@ -15,7 +15,7 @@ import torch
 from diffusers import ControlNetModel, T2IAdapter
 from inference_clock import device_name, mark, seconds
 from torch import nn
-from training_models import MODELS
+from training_models import MODELS, Model
 
 from scedit_core import CSCTuner, SCTuner, SkipLayout
 from scedit_core.diffusers import attach
@@ -25,8 +25,8 @@ class DiffusersBackend:
     """See inference.Backend: forwards of UNet2DConditionModel, without a scheduler's few additions."""
 
     def __init__(self, model: str, latent: int, width: int, dtype: str | None) -> None:
-        if width != 320:
-            raise SystemExit(f"--width: expected 320 without a host, found {width}; leave it out")
+        if width not in (32, 320):
+            raise SystemExit(f"--width: expected 320, or 32 for a trial, without a host, found {width}; choose one")
         self._gpu = torch.cuda.is_available()
         self._device = torch.device("cuda" if self._gpu else "cpu")
         self._dtype = getattr(torch, dtype or ("bfloat16" if self._gpu else "float32"))
@@ -37,30 +37,30 @@ class DiffusersBackend:
         torch.set_default_dtype(self._dtype)
         try:
             with self._device:
-                self._build(model, latent)
+                self._build(MODELS[model] if width == 320 else MODELS[model].tiny(), latent)
         finally:
             torch.set_default_dtype(torch.float32)
         self.variants = list(self._contexts)
         self.edit_seconds = 0.0  # measured on the host alone
 
-    def _build(self, name: str, latent: int) -> None:
-        self._unet = MODELS[name].build()
+    def _build(self, model: Model, latent: int) -> None:
+        self._unet = model.build()
         # the base runs in turns with a variant, and must not see its hooks: the same weights in modules of its own
         self._bare = copy.deepcopy(self._unet, {id(p): p for p in self._unet.parameters()})
         layout = SkipLayout.from_diffusers(self._unet.config)
-        inputs = MODELS[name].inputs(2, self._device)
+        inputs = model.inputs(2, self._device)
         inputs["sample"] = torch.randn(2, 4, latent, latent)
         self._inputs = {k: v.to(self._dtype) if k == "encoder_hidden_states" else v for k, v in inputs.items()}
         if "added_cond_kwargs" in self._inputs:
             added = self._inputs["added_cond_kwargs"]
             self._inputs["added_cond_kwargs"] = {k: v.to(self._dtype) for k, v in added.items()}
         hint = torch.rand(1, 3, latent * 8, latent * 8)
-        xl = name == "sdxl"
+        xl = layout.family == "sdxl"
         sc, csc = SCTuner(layout), [CSCTuner(layout, hint_ratio=2 if xl else 1) for _ in range(4)]
         network = ControlNetModel.from_unet(self._unet, load_weights_from_unet=False)
         adapter = T2IAdapter(
             in_channels=3,
-            channels=[320, 640, 1280, 1280],
+            channels=[self._unet.config.block_out_channels[0] * m for m in (1, 2, 4, 4)],
             num_res_blocks=2,
             downscale_factor=16 if xl else 8,
             adapter_type="full_adapter_xl" if xl else "full_adapter",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import sys
 import time
@@ -116,9 +118,23 @@ class HostBackend:
         return self._host.torch.cuda.max_memory_allocated()
 
 
+class _NoVideos(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Stands in for the package `av`: the host imports it to read videos, which nothing here does."""
+
+    def find_spec(self, name, path=None, target=None):
+        """See MetaPathFinder."""
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.split(".")[0] == "av" else None
+
+    def exec_module(self, module) -> None:
+        """See Loader."""
+        module.__getattr__ = lambda name: type(name, (), {})
+
+
 def _host(path: Path, dtype: str | None) -> SimpleNamespace:
     """The host's modules and the pack, loaded as the host loads it; `dtype` instead of the one that it would choose."""
     sys.path[:] = [str(path), *(p for p in sys.path if Path(p or ".").resolve() != PACK)]
+    if importlib.util.find_spec("av") is None:
+        sys.meta_path.append(_NoVideos())
     import comfy.cli_args
     import torch
 

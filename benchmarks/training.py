@@ -1,7 +1,7 @@
 """What training SC-Tuners and CSC-Tuners costs beside LoRA, ControlNet, T2I-Adapter and full fine-tuning.
 
     python benchmarks/training.py [--models sd15 sd21 sdxl] [--batches 1 4 16] [--methods ...] [--count-only]
-                                  [--out FILE.json] [--plot FILE.png]
+                                  [--measure-only] [--tiny] [--out FILE.json] [--plot FILE.png]
 
 Needs requirements/train.txt and peft.  Every method trains the same U-Net, with random weights, in bfloat16, at
 the size at which that model is used.  Without a GPU it is counted, on tensors that hold no numbers:
@@ -12,7 +12,8 @@ the size at which that model is used.  Without a GPU it is counted, on tensors t
 
 FLOPs and peak are those of the first batch size.
 With a GPU each is also run: steps per second (median of CUDA events) and the peak that the allocator saw.
-Prints a table, writes JSON with the machine and the versions, and draws one plot.
+Prints a table, writes JSON with the machine and the versions, and draws one plot; Ctrl+C ends it with the rows so far.
+--tiny shrinks the models to a tenth and measures on any device, which tries the script and tells nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import gc
 import itertools
 import json
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -37,6 +39,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.inference_clock import device_name, mark, seconds
 from benchmarks.step_counts import SavedBytes, StepCost, fused_attention
 from benchmarks.training_methods import METHODS, Method, Options
 from benchmarks.training_models import MODELS, Model
@@ -60,16 +63,24 @@ def main() -> None:
     options = _options()
     console = Console(width=None if sys.stdout.isatty() else 175)
     diffusers.utils.logging.set_verbosity_error()  # it warns at every cast to bfloat16
-    gpu = torch.cuda.is_available() and not options.count_only
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it starts in the background
+    gpu = (torch.cuda.is_available() or options.tiny) and not options.count_only
     began, rows = time.perf_counter(), []
-    for key in options.models:
-        for name in options.methods:
-            for which in METHODS[name][1]:
-                row = _count(key, name, which, options.batches)
-                if gpu:
-                    row |= _measure(key, name, which, options.batches, options.steps)
-                rows.append(row)
-                print(f"{time.process_time():5.0f} s: {MODELS[key].title}, {name}, {which}", file=sys.stderr)
+    try:
+        for key in options.models:
+            model = MODELS[key].tiny() if options.tiny else MODELS[key]
+            for name in options.methods:
+                for which in METHODS[name][1]:
+                    row: dict[str, Any] = {"model": key, "resolution": model.side}
+                    row |= {"method": name, "options": str(which)}
+                    if not options.measure_only:
+                        row |= _count(model, name, which, options.batches)
+                    if gpu:
+                        row |= _measure(model, name, which, options.batches, options.steps)
+                    rows.append(row)
+                    print(f"{time.process_time():5.0f} s: {model.title}, {name}, {which}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("stopped; here are the rows so far", file=sys.stderr)
     report = {
         "machine": _machine(gpu),
         "versions": {
@@ -110,6 +121,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16])
     parser.add_argument("--count-only", action="store_true", help="do not use the GPU")
+    parser.add_argument("--measure-only", action="store_true", help="do not count")
+    parser.add_argument("--tiny", action="store_true", help="models of a tenth of the width")
     parser.add_argument("--steps", type=int, default=10, help="steps to time on a GPU, after three that are not")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--plot", type=Path, help="PNG file to draw")
@@ -130,19 +143,12 @@ def _inputs(model: Model, batch: int, device: torch.device) -> tuple[dict[str, A
     return model.inputs(batch, device), hint
 
 
-def _count(key: str, name: str, which: Options, batches: list[int]) -> dict[str, Any]:
-    """The row of one method: what one step costs, on tensors without storage."""
-    model, device = MODELS[key], torch.device("meta")
+def _count(model: Model, name: str, which: Options, batches: list[int]) -> dict[str, Any]:
+    """What one step costs, on tensors without storage."""
+    device = torch.device("meta")
     method = _build(model, name, which, device)
     learning = method.parameters()
-    row: dict[str, Any] = {
-        "model": key,
-        "resolution": model.side,
-        "method": name,
-        "options": str(which),
-        "parameters": sum(p.numel() for p in learning),
-        "saved_bytes": {},
-    }
+    row: dict[str, Any] = {"parameters": sum(p.numel() for p in learning), "saved_bytes": {}}
     saved = SavedBytes(method.modules())
     weights = [t for module in method.modules() for t in (*module.parameters(), *module.buffers())]
     adamw = [torch.empty_like(p) for p in (*learning, *learning)]
@@ -163,9 +169,9 @@ def _count(key: str, name: str, which: Options, batches: list[int]) -> dict[str,
     return row
 
 
-def _measure(key: str, name: str, which: Options, batches: list[int], steps: int) -> dict[str, Any]:
+def _measure(model: Model, name: str, which: Options, batches: list[int], steps: int) -> dict[str, Any]:
     """Steps per second and peak of the CUDA allocator at each batch; None from where memory runs out."""
-    model, device = MODELS[key], torch.device("cuda")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     result: dict[str, Any] = {"steps_per_second": {}, "measured_peak_bytes": {}}
     for batch in sorted(batches):
         try:
@@ -183,31 +189,34 @@ def _measure(key: str, name: str, which: Options, batches: list[int], steps: int
 
 def _timed(model: Model, name: str, which: Options, batch: int, device, steps: int) -> tuple[float, int]:
     torch.manual_seed(0)
-    torch.cuda.reset_peak_memory_stats()
+    gpu = device.type == "cuda"
     method = _build(model, name, which, device)
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-5, fused=True)
     inputs, hint = _inputs(model, batch, device)
     target = torch.randn(inputs["sample"].shape, device=device)
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
-    for step in range(-3, steps):
+    marks = []
+    for step in range(-3 if gpu else -1, steps):
         if step == 0:
-            torch.cuda.reset_peak_memory_stats()
-            marks[0].record()
+            torch.cuda.reset_peak_memory_stats() if gpu else None
+            marks.append(mark(gpu))
         loss = F.mse_loss(method.forward(inputs, hint).float(), target)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if step >= 0:
-            marks[step + 1].record()
-    torch.cuda.synchronize()
+            marks.append(mark(gpu))
     if not torch.isfinite(loss):
         raise RuntimeError(f"{name}: expected a finite loss, found {loss.item()}; check the method")
-    times = [a.elapsed_time(b) / 1000 for a, b in itertools.pairwise(marks)]
-    return statistics.median(times), torch.cuda.max_memory_allocated()
+    times = [seconds(a, b) for a, b in itertools.pairwise(marks)]
+    return statistics.median(times), torch.cuda.max_memory_allocated() if gpu else 0
 
 
 def _targets(rows: list[dict]) -> list[dict]:
-    found = {(row["model"], row["method"], row["options"]): row["saved_bytes"].get("1") for row in rows}
+    found = {
+        (row["model"], row["method"], row["options"]): row["saved_bytes"].get("1")
+        for row in rows
+        if "saved_bytes" in row
+    }
     targets = []
     for model, method, options, over, at_most in TARGETS:
         one, other = found.get((model, method, options)), found.get((model, over, "plain"))
@@ -220,8 +229,10 @@ def _targets(rows: list[dict]) -> list[dict]:
 def _table(key: str, rows: list[dict], batches: list[int], gpu: bool) -> Table:
     model = MODELS[key]
     table = Table(title=f"{model.title} at {model.side}, bfloat16")
-    columns = ["method", "options", "trained M", "step/fwd FLOPs"]
-    columns += [f"saved MiB, {b}" for b in batches] + ["of LoRA r64", f"peak MiB, {batches[0]}"]
+    columns, counted = ["method", "options"], all("saved_bytes" in row for row in rows)
+    if counted:
+        columns += ["trained M", "step/fwd FLOPs"]
+        columns += [f"saved MiB, {b}" for b in batches] + ["of LoRA r64", f"peak MiB, {batches[0]}"]
     if gpu:
         columns += [f"{what}, {b}" for b in batches for what in ("steps/s", "GPU MiB")]
     for i, column in enumerate(columns):
@@ -231,10 +242,11 @@ def _table(key: str, rows: list[dict], batches: list[int], gpu: bool) -> Table:
     before = None
     for row in rows:
         cells = [row["method"] if row["method"] != before else "", row["options"]]
-        cells += [f"{row['parameters'] / 1e6:.2f}", f"{row['step_flops'] / row['forward_flops']:.2f}"]
-        cells += [f"{row['saved_bytes'][str(b)] / MIB:.0f}" for b in batches]
-        cells += [f"{row['saved_bytes'][first] / lora['saved_bytes'][first]:.2f}" if lora else ""]
-        cells += [f"{row['peak_bytes'] / MIB:.0f}"]
+        if counted:
+            cells += [f"{row['parameters'] / 1e6:.2f}", f"{row['step_flops'] / row['forward_flops']:.2f}"]
+            cells += [f"{row['saved_bytes'][str(b)] / MIB:.0f}" for b in batches]
+            cells += [f"{row['saved_bytes'][first] / lora['saved_bytes'][first]:.2f}" if lora else ""]
+            cells += [f"{row['peak_bytes'] / MIB:.0f}"]
         for b in batches if gpu else ():
             speed, peak = row["steps_per_second"].get(str(b)), row["measured_peak_bytes"].get(str(b))
             cells += [f"{speed:.2f}", f"{peak / MIB:.0f}"] if speed else ["out of memory", ""]
@@ -245,7 +257,7 @@ def _table(key: str, rows: list[dict], batches: list[int], gpu: bool) -> Table:
 
 def _machine(gpu: bool) -> str:
     if gpu:
-        return torch.cuda.get_device_name()
+        return device_name(torch.cuda.is_available())
     return f"counted on meta tensors, {platform.machine()}, no GPU"
 
 

@@ -98,7 +98,7 @@ def _t2i_adapter(unet: UNet2DConditionModel, options: Options) -> Method:
     xl = len(unet.config.block_out_channels) == 3
     adapter = T2IAdapter(
         in_channels=3,
-        channels=[320, 640, 1280, 1280],
+        channels=[unet.config.block_out_channels[0] * m for m in (1, 2, 4, 4)],
         num_res_blocks=2,
         downscale_factor=16 if xl else 8,
         adapter_type="full_adapter_xl" if xl else "full_adapter",

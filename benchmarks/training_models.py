@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,15 @@ class Model:
     def build(self) -> UNet2DConditionModel:
         """The U-Net with random weights, frozen, in the default dtype on the default device."""
         return UNet2DConditionModel(sample_size=self.side // 8, **self.config).requires_grad_(False).eval()
+
+    def tiny(self) -> Model:
+        """The same blocks with a tenth of the channels, for small pictures."""
+        widths = tuple(width // 10 for width in self.config["block_out_channels"])
+        heads = self.config["attention_head_dim"]
+        few = {"block_out_channels": widths, "attention_head_dim": 4 if isinstance(heads, int) else (2,) * len(widths)}
+        if "transformer_layers_per_block" in self.config:
+            few["transformer_layers_per_block"] = 1
+        return replace(self, title=f"{self.title}, tiny", side=128, config=self.config | few)
 
     def inputs(self, batch: int, device: torch.device) -> dict[str, Any]:
         """Keyword arguments of one forward of the U-Net, without conditions."""

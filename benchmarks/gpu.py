@@ -1,0 +1,318 @@
+"""All that a GPU can tell, in one command: sampling and training, at most nine minutes on an H100.
+
+    python benchmarks/gpu.py [--host COMFYUI | --no-host] [--wheels FOLDER] [--parts ...] [--minutes 9]
+                             [--out build/gpu] [--dry-run]
+    python benchmarks/gpu.py --fetch-wheels FOLDER
+
+Prints what it will do, does one part after the other, and after each writes <out>/<card>.json with the machine, every
+finished part's report and command, and the reason of every part that failed or was left out.  Started again, it does
+what is still missing.  A part whose time is over hands over the rows that it has.  --host names a ComfyUI checkout,
+else COMFYUI_PATH does, else ~/comfy/ComfyUI is looked for; without one sampling is measured on diffusers.
+
+A machine with torch for CUDA and Python 3.12 but no network gets the rest from wheels: --fetch-wheels downloads them,
+at most 40 MiB, and --wheels installs them into <out>/site, for this script alone.  --dry-run does all parts at a tiny
+size on the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+# What is needed besides torch, torchvision, transformers, accelerate, peft, rich and matplotlib: module -> wheel.
+# Without the wheel of `av`, which reads videos and is larger than all others together, a stand-in is enough.
+WHEELS = {
+    "diffusers": "diffusers==0.42.1",
+    "importlib_metadata": "importlib_metadata==10.2.0",
+    "lazy_importer": "lazy-importer==0.1.0",
+    "pydantic": "pydantic==2.14.3",
+    "pydantic_core": "pydantic_core==2.50.4",
+    "annotated_types": "annotated-types==0.8.0",
+    "typing_inspection": "typing-inspection==0.4.5",
+    "einops": "einops==0.8.2",
+    "safetensors": "safetensors==0.8.0",
+    "torchsde": "torchsde==0.2.6",
+    "trampoline": "trampoline==0.1.2",
+    "comfy_aimdo": "comfy-aimdo==0.4.10",
+    "comfy_kitchen": "comfy-kitchen==0.2.22",
+}
+WHEELS_MIB = 40
+_MACHINE = """
+import json, platform, sys, torch
+gpu = torch.cuda.is_available()
+found = {"card": torch.cuda.get_device_name() if gpu else None, "torch": torch.__version__, "cuda": torch.version.cuda,
+         "python": platform.python_version(), "system": platform.platform(terse=True)}
+if gpu:
+    told = torch.cuda.get_device_properties(0)
+    found |= {"memory_mib": told.total_memory >> 20, "capability": f"{told.major}.{told.minor}"}
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    b = torch.empty_like(a)
+    def seconds(work, times=10):
+        work(), torch.cuda.synchronize()
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+        marks[0].record()
+        for _ in range(times): work()
+        marks[1].record(), torch.cuda.synchronize()
+        return marks[0].elapsed_time(marks[1]) / 1000 / times
+    found |= {"matmul_tflops": round(2 * 8192**3 / seconds(lambda: torch.mm(a, a, out=b)) / 1e12, 1),
+              "copy_gb_per_s": round(2 * a.nbytes / seconds(lambda: b.copy_(a)) / 1e9, 1)}
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One command: a script of this folder.
+
+    tiny:    arguments in place of `arguments` in a dry run.
+    seconds: what it is expected to take on an H100; it is stopped after twice that.
+    on_host: whether it runs on a ComfyUI checkout where there is one.
+    """
+
+    name: str
+    what: str
+    script: str
+    arguments: str
+    tiny: str
+    seconds: int
+    on_host: bool = False
+
+
+_SAMPLED = '--variants SC-Tuner CSC-Tuner "two CSC-Tuners" "four CSC-Tuners" T2I-Adapter ControlNet'
+_TINY_SAMPLING = "--dtype float32 --width 32 --latent 16 --steps 2 --rounds 1 --variants SC-Tuner CSC-Tuner ControlNet"
+_TINY_TRAINING = "--tiny --measure-only --steps 1 --batches 1 --methods"
+PARTS = [
+    Part(
+        "sampling SD 1.5", "a step at 512 px, batch 2, fp16, eager", "inference.py",
+        f"--model sd15 --dtype float16 --steps 5 --rounds 4 {_SAMPLED}",
+        f"--model sd15 {_TINY_SAMPLING}", 60, on_host=True,
+    ),
+    Part(
+        "training SD 1.5", "a step at 512 px, batches 1, 4 and 16: peak and steps per second", "training.py",
+        "--models sd15 --measure-only --batches 1 4 16 --steps 5",
+        f"--models sd15 {_TINY_TRAINING} SC-Tuner ControlNet", 140,
+    ),
+    Part(
+        "sampling SDXL", "a step at 1024 px, batch 2, fp16, eager", "inference.py",
+        f"--model sdxl --dtype float16 --steps 5 --rounds 3 {_SAMPLED}",
+        f"--model sdxl {_TINY_SAMPLING}", 90, on_host=True,
+    ),
+    Part(
+        "training SDXL", "a step at 1024 px, batches 1 and 4: peak and steps per second", "training.py",
+        "--models sdxl --measure-only --batches 1 4 --steps 4",
+        f"--models sdxl {_TINY_TRAINING} CSC-Tuner 'LoRA r64'", 170,
+    ),
+]  # fmt: skip
+
+
+class Report:
+    """The JSON file, written anew after each part."""
+
+    def __init__(self, path: Path, machine: dict[str, Any]) -> None:
+        self.path = path
+        before = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        same = before.get("machine", {}).get("torch") == machine["torch"]
+        self.parts: dict[str, dict] = before.get("parts", {}) if same else {}
+        self.machine = machine
+
+    def done(self, part: Part, arguments: list[str]) -> bool:
+        """Whether the part was finished before, with the same arguments."""
+        told = self.parts.get(part.name, {})
+        return told.get("state") == "done" and told.get("arguments") == arguments
+
+    def tell(self, part: Part, **values: Any) -> None:
+        """Set what is known of a part, and write all."""
+        self.parts[part.name] = values
+        whole = self.path.with_suffix(".part")
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        whole.write_text(json.dumps({"machine": self.machine, "parts": self.parts}, indent=1) + "\n", "utf-8")
+        whole.replace(self.path)
+
+
+def main() -> int:
+    """Print the plan, do the parts, write.  Returns 1 where a part failed, else 0."""
+    options = _options()
+    if options.fetch_wheels:
+        return fetch_wheels(options.fetch_wheels)
+    begun = time.monotonic()
+    environment = _environment(options)
+    machine = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", _MACHINE], env=environment, check=True, capture_output=True, text=True
+        ).stdout
+    )
+    card = "dry run" if options.dry_run else machine["card"]
+    if card is None:
+        print(
+            "gpu: expected a GPU that torch can use, found none; --dry-run tries everything at a tiny size on the CPU"
+        )
+        return 2
+    report = Report(options.out / f"{_file_name(card)}.json", machine)
+    host = _host(options)
+    chosen = [part for part in PARTS if options.parts is None or part.name in options.parts]
+    plan = [(part, _arguments(part, options.dry_run, host)) for part in chosen]
+    _print_plan(plan, report, card, host, options)
+    for part, arguments in plan:
+        if report.done(part, arguments):
+            continue
+        left = 60 * options.minutes - (time.monotonic() - begun)
+        if left < min(part.seconds / 4, 30):
+            report.tell(
+                part, state="left out", reason=f"{left:.0f} s of {options.minutes} minutes were left; run again"
+            )
+            continue
+        told = _run(part, arguments, environment, left if options.dry_run else min(left, 2 * part.seconds))
+        report.tell(part, arguments=arguments, **told)
+        print(f"{part.name}: {told['state']} in {told['seconds']} s {told.get('reason', '')}", flush=True)
+        if told["state"] == "interrupted":
+            break
+    _print_end(report, begun)
+    return int(any(told["state"] in ("failed", "interrupted") for told in report.parts.values()))
+
+
+def fetch_wheels(folder: Path) -> int:
+    """Download what a Linux machine with Python 3.12 and torch lacks.  Returns pip's exit status, 1 if too much."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    command += ["--quiet", "--disable-pip-version-check", "--python-version", "3.12", "--implementation", "cp"]
+    linux = [f"manylinux_2_{n}_x86_64" for n in (28, 27, 17)] + ["manylinux2014_x86_64"]
+    binary = [*command, *(word for name in linux for word in ("--platform", name))]
+    # of this one the form without its compiled kernels, 0.1 instead of 28 MiB: nothing here is quantised by it
+    plain = [*command[:-1], "py", "--abi", "none", "--platform", "any"]
+    pure = WHEELS["comfy_kitchen"]
+    for line in ([*binary, *(w for w in WHEELS.values() if w != pure)], [*plain, pure]):
+        status = subprocess.run(line, check=False).returncode
+        if status:
+            return status
+    size = sum(file.stat().st_size for file in folder.glob("*.whl")) / 2**20
+    print(f"{folder}: {len(list(folder.glob('*.whl')))} wheels, {size:.1f} MiB of at most {WHEELS_MIB}")
+    return int(size > WHEELS_MIB)
+
+
+def _environment(options: argparse.Namespace) -> dict[str, str]:
+    """That of the parts: no GPU in a dry run, and packages from wheels where they are missing."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if options.dry_run:
+        environment |= {"CUDA_VISIBLE_DEVICES": ""}
+    missing = [name for name in WHEELS if importlib.util.find_spec(name) is None]
+    if missing and options.wheels is None:
+        print(f"missing here: {', '.join(WHEELS[name] for name in missing)}; see --fetch-wheels and --wheels")
+    elif missing:
+        site = options.out / "site"
+        wheels = [_wheel(options.wheels, name) for name in missing]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--upgrade"]
+        subprocess.run([*command, "--target", str(site), *map(str, wheels)], check=True)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(site.resolve()), os.environ.get("PYTHONPATH")]))
+    return environment
+
+
+def _wheel(folder: Path, module: str) -> Path:
+    name = re.sub("[-.]", "_", WHEELS[module].split("==")[0])
+    found = sorted(folder.glob(f"{name}-*.whl"))
+    if not found:
+        raise SystemExit(f"{folder}: expected a wheel of {WHEELS[module]}, found none; fetch it with --fetch-wheels")
+    return found[-1]
+
+
+def _host(options: argparse.Namespace) -> Path | None:
+    """The ComfyUI checkout to sample on."""
+    if options.no_host:
+        return None
+    named = options.host or (os.environ.get("COMFYUI_PATH") or "~/comfy/ComfyUI").split(os.pathsep)[0]
+    path = Path(named).expanduser().resolve()
+    if (path / "comfyui_version.py").is_file():
+        return path
+    if options.host or os.environ.get("COMFYUI_PATH"):
+        raise SystemExit(f"host: expected a ComfyUI checkout, found none in {path}; correct --host or COMFYUI_PATH")
+    return None
+
+
+def _arguments(part: Part, dry: bool, host: Path | None) -> list[str]:
+    words = shlex.split(part.tiny if dry else part.arguments)
+    if part.on_host:
+        words += ["--host", str(host)] if host else ["--no-host"]
+    return words
+
+
+def _print_plan(plan: list, report: Report, card: str, host: Path | None, options: argparse.Namespace) -> None:
+    print(f"{card}, torch {report.machine['torch']}; sampling on {host or 'diffusers, since no ComfyUI was found'}")
+    print(f"{'part':<20}{'expected':>9}  what")
+    for part, arguments in plan:
+        state = "done before" if report.done(part, arguments) else f"{part.seconds} s"
+        print(f"{part.name:<20}{state:>9}  {part.what}")
+    total = sum(part.seconds for part, arguments in plan if not report.done(part, arguments))
+    print(f"about {total} s on an H100, at most {options.minutes:g} minutes; all goes into {report.path}", flush=True)
+
+
+def _run(part: Part, arguments: list[str], environment: dict[str, str], limit: float) -> dict[str, Any]:
+    """Do one part.  A script that is stopped writes the rows that it has."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, log = Path(folder) / "report.json", Path(folder) / "log"
+        command = [sys.executable, str(HERE / part.script), *arguments, "--out", str(out)]
+        begun, state, reason = time.monotonic(), "done", ""
+        with log.open("w") as writing:
+            process = subprocess.Popen(command, env=environment, stdout=writing, stderr=subprocess.STDOUT)
+            try:
+                status = process.wait(limit)
+            except (subprocess.TimeoutExpired, KeyboardInterrupt) as stop:
+                over = isinstance(stop, subprocess.TimeoutExpired)
+                state, reason = ("cut short", f"stopped after {limit:.0f} s") if over else ("interrupted", "by Ctrl+C")
+                status = _stopped(process)
+        lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        told = {"seconds": round(time.monotonic() - begun, 1), "command": f"benchmarks/{part.script}"}
+        if out.exists():
+            told["report"] = json.loads(out.read_text("utf-8"))
+        if state == "done" and (status or "report" not in told):
+            state, reason = "failed", lines[-1][:300] if lines else f"exit status {status}, and no report"
+        if state != "done":
+            told |= {"reason": reason, "log": lines[-30:]}
+        return {"state": state, **told}
+
+
+def _stopped(process: subprocess.Popen) -> int:
+    process.send_signal(signal.SIGINT)
+    try:
+        return process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _print_end(report: Report, begun: float) -> None:
+    print(f"{time.monotonic() - begun:.0f} s in all")
+    for name, told in report.parts.items():
+        print(f"{name:<20}{told['state']:>12}  {told.get('reason', '')}")
+
+
+def _file_name(card: str) -> str:
+    return re.sub("[^A-Za-z0-9]+", "_", card).strip("_")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--host", type=Path, help="a ComfyUI checkout")
+    parser.add_argument("--no-host", action="store_true", help="sample on diffusers")
+    parser.add_argument("--wheels", type=Path, help="a folder that --fetch-wheels has filled")
+    parser.add_argument("--fetch-wheels", type=Path, metavar="FOLDER", help="download them, and do nothing else")
+    parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], help="all by default")
+    parser.add_argument("--minutes", type=float, default=9, help="when to stop")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "build" / "gpu")
+    parser.add_argument("--dry-run", action="store_true", help="at a tiny size on the CPU")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
