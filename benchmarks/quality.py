@@ -42,7 +42,7 @@ from benchmarks.steady import keep_memory
 from training.bases.loading import load_base
 from training.config import ObjectiveConfig
 from training.demo.judge import load_judge
-from training.objective import Objective
+from scedit_core.fitting.objective import Objective
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 NOISE = 0.01  # a rate that is better by less is not

@@ -15,22 +15,22 @@ from scedit_core import SCEditError, save_tuner
 from scedit_core.fitting.rates import rate_remarks
 
 from .bases.loading import load_base
-from .checkpoints import checkpoints_in, forget_checkpoints
+from scedit_core.fitting.checkpoints import checkpoints_in, forget_checkpoints
 from .config import TrainConfig
 from .data.training_set import TrainingSet
 from .errors import TrainingError
-from .machine import DTYPES, frozen_dtype
+from scedit_core.fitting.machine import DTYPES, frozen_dtype
 from .memory.preparing import prepare_tuner, prepare_unet
-from .new_tuner import new_tuner, trainable
-from .objective import Objective, loss_of
-from .optimizing import build_ema, build_optimizer, build_schedule
-from .run import Run, resume
-from .run_folder import RunFolder, Stopped, open_run
-from .seeing.events import Events, open_events
+from scedit_core.fitting.new_tuner import new_tuner, trainable
+from scedit_core.fitting.objective import Objective, loss_of
+from scedit_core.fitting.optimizing import build_ema, build_optimizer, build_schedule
+from scedit_core.fitting.run import Run, resume
+from scedit_core.fitting.run_folder import RunFolder, Stopped, open_run
+from scedit_core.fitting.events import Events, open_events
 from .seeing.previews import Previews
-from .seeing.validation import Validation
+from scedit_core.fitting.validation import Validation
 from .step import TrainingStep
-from .tuner_file import check_writable, save_trained
+from scedit_core.fitting.tuner_file import check_writable, save_trained
 
 
 def train(

@@ -11,7 +11,7 @@ from pathlib import Path
 from scedit_core import save_tuner
 from training import loop
 from training.config_file import load_config
-from training.run import Run
+from scedit_core.fitting.run import Run
 
 
 def main(config: Path, folder: Path) -> None:

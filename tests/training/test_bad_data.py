@@ -18,7 +18,7 @@ from training.data.pictures import measure, read_picture
 from training.data.survey import survey
 from training.data.training_set import TrainingSet
 from training.errors import DataError
-from training.seeing.validation import Validation
+from scedit_core.fitting.validation import Validation
 
 _spec = importlib.util.spec_from_file_location("bad_pictures", Path(__file__).with_name("bad_pictures.py"))
 bad_pictures = importlib.util.module_from_spec(_spec)

@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 
 from training.config import ObjectiveConfig
 from training.errors import BaseModelError, ConfigError
-from training.objective import Objective, loss_of
+from scedit_core.fitting.objective import Objective, loss_of
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

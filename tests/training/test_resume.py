@@ -22,7 +22,7 @@ sys.path.append(str(HERE))  # the child processes import killed_run by its name
 
 import killed_run  # noqa: E402
 
-from training.checkpoints import checkpoints_in  # noqa: E402
+from scedit_core.fitting.checkpoints import checkpoints_in  # noqa: E402
 
 STEPS = 12
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from scedit_core import load_tuner
 from training import loop
-from training.checkpoints import checkpoints_in, load_checkpoint
+from scedit_core.fitting.checkpoints import checkpoints_in, load_checkpoint
 from training.config_file import parse_config
 from training.errors import ConfigError, TrainingError
 

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from training.config_file import load_config, parse_config
 from training.seeing.boards import TensorBoard
-from training.seeing.event_log import EventLog, latest_run_of_steps, plain, read_events
-from training.seeing.events import Events, open_events
-from training.seeing.pace import Pace, duration
+from scedit_core.fitting.event_log import EventLog, latest_run_of_steps, plain, read_events
+from scedit_core.fitting.events import Events, open_events
+from scedit_core.fitting.pace import Pace, duration
 from training.seeing.run_config import write_run_config
 
 

@@ -15,11 +15,11 @@ from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.data.training_set import TrainingSet
 from training.memory.preparing import prepare_unet
-from training.objective import Objective
+from scedit_core.fitting.objective import Objective
 from training.seeing.previews import Previews, scenes_of
 from training.seeing.sampling import preview_scheduler, sample, starting_noise
 from training.seeing.sheets import draw_sheet
-from training.seeing.validation import Validation, quantiles
+from scedit_core.fitting.validation import Validation, quantiles
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_validation_is_the_loss_at_fixed_problems(base, values):
 
 
 def generator(seed, index):
-    from training.chance import generator_for
+    from scedit_core.fitting.chance import generator_for
 
     return generator_for(seed, index, "validation")
 

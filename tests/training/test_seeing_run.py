@@ -7,7 +7,7 @@ import torch
 
 from training.config_file import parse_config
 from training.loop import train
-from training.seeing.event_log import read_events
+from scedit_core.fitting.event_log import read_events
 from training.seeing.previews import Previews
 
 

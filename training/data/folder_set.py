@@ -8,13 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from ..bases.base_model import BaseModel
-from ..chance import generator_for
+from scedit_core.fitting.chance import generator_for
 from ..config import TrainConfig
 from .cache import DamagedEntry
 from .encoding import Encoder
 from .examples import Example
 from .filling import fill_cache
-from .order import Order
+from scedit_core.fitting.order import Order
 from .survey import Survey, cache_folder, check_survey, survey
 from .training_set import Batch, TrainingSet, remarks_on_captions
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ..chance import generator_for
+from scedit_core.fitting.chance import generator_for
 from ..config import DataConfig
 from ..errors import DataError
 from .captions import decode_text, one_line

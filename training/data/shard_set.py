@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..bases.base_model import BaseModel
-from ..chance import generator_for
+from scedit_core.fitting.chance import generator_for
 from ..config import TrainConfig
 from ..errors import DataError
 from .encoding import LATENT_PIXELS, Encoder

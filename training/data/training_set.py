@@ -13,7 +13,7 @@ from torch import Tensor
 from scedit_core.fitting.remarks import Remarks
 
 from ..bases.base_model import BaseModel, TextStates
-from ..chance import generator_for
+from scedit_core.fitting.chance import generator_for
 from ..config import TrainConfig
 from .cache import DamagedEntry
 from .encoding import Encoder

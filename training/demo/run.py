@@ -17,7 +17,7 @@ from ..bases.loading import load_base
 from ..config_file import load_config
 from ..errors import BaseModelError, TrainingError
 from ..loop import train
-from ..machine import peak_memory_mib
+from scedit_core.fitting.machine import peak_memory_mib
 from .judge import load_judge
 from .measure import drawn, edges_of, held_out_scenes, measure, targets
 from .sampling import sample

@@ -24,7 +24,7 @@ from torch import Tensor
 from scedit_core import CSCTuner, SCTuner
 
 from ..bases.base_model import BaseModel, TextStates
-from ..chance import generator_for
+from scedit_core.fitting.chance import generator_for
 from ..config import TrainConfig
 from ..data.hint_making import Hints
 from .sampling import preview_scheduler, sample, starting_noise

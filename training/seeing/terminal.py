@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from ..config import TrainConfig
-from .pace import duration
+from scedit_core.fitting.pace import duration
 
 _SECONDS_BETWEEN_LINES = 15
 _SMOOTHING = 0.05  # of the loss shown: a running mean over about twenty steps

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from scedit_core import CSCTuner, SCEditError, SCTuner, load_tuner, save_tuner
+from .. import CSCTuner, SCEditError, SCTuner, load_tuner, save_tuner
 
 from .errors import TrainingError
 

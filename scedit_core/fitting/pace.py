@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..machine import peak_memory_mib
+from .machine import peak_memory_mib
 
 _WINDOW = 50
 

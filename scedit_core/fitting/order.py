@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..chance import generator_for
+from .chance import generator_for
 
 
 class Order:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from scedit_core import CSCTuner, SCTuner, SkipLayout, load_tuner
+from .. import CSCTuner, SCTuner, SkipLayout, load_tuner
 
-from .config import TunerConfig
 from .errors import ConfigError
+from .settings import TunerSettings
 
 
-def new_tuner(config: TunerConfig, layout: SkipLayout, seed: int) -> SCTuner | CSCTuner:
+def new_tuner(config: TunerSettings, layout: SkipLayout, seed: int) -> SCTuner | CSCTuner:
     """A fresh tuner for `layout`, or the one of `config.start_from`, in float32.
 
     Parameters that cannot reach a tuned block (hint convolutions beyond the last one) are frozen.
@@ -30,7 +30,7 @@ def trainable(tuner: SCTuner | CSCTuner) -> list[torch.nn.Parameter]:
     return [p for p in tuner.parameters() if p.requires_grad]
 
 
-def _fresh(config: TunerConfig, layout: SkipLayout) -> SCTuner | CSCTuner:
+def _fresh(config: TunerSettings, layout: SkipLayout) -> SCTuner | CSCTuner:
     if config.blocks is not None and (not config.blocks or max(config.blocks) >= len(layout)):
         raise ConfigError(
             f"tuner.blocks: expected numbers from 0 to {len(layout) - 1} for this base, "
@@ -48,7 +48,7 @@ def _fresh(config: TunerConfig, layout: SkipLayout) -> SCTuner | CSCTuner:
     )
 
 
-def _from_file(config: TunerConfig, layout: SkipLayout) -> SCTuner | CSCTuner:
+def _from_file(config: TunerSettings, layout: SkipLayout) -> SCTuner | CSCTuner:
     tuner = load_tuner(config.start_from)
     reason = layout.mismatch(tuner.layout)
     if tuner.kind != config.kind:

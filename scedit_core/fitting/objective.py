@@ -9,8 +9,8 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from torch import Tensor
 
 from .chance import generator_for
-from .config import ObjectiveConfig
 from .errors import BaseModelError, ConfigError
+from .settings import ObjectiveSettings
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Objective:
     about a picture of pure noise (Lin et al. 2023, arXiv 2305.08891).
     """
 
-    def __init__(self, scheduler, prediction: str, config: ObjectiveConfig) -> None:
+    def __init__(self, scheduler, prediction: str, config: ObjectiveSettings) -> None:
         if prediction not in ("epsilon", "v_prediction"):
             raise BaseModelError(
                 f"base: expected epsilon or v_prediction, found {prediction}; choose another base model"

@@ -24,13 +24,13 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
-from ..config import TrainConfig
-from .boards import TensorBoard, WeightsAndBiases
+from training.config import TrainConfig
+from training.seeing.boards import TensorBoard, WeightsAndBiases
 from .event_log import EVENTS_FILE, EventLog, plain
 from .pace import Pace
-from .reporting import Reporting
-from .run_config import write_run_config
-from .terminal import Terminal
+from training.seeing.reporting import Reporting
+from training.seeing.run_config import write_run_config
+from training.seeing.terminal import Terminal
 
 
 class Listener(Protocol):

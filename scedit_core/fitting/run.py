@@ -13,19 +13,17 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
-from scedit_core import CSCTuner, SCTuner
-from scedit_core.fitting.remarks import Remarks
-from scedit_core.tuners import rebuilt
+from .. import CSCTuner, SCTuner
+from .remarks import Remarks
+from ..tuners import rebuilt
 
-from .bases.base_model import BaseModel
+from .base import FrozenBase
+from .batches import DataSet
 from .checkpoints import State, checkpoints_in, load_checkpoint, prune_checkpoints, save_checkpoint, set_aside
-from .config import TrainConfig
-from .data.examples import Example
-from .data.training_set import TrainingSet
 from .errors import ConfigError, TrainingError
 from .objective import Objective
 from .run_folder import RunFolder
-from .seeing.events import Events
+from .events import Events
 from .tuner_file import tuner_metadata
 
 # What may differ between a checkpoint and the run that goes on from it: nothing that its numbers depend on.
@@ -50,8 +48,8 @@ class Run:
     accelerator: Accelerator
     folder: RunFolder
     events: Events
-    base: BaseModel
-    data: TrainingSet
+    base: FrozenBase
+    data: DataSet
     tuner: SCTuner | CSCTuner
     objective: Objective
     step_module: torch.nn.Module

@@ -9,13 +9,13 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-from .config import LoopConfig
 from .errors import ConfigError
+from .settings import LoopSettings
 
 _SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], loop: LoopConfig) -> torch.optim.Optimizer:
+def build_optimizer(parameters: Iterable[nn.Parameter], loop: LoopSettings) -> torch.optim.Optimizer:
     """The optimiser that `loop.optimizer` names.  Raises ConfigError where its package is not installed."""
     parameters = list(parameters)
     if loop.optimizer == "adamw":
@@ -40,14 +40,14 @@ def build_optimizer(parameters: Iterable[nn.Parameter], loop: LoopConfig) -> tor
     )
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, loop: LoopConfig) -> torch.optim.lr_scheduler.LRScheduler:
+def build_schedule(optimizer: torch.optim.Optimizer, loop: LoopSettings) -> torch.optim.lr_scheduler.LRScheduler:
     """The learning rate over the optimiser's updates, to be stepped once an update."""
     return get_scheduler(
         _SCHEDULES[loop.schedule], optimizer, num_warmup_steps=loop.warmup, num_training_steps=loop.steps
     )
 
 
-def build_ema(parameters: Iterable[nn.Parameter], loop: LoopConfig) -> EMAModel | None:
+def build_ema(parameters: Iterable[nn.Parameter], loop: LoopSettings) -> EMAModel | None:
     """The running mean of the parameters, in float32, or None where none is asked for."""
     return None if loop.ema is None else EMAModel(list(parameters), decay=loop.ema)
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 
-from scedit_core import CSCTuner, SCTuner, load_tuner, save_tuner
-from scedit_core.diffusers import attach
-from scedit_core.tuners import HINT_FACTOR
+from .. import CSCTuner, SCTuner, load_tuner, save_tuner
+from ..diffusers import attach
+from ..tuners import HINT_FACTOR
 
-from .bases.base_model import BaseModel
-from .config import Condition, TrainConfig
+from .base import FrozenBase
 from .errors import TrainingError
 
 _ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "sdxl": "stable-diffusion-xl-v1-base"}

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scedit_core import CSCTuner, SCTuner
-from scedit_core.diffusers import attach
+from .. import CSCTuner, SCTuner
+from ..diffusers import attach
 
-from ..bases.base_model import BaseModel
-from ..chance import generator_for
-from ..config import TrainConfig
-from ..errors import DataError
-from ..objective import Objective
+from .base import FrozenBase
+from .batches import DataSet
+from .chance import generator_for
+from .errors import DataError
+from .objective import Objective
 
 if TYPE_CHECKING:
-    from ..data.training_set import TrainingSet
+    from training.data.training_set import TrainingSet
 
 _WITH, _WITHOUT, _NO_HINT = "loss_with", "loss_without", "loss_no_hint"
 

@@ -1,0 +1,79 @@
+"""The frozen base model as training sees it, whichever library runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..layout import SkipLayout
+from ..tuners import CSCTuner, SCTuner
+
+# A tuner at work, its strength, and its hint [B,3,8h,8w] in 0..1 where it is a control.
+Attached = tuple[SCTuner | CSCTuner, float, Tensor | None]
+
+
+@dataclass
+class TextStates:
+    """Encoded captions: `states` [B,L,D] for cross-attention; `pooled` [B,P] for SDXL, else None."""
+
+    states: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def rows(self, index: Tensor | Sequence[int] | slice) -> TextStates:
+        """The rows that `index` chooses, of both tensors."""
+        index = index if isinstance(index, (slice, Tensor)) else list(index)
+        return TextStates(self.states[index], None if self.pooled is None else self.pooled[index])
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TextStates:
+        """Both tensors on `device` and, where it is given, in `dtype`."""
+        pooled = None if self.pooled is None else self.pooled.to(device, dtype)
+        return TextStates(self.states.to(device, dtype), pooled)
+
+
+class FrozenBase(Protocol):
+    """name:           of the model, for people.
+    layout:         the skips of its U-Net.
+    alphas_cumprod: [T] of the checkpoint's noise schedule, on the CPU.
+    prediction:     "epsilon" or "v_prediction".
+    needs_sizes:    whether the U-Net is told picture sizes and crops (SDXL).
+    device:         where the U-Net works.
+    latent_channels: of the latents that it takes.
+    """
+
+    name: str
+    layout: SkipLayout
+
+    @property
+    def alphas_cumprod(self) -> Tensor: ...
+    @property
+    def prediction(self) -> str: ...
+    @property
+    def needs_sizes(self) -> bool: ...
+    @property
+    def latent_channels(self) -> int: ...
+    @property
+    def unet_device(self) -> torch.device: ...
+
+    def encode_moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [B,3,H,W] in -1..1 to mean and standard deviation [B,4,H/8,W/8] of scaled latents, in float32."""
+
+    def encode_captions(self, captions: Sequence[str]) -> TextStates:
+        """Captions to text states."""
+
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, text: Any, sizes: Tensor | None, edits: Sequence[Attached] = ()
+    ) -> Tensor:
+        """What the U-Net says of noisy latents [B,4,h,w] at timesteps [B] with `edits` on its skips: [B,4,h,w].
+
+        text:  B rows as `encode_captions` gives them.
+        sizes: [B,6] for SDXL: original height and width, crop top and left, target height and width, in pixels.
+
+        Gradients reach the tuners of `edits` alone; nothing before the decoder keeps a graph.
+        """

@@ -1,0 +1,108 @@
+"""What a run is told, as plain values.
+
+The command line's own sections (training/config.py) have the same names and defaults, and check what a file says; the
+functions here read the attributes alone, and take either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class TunerSettings:
+    """What is trained.  `kernel`, `hint_ratio` and `stem_width` are for controls (kind csc) only.
+
+    `start_from` is a tuner file whose weights and shapes the run begins with, in place of the other keys.
+    """
+
+    kind: Literal["sc", "csc"]
+    ratio: float = 1.0
+    blocks: list[int] | None = None
+    kernel: int = 1
+    hint_ratio: int | None = None  # None: 2 for SDXL, 1 for others
+    stem_width: int = 256
+    start_from: Path | None = None
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What the loss asks for; see training/config.py, ObjectiveConfig."""
+
+    min_snr_gamma: float | None = None
+    noise_offset: float = 0.0
+    zero_terminal_snr: bool | Literal["auto"] = "auto"
+    caption_dropout: float = 0.1
+    condition_dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How long and how fast.  `steps` and `warmup` count optimiser updates; `ema` is a decay such as 0.999."""
+
+    steps: int = 1000
+    batch: int = 4
+    accumulate: int = 1
+    optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
+    learning_rate: float = 1e-4
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    warmup: int = 50
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    ema: float | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SavingSettings:
+    """A checkpoint every so many updates, the last `keep` of them kept, and the best by validation."""
+
+    every: int = 500
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class PreviewSettings:
+    """How often pictures are drawn, 0 for never."""
+
+    every: int = 250
+
+
+@dataclass(frozen=True)
+class ValidationSettings:
+    """Loss at fixed noise and timesteps, tuner on and off, hint on and off.  0 for `every` measures none."""
+
+    every: int = 250
+    images: int = 8
+    timesteps: int = 4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run.  `data` holds plain values that its numbers depend on, besides `resolution` and `condition`."""
+
+    output: Path
+    run_folder: Path
+    tuner: TunerSettings
+    data: Any
+    title: str | None = None
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    loop: LoopSettings = field(default_factory=LoopSettings)
+    saving: SavingSettings = field(default_factory=SavingSettings)
+    previews: PreviewSettings = field(default_factory=PreviewSettings)
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
+
+    def values(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        return _plain(asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
