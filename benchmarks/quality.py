@@ -39,10 +39,10 @@ from benchmarks.quality_methods import ABLATION, CONTROL, STYLE, Method, to_devi
 from benchmarks.quality_plot import draw
 from benchmarks.quality_tasks import control_lessons, mark_control, mark_style, style_lessons, teach
 from benchmarks.steady import keep_memory
+from scedit_core.fitting.objective import Objective
 from training.bases.loading import load_base
 from training.config import ObjectiveConfig
 from training.demo.judge import load_judge
-from scedit_core.fitting.objective import Objective
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 NOISE = 0.01  # a rate that is better by less is not
@@ -58,7 +58,7 @@ class School:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.judge = load_judge(DEMO / "judge.safetensors")
         base = self.base()
-        self.objective = Objective(base.scheduler, base.prediction, ObjectiveConfig())
+        self.objective = Objective(base.alphas_cumprod, base.prediction, ObjectiveConfig())
         self.lessons = {"style": style_lessons(base, DEMO / "style")}
         if "control" in options.only:
             self.lessons["control"] = control_lessons(base, options.work / "control_lessons.safetensors")

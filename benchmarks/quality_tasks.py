@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.quality_methods import Method
-from training.bases.base_model import BaseModel
 from scedit_core.fitting.chance import generator_for
+from scedit_core.fitting.objective import Objective, loss_of
+from training.bases.base_model import BaseModel
 from training.demo.judge import edge_f1, judge_pictures
 from training.demo.measure import SEED, drawn, edges_of, held_out_scenes
 from training.demo.pictures import rendered
-from scedit_core.fitting.objective import Objective, loss_of
 
 CONTROL_PICTURES = 4000
 STEPS, GUIDANCE, RESCALE = 25, 4.0, 0.5

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from scedit_core import CSCTuner, SCTuner, SkipLayout
 from scedit_core.diffusers import attach
+from training.bases.encoder_graph import encoder_without_graph
 from training.config import MemoryConfig
 from training.memory.frozen_layers import freeze_layers, freeze_output_layers
 from training.memory.preparing import prepare_tuner, prepare_unet
-from training.step import encoder_without_graph
 
 Forward = Callable[[dict[str, Any], Tensor], Tensor]
 

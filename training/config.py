@@ -7,7 +7,7 @@ Every path may be relative: it then starts at the folder of the YAML file.  The 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -22,6 +22,10 @@ class Section(BaseModel):
     """A group of keys: frozen, and none but those it names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def values(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        return self.model_dump(mode="json")
 
 
 class TunerConfig(Section):

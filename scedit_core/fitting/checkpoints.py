@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from .. import CSCTuner, SCEditError, SCTuner, load_tuner, save_tuner
-
 from .errors import TrainingError
 
 TUNER, EMA, STATE = "tuner.safetensors", "ema.safetensors", "state.pt"

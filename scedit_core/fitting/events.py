@@ -1,4 +1,4 @@
-"""Everything a run tells, told once: to the terminal, to events.jsonl, to TensorBoard and to wandb.
+"""Everything a run tells, told once, to whoever listens.
 
 | event      | keys |
 |------------|------|
@@ -22,15 +22,8 @@ from __future__ import annotations
 import datetime
 from typing import Any, Protocol
 
-from rich.console import Console
-
-from training.config import TrainConfig
-from training.seeing.boards import TensorBoard, WeightsAndBiases
-from .event_log import EVENTS_FILE, EventLog, plain
+from .event_log import plain
 from .pace import Pace
-from training.seeing.reporting import Reporting
-from training.seeing.run_config import write_run_config
-from training.seeing.terminal import Terminal
 
 
 class Listener(Protocol):
@@ -77,38 +70,6 @@ class Events:
             self._listeners.remove(listener)
             reason = " ".join(str(error).split())[:160]
             self._tell({"event": "note", "time": _now(), "message": f"{type(listener).__name__} left: {reason}"})
-
-
-def open_events(config: TrainConfig, console: Console, main_process: bool = True) -> Events:
-    """The events of a run, told to all that `config` asks for; by the main process alone.
-
-    A package that is not installed, or a folder that cannot be written, is told as a note.
-    """
-    if not main_process:
-        return Events()
-    listeners: list[Listener] = [Terminal(config, console)]
-    notes = []
-    folder = config.run_folder
-    try:
-        log = EventLog(folder / EVENTS_FILE)
-        write_run_config(config)
-        listeners += [log, Reporting(folder)]  # in this order: the report reads the log
-    except OSError as error:
-        notes.append(f"{folder}: expected a folder that can be written, found none ({error.strerror}); no log is kept")
-    for wanted, board in ((config.tensorboard, TensorBoard), (config.wandb, WeightsAndBiases)):
-        if wanted:
-            try:
-                listeners.append(board(config))
-            except ImportError:
-                key, package = board.KEY, board.PACKAGE
-                notes.append(f"{key}: expected the package, found none; pip install {package}, or set {key}: false")
-            except Exception as error:  # wandb without an account, an old protobuf, ...
-                reason = " ".join(str(error).split())[:160]
-                notes.append(f"{board.KEY}: expected it to start, found an error ({reason}); goes on without")
-    events = Events(listeners)
-    for message in notes:
-        events.emit("note", message=message)
-    return events
 
 
 def _now() -> str:

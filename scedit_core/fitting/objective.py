@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from torch import Tensor
 
 from .chance import generator_for
 from .errors import BaseModelError, ConfigError
 from .settings import ObjectiveSettings
+
+_NO_SIGNAL = 1e-6  # alpha_bar; some libraries keep a little in place of zero
 
 
 @dataclass
@@ -26,28 +27,27 @@ class Problem:
 class Objective:
     """Poses problems and marks answers.
 
-    scheduler:  a diffusers scheduler with the base's betas.
-    prediction: "epsilon" or "v_prediction".
+    alphas_cumprod: [T] of the base's noise schedule, in float32.
+    prediction:     "epsilon" or "v_prediction".
 
     Raises BaseModelError for another prediction, ConfigError for zero terminal SNR with epsilon, which says nothing
     about a picture of pure noise (Lin et al. 2023, arXiv 2305.08891).
     """
 
-    def __init__(self, scheduler, prediction: str, config: ObjectiveSettings) -> None:
+    def __init__(self, alphas_cumprod: Tensor, prediction: str, config: ObjectiveSettings) -> None:
         if prediction not in ("epsilon", "v_prediction"):
             raise BaseModelError(
                 f"base: expected epsilon or v_prediction, found {prediction}; choose another base model"
             )
         rescale = config.zero_terminal_snr
-        stored = getattr(scheduler.config, "rescale_betas_zero_snr", False)
+        stored = bool(alphas_cumprod[-1] < _NO_SIGNAL)
         if rescale is True and prediction == "epsilon":
             raise ConfigError(
                 "objective.zero_terminal_snr: expected a base that predicts v, found one that predicts epsilon; "
                 "set it to false"
             )
-        alphas_cumprod = scheduler.alphas_cumprod
         if rescale is True and not stored:
-            alphas_cumprod = (1 - rescale_zero_terminal_snr(scheduler.betas)).cumprod(0)
+            alphas_cumprod = with_zero_terminal_snr(alphas_cumprod)
         elif rescale is False and stored:
             raise ConfigError(
                 "objective.zero_terminal_snr: expected auto or true for a base whose own schedule has it, found false; "
@@ -94,6 +94,18 @@ class Objective:
         snr = kept / (1 - kept)
         below = snr if self.prediction == "epsilon" else snr + 1
         return (snr.clamp(max=gamma) / below).float()
+
+
+def with_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
+    """The schedule [T] shifted and scaled so that nothing of the picture is left at its end.
+
+    Source: Lin et al. 2023, arXiv 2305.08891, algorithm 1.
+    """
+    roots = alphas_cumprod.sqrt()
+    first, last = roots[0].clone(), roots[-1].clone()
+    kept = ((roots - last) * (first / (first - last))) ** 2
+    steps = torch.cat([kept[:1], kept[1:] / kept[:-1]])
+    return (1 - (1 - steps)).cumprod(0)  # by way of betas, as schedulers store it
 
 
 def loss_of(prediction: Tensor, problem: Problem, masks: Tensor | None = None, weights: Tensor | None = None) -> Tensor:

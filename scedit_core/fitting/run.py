@@ -10,25 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 
-from .. import CSCTuner, SCTuner
-from .remarks import Remarks
-from ..tuners import rebuilt
-
+from ..tuners import CSCTuner, SCTuner, rebuilt
 from .base import FrozenBase
 from .batches import DataSet
 from .checkpoints import State, checkpoints_in, load_checkpoint, prune_checkpoints, save_checkpoint, set_aside
 from .errors import ConfigError, TrainingError
-from .objective import Objective
-from .run_folder import RunFolder
 from .events import Events
+from .objective import Objective
+from .optimizing import RunningMean
+from .processes import Processes
+from .remarks import Remarks
+from .run_folder import RunFolder
+from .settings import Settings
 from .tuner_file import tuner_metadata
 
 # What may differ between a checkpoint and the run that goes on from it: nothing that its numbers depend on.
 _FREE = {
-    "": {"output", "run", "title", "tokenizer", "memory", "saving", "previews", "tensorboard", "wandb"},
+    "": {"output", "run", "run_folder", "title", "tokenizer", "memory", "saving", "previews", "tensorboard", "wandb"},
     "data": {"cache", "annotators"},
     "loop": {"steps", "warmup"},  # of which the default follows from the steps
     "validation": {"every", "images", "timesteps"},
@@ -44,8 +43,8 @@ class Run:
     saved:   the step of the newest checkpoint.
     """
 
-    config: TrainConfig
-    accelerator: Accelerator
+    config: Settings
+    accelerator: Processes
     folder: RunFolder
     events: Events
     base: FrozenBase
@@ -56,7 +55,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler
-    ema: EMAModel | None
+    ema: RunningMean | None
     step: int = 0
     best: float | None = None
     saved: int | None = None
@@ -210,16 +209,16 @@ def _restore(run: Run, wish: str) -> None:
         )
 
 
-def comparable(config: TrainConfig) -> dict[str, Any]:
+def comparable(config: Settings) -> dict[str, Any]:
     """The settings that a run's numbers depend on, as plain values."""
-    values = config.model_dump(mode="json", exclude=_FREE[""])
+    values = {key: value for key, value in config.values().items() if key not in _FREE[""]}
     return {
         key: {k: v for k, v in value.items() if k not in _FREE.get(key, ())} if isinstance(value, dict) else value
         for key, value in values.items()
     }
 
 
-def _content(example: Example) -> list[str | None]:
+def _content(example: Any) -> list[str | None]:
     partners = (partner and partner.digest for partner in (example.hint, example.mask))
     return [example.digest, example.caption, *partners]
 

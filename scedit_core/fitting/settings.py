@@ -11,8 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 
+class Section:
+    """A group of values."""
+
+    def values(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        return _plain(asdict(self))
+
+
 @dataclass(frozen=True)
-class TunerSettings:
+class TunerSettings(Section):
     """What is trained.  `kernel`, `hint_ratio` and `stem_width` are for controls (kind csc) only.
 
     `start_from` is a tuner file whose weights and shapes the run begins with, in place of the other keys.
@@ -28,7 +36,7 @@ class TunerSettings:
 
 
 @dataclass(frozen=True)
-class ObjectiveSettings:
+class ObjectiveSettings(Section):
     """What the loss asks for; see training/config.py, ObjectiveConfig."""
 
     min_snr_gamma: float | None = None
@@ -39,7 +47,7 @@ class ObjectiveSettings:
 
 
 @dataclass(frozen=True)
-class LoopSettings:
+class LoopSettings(Section):
     """How long and how fast.  `steps` and `warmup` count optimiser updates; `ema` is a decay such as 0.999."""
 
     steps: int = 1000
@@ -57,7 +65,7 @@ class LoopSettings:
 
 
 @dataclass(frozen=True)
-class SavingSettings:
+class SavingSettings(Section):
     """A checkpoint every so many updates, the last `keep` of them kept, and the best by validation."""
 
     every: int = 500
@@ -65,14 +73,14 @@ class SavingSettings:
 
 
 @dataclass(frozen=True)
-class PreviewSettings:
+class PreviewSettings(Section):
     """How often pictures are drawn, 0 for never."""
 
     every: int = 250
 
 
 @dataclass(frozen=True)
-class ValidationSettings:
+class ValidationSettings(Section):
     """Loss at fixed noise and timesteps, tuner on and off, hint on and off.  0 for `every` measures none."""
 
     every: int = 250
@@ -81,7 +89,7 @@ class ValidationSettings:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Section):
     """One run.  `data` holds plain values that its numbers depend on, besides `resolution` and `condition`."""
 
     output: Path
@@ -94,10 +102,6 @@ class Settings:
     saving: SavingSettings = field(default_factory=SavingSettings)
     previews: PreviewSettings = field(default_factory=PreviewSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
-
-    def values(self) -> dict[str, Any]:
-        """All of it as JSON has it."""
-        return _plain(asdict(self))
 
 
 def _plain(value: Any) -> Any:

@@ -6,26 +6,27 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from .. import CSCTuner, SCTuner, load_tuner, save_tuner
-from ..diffusers import attach
-from ..tuners import HINT_FACTOR
-
+from ..files import load_tuner
+from ..saving import save_tuner
+from ..tuners import HINT_FACTOR, CSCTuner, SCTuner
 from .base import FrozenBase
 from .errors import TrainingError
+from .settings import Settings
 
 _ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "sdxl": "stable-diffusion-xl-v1-base"}
 _PLACES = {"detector", "persons"}  # where a machine keeps its files is nobody else's business
 _PROBE = 16  # side of the latent on which a saved file is tried; enough for every U-Net, and cheap
 
 
-def tuner_metadata(config: TrainConfig, base: BaseModel, images: int, steps: int) -> dict[str, str]:
+def tuner_metadata(config: Settings, base: FrozenBase, images: int, steps: int) -> dict[str, str]:
     """Metadata of a trained tuner: what DESIGN asks for, the ModelSpec 1.0.1 keys, and the run's settings."""
     side = config.data.resolution
     kind = "SC-Tuner" if config.tuner.kind == "sc" else "Controllable SC-Tuner"
-    settings = {**config.loop.model_dump(), **config.objective.model_dump(), "ratio": config.tuner.ratio}
+    settings = {**config.loop.values(), **config.objective.values(), "ratio": config.tuner.ratio}
     notes = {
         "scedit.prediction": base.prediction,
         "scedit.resolution": str(side),
@@ -45,11 +46,11 @@ def tuner_metadata(config: TrainConfig, base: BaseModel, images: int, steps: int
     return notes
 
 
-def condition_values(condition: Condition) -> dict:
+def condition_values(condition: Any) -> dict[str, Any]:
     """What the metadata says of a condition: its type and how its hints are made."""
     if condition.type == "custom":
         return {"type": condition.name}
-    return condition.model_dump(exclude=_PLACES)
+    return {key: value for key, value in condition.values().items() if key not in _PLACES}
 
 
 def check_writable(path: Path) -> None:
@@ -64,28 +65,23 @@ def check_writable(path: Path) -> None:
         ) from error
 
 
-def save_trained(tuner: SCTuner | CSCTuner, path: Path, metadata: dict[str, str], base: BaseModel) -> Path:
+def save_trained(tuner: SCTuner | CSCTuner, path: Path, metadata: dict[str, str], base: FrozenBase) -> Path:
     """Save the tuner, load the file, and run it once under the base model.
 
     Raises TunerFileError where the file cannot be written or read, TrainingError where the forward is not finite.
     """
     save_tuner(tuner, path, metadata)
-    saved, unet = load_tuner(path), base.unet
+    saved = load_tuner(path)
     draw = torch.Generator().manual_seed(0)
-    latents = torch.randn(1, unet.config.in_channels, _PROBE, _PROBE, generator=draw)
+    latents = torch.randn(1, base.latent_channels, _PROBE, _PROBE, generator=draw)
     hint = torch.rand(1, 3, _PROBE * HINT_FACTOR, _PROBE * HINT_FACTOR, generator=draw)
-    sizes = torch.full((1, 6), float(config_side(unet))) if base.needs_sizes else None
-    inputs = base.unet_inputs(base.encode_captions([""]), sizes)
-    with torch.no_grad(), attach(unet, [(saved, 1.0, hint if isinstance(saved, CSCTuner) else None)]):
-        out = unet(latents.to(unet.device, unet.dtype), torch.tensor(500, device=unet.device), **inputs).sample
+    sizes = torch.tensor([[1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0]]) if base.needs_sizes else None
+    with torch.no_grad():
+        edits = [(saved, 1.0, hint if isinstance(saved, CSCTuner) else None)]
+        time = torch.tensor([500], device=base.unet_device)
+        out = base.predict(latents.to(base.unet_device), time, base.encode_captions([""]), sizes, edits)
     if not torch.isfinite(out).all():
         raise TrainingError(
             f"{path}: expected finite output from the saved tuner, found NaN or infinity; lower the learning rate"
         )
     return path
-
-
-def config_side(unet) -> int:
-    """The side in pixels of the pictures that a U-Net was made for."""
-    side = unet.config.sample_size
-    return (side if isinstance(side, int) else 64) * HINT_FACTOR

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import CSCTuner, SCTuner
-from ..diffusers import attach
-
+from ..tuners import CSCTuner, SCTuner
 from .base import FrozenBase
 from .batches import DataSet
 from .chance import generator_for
 from .errors import DataError
 from .objective import Objective
-
-if TYPE_CHECKING:
-    from training.data.training_set import TrainingSet
+from .settings import ObjectiveSettings, Settings
 
 _WITH, _WITHOUT, _NO_HINT = "loss_with", "loss_without", "loss_no_hint"
 
@@ -34,7 +30,7 @@ class Validation:
     Raises DataError where nothing is held.
     """
 
-    def __init__(self, config: TrainConfig, base: BaseModel, data: TrainingSet) -> None:
+    def __init__(self, config: Settings, base: FrozenBase, data: DataSet) -> None:
         self._base, self._data, self._seed = base, data, config.loop.seed
         self._examples = list(data.held)[: config.validation.images]
         if not self._examples:  # their mean loss would be 0, which no tuner betters
@@ -42,8 +38,8 @@ class Validation:
                 "validation: expected pictures to measure, found none; set validation.folder, or validation.every to 0"
             )
         self._rows = config.loop.batch  # a batch as large as training's fits into memory
-        objective = config.objective.model_copy(update={"min_snr_gamma": None, "noise_offset": 0.0})
-        self._objective = Objective(base.scheduler, base.prediction, objective)
+        objective = ObjectiveSettings(zero_terminal_snr=config.objective.zero_terminal_snr)
+        self._objective = Objective(base.alphas_cumprod, base.prediction, objective)
         self.timesteps = quantiles(config.validation.timesteps, len(self._objective.alphas_cumprod))
         self._without: dict[int, float] | None = None  # of the base alone, which does not change
 
@@ -79,7 +75,7 @@ class Validation:
 
     def _errors(self, index: int, example, timesteps: list[int], tuner, hinted: bool) -> list[float]:
         """The error of one example at each of `timesteps`, whose noise depends on the example alone."""
-        base, device = self._base, self._base.unet.device
+        base, device = self._base, self._base.unet_device
         batch = self._data.batch_of([example])
         count = len(timesteps)
         latents = batch.latents.to(device, torch.float32)
@@ -89,9 +85,8 @@ class Validation:
         )
         same = [0] * count
         sizes = None if batch.sizes is None else batch.sizes[same]
-        inputs = base.unet_inputs(batch.text.rows(same), sizes)
-        with attach(base.unet, _attached(tuner, batch.hints, hinted)):
-            said = base.unet(problem.noisy.to(base.unet.dtype), problem.timesteps, return_dict=False, **inputs)[0]
+        edits = _attached(tuner, batch.hints, hinted)
+        said = base.predict(problem.noisy, problem.timesteps, batch.text.rows(same), sizes, edits)
         error = (said.float() - problem.target).square()
         if batch.masks is None:
             return error.flatten(1).mean(1).tolist()

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from scedit_core import save_tuner
+from scedit_core.fitting.run import Run
 from training import loop
 from training.config_file import load_config
-from scedit_core.fitting.run import Run
 
 
 def main(config: Path, folder: Path) -> None:

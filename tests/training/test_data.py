@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from scedit_core.errors import ConditionError
+from scedit_core.fitting.order import Order
 from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.data.framing import Framing, bucket_of, bucket_sizes
-from scedit_core.fitting.order import Order
 from training.data.training_set import TrainingSet
 from training.errors import DataError
 

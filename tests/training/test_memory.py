@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,12 +12,15 @@ from torch import nn
 
 from scedit_core import CSCTuner, SCTuner, SkipLayout
 from scedit_core.diffusers import attach
+from scedit_core.fitting.base import TextStates
+from scedit_core.fitting.step import TrainingStep
+from training.bases.base_model import BaseModel
+from training.bases.encoder_graph import encoder_without_graph
 from training.config import MemoryConfig
 from training.memory.compiling import compile_blocks
 from training.memory.float8 import Float8Conv2d, Float8Linear, to_8_bits
 from training.memory.frozen_layers import FrozenConv2d, FrozenGEGLU, FrozenNormSiLU, freeze_layers, full_weight
 from training.memory.preparing import prepare_tuner, prepare_unet
-from training.step import TrainingStep, encoder_without_graph
 
 EXACT = [{"frozen_convolutions": f, "checkpointing": c} for f in (False, True) for c in (False, True)][1:]
 
@@ -204,9 +208,10 @@ def test_8_bit_storage_goes_through_distributed_training(plain, tmp_path):
     unet, tuner = _prepared(plain, fp8=True), _tuner(plain, "sc")
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     try:
-        step = nn.parallel.DistributedDataParallel(TrainingStep(unet, tuner))
+        base = BaseModel("tiny", SimpleNamespace(unet=unet), tuner.layout, torch.device("cpu"))
+        step = nn.parallel.DistributedDataParallel(TrainingStep(base, tuner))
         inputs = torch.randn(1, 4, 16, 16), torch.tensor([10]), None
-        step(*inputs, encoder_hidden_states=torch.randn(1, 7, 24)).square().mean().backward()
+        step(*inputs, TextStates(torch.randn(1, 7, 24)), None).square().mean().backward()
     finally:
         torch.distributed.destroy_process_group()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in tuner.parameters())

@@ -6,9 +6,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
+from scedit_core.fitting.objective import Objective, loss_of
 from training.config import ObjectiveConfig
 from training.errors import BaseModelError, ConfigError
-from scedit_core.fitting.objective import Objective, loss_of
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -20,7 +20,7 @@ def reference_alphas() -> torch.Tensor:
 
 
 def objective(prediction: str = "v_prediction", **options) -> Objective:
-    return Objective(DDPMScheduler(**SD), prediction, ObjectiveConfig(**options))
+    return Objective(DDPMScheduler(**SD).alphas_cumprod, prediction, ObjectiveConfig(**options))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -65,7 +65,7 @@ def test_zero_terminal_weights_are_finite():
 
 
 def test_a_base_with_zero_terminal_betas_keeps_them():
-    own = DDIMScheduler(**SD, rescale_betas_zero_snr=True)
+    own = DDIMScheduler(**SD, rescale_betas_zero_snr=True).alphas_cumprod
     for wish in ("auto", True):
         assert Objective(own, "v_prediction", ObjectiveConfig(zero_terminal_snr=wish)).alphas_cumprod[-1] < 1e-6
     with pytest.raises(ConfigError, match="set it to auto"):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from training.seeing.event_log import read_events
 
 from scedit_core.fitting.rates import default_warmup, rate_remarks
 from scedit_core.fitting.remarks import Remarks
 from training.config_file import parse_config
 from training.data.check import run_check
 from training.loop import train
-from training.seeing.event_log import read_events
 
 
 def test_remarks_are_counted_by_what_they_say():

@@ -15,8 +15,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from scedit_core import load_tuner
-from training import loop
+from scedit_core.fitting import loop as fitting
 from scedit_core.fitting.checkpoints import checkpoints_in, load_checkpoint
+from training import loop
 from training.config_file import parse_config
 from training.errors import ConfigError, TrainingError
 
@@ -49,7 +50,7 @@ def steps_kept(values: dict) -> list[int]:
 
 def stop_after(step: int, monkeypatch) -> None:
     """Have a stop file made in that step."""
-    original = loop.update
+    original = fitting.update
 
     def update(run):
         done = original(run)
@@ -57,7 +58,7 @@ def stop_after(step: int, monkeypatch) -> None:
             (run.folder.path / "stop").touch()
         return done
 
-    monkeypatch.setattr(loop, "update", update)
+    monkeypatch.setattr(fitting, "update", update)
 
 
 def test_the_last_checkpoints_are_kept(quiet):
@@ -132,7 +133,7 @@ def test_a_checkpoint_from_elsewhere_is_kept_here_when_the_run_stops(quiet, tmp_
     elsewhere = run_folder(quiet) / "checkpoints" / "step-000004"
     quiet["output"] = str(tmp_path / "other.safetensors")
     monkeypatch.setattr(loop, "prepare_unet", lambda *_: (run_folder(quiet) / "stop").touch())
-    monkeypatch.setattr(loop, "update", lambda run: (0.0, 0.0))
+    monkeypatch.setattr(fitting, "update", lambda run: (0.0, 0.0))
     assert train(quiet, start=str(elsewhere)) is None
     assert steps_kept(quiet) == [4]
 
@@ -186,7 +187,7 @@ def test_a_broken_checkpoint_is_passed_over(quiet):
 
 @pytest.mark.parametrize("wish", ["stop", "save"])
 def test_files_that_ask_to_stop_or_save(quiet, wish, monkeypatch):
-    original = loop.update
+    original = fitting.update
 
     def update(run):
         done = original(run)
@@ -194,7 +195,7 @@ def test_files_that_ask_to_stop_or_save(quiet, wish, monkeypatch):
             (run.folder.path / wish).touch()
         return done
 
-    monkeypatch.setattr(loop, "update", update)
+    monkeypatch.setattr(fitting, "update", update)
     path = train(quiet)
     assert not (run_folder(quiet) / wish).exists()
     if wish == "save":
@@ -237,14 +238,14 @@ def test_two_runs_cannot_share_a_folder(quiet):
 
 
 def test_nan_stops_with_the_last_good_state_kept(quiet, monkeypatch):
-    original = loop.loss_of
+    original = fitting.loss_of
     calls = []
 
     def loss_of(*args):
         calls.append(1)
         return original(*args) * (float("nan") if len(calls) == 4 else 1.0)
 
-    monkeypatch.setattr(loop, "loss_of", loss_of)
+    monkeypatch.setattr(fitting, "loss_of", loss_of)
     with pytest.raises(TrainingError, match="step 4: expected a finite loss, found nan"):
         train(quiet)
     assert steps_kept(quiet) == [2]
@@ -259,7 +260,7 @@ def test_infinite_gradients_stop_too(quiet, monkeypatch):
 
 
 def test_a_full_disk_keeps_the_last_good_state(quiet, monkeypatch):
-    original = loop.update
+    original = fitting.update
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def update(run):
@@ -267,7 +268,7 @@ def test_a_full_disk_keeps_the_last_good_state(quiet, monkeypatch):
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
         return original(run)
 
-    monkeypatch.setattr(loop, "update", update)
+    monkeypatch.setattr(fitting, "update", update)
     try:
         with pytest.raises(TrainingError, match="expected room and permission for a checkpoint"):
             train(quiet)

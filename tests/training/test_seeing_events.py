@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from scedit_core.fitting.event_log import EventLog, latest_run_of_steps, plain, read_events
+from scedit_core.fitting.events import Events
+from scedit_core.fitting.pace import Pace, duration
 from training.config_file import load_config, parse_config
 from training.seeing.boards import TensorBoard
-from scedit_core.fitting.event_log import EventLog, latest_run_of_steps, plain, read_events
-from scedit_core.fitting.events import Events, open_events
-from scedit_core.fitting.pace import Pace, duration
+from training.seeing.listening import open_events
 from training.seeing.run_config import write_run_config
 
 

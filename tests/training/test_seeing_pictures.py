@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 from scedit_core import CSCTuner, SCTuner
+from scedit_core.fitting.objective import Objective
+from scedit_core.fitting.validation import Validation, quantiles
 from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.data.training_set import TrainingSet
 from training.memory.preparing import prepare_unet
-from scedit_core.fitting.objective import Objective
 from training.seeing.previews import Previews, scenes_of
 from training.seeing.sampling import preview_scheduler, sample, starting_noise
 from training.seeing.sheets import draw_sheet
-from scedit_core.fitting.validation import Validation, quantiles
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,9 @@ def test_validation_is_the_loss_at_fixed_problems(base, values):
     # One of the problems by hand.
     batch = data.batch_of([data.held[0]])
     noise = torch.randn(batch.latents.shape, generator=generator(config.loop.seed, 0))
-    problem = Objective(base.scheduler, base.prediction, config.objective).at(batch.latents, noise, torch.tensor([500]))
+    problem = Objective(base.alphas_cumprod, base.prediction, config.objective).at(
+        batch.latents, noise, torch.tensor([500])
+    )
     with torch.no_grad():
         said = base.unet(problem.noisy, 500, batch.text.states).sample
     by_hand = (said - problem.target).square().mean().item()

@@ -9,12 +9,12 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
+from scedit_core.fitting.event_log import EVENTS_FILE, EventLog
+from scedit_core.fitting.verdict import verdict
 from training.config_file import parse_config
 from training.seeing.curves import Curve, draw_curves, smooth, thin
-from scedit_core.fitting.event_log import EVENTS_FILE, EventLog
 from training.seeing.report import write_report
 from training.seeing.run_config import write_run_config
-from scedit_core.fitting.verdict import verdict
 
 
 class Page(HTMLParser):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from scedit_core.fitting.event_log import read_events
 from training.config_file import parse_config
 from training.loop import train
-from scedit_core.fitting.event_log import read_events
 from training.seeing.previews import Previews
 
 

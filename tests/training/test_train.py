@@ -9,10 +9,11 @@ import torch
 
 from scedit_core import CSCTuner, SCTuner, load_tuner
 from scedit_core.diffusers import attach
+from scedit_core.fitting.base import TextStates
+from scedit_core.fitting.step import TrainingStep
 from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.loop import train
-from training.step import TrainingStep
 
 pytestmark = pytest.mark.usefixtures("unwatched")
 
@@ -77,11 +78,11 @@ def test_encoder_has_no_graph_and_all_parameters_learn(base_folder, kind):
     base = load_base(base_folder)
     torch.manual_seed(0)
     tuner = SCTuner(base.layout) if kind == "sc" else CSCTuner(base.layout, stem_width=32)
-    step = TrainingStep(base.unet, tuner)
+    step = TrainingStep(base, tuner)
     optimizer = torch.optim.Adam(tuner.parameters(), lr=1e-2)
     for _ in range(3):
         hints = torch.rand(1, 3, 64, 64) if kind == "csc" else None
-        out = step(torch.randn(1, 4, 8, 8), torch.tensor([500]), hints, encoder_hidden_states=torch.randn(1, 16, 128))
+        out = step(torch.randn(1, 4, 8, 8), torch.tensor([500]), hints, TextStates(torch.randn(1, 16, 128)), None)
         optimizer.zero_grad()
         out.square().mean().backward()
         optimizer.step()
@@ -91,7 +92,7 @@ def test_encoder_has_no_graph_and_all_parameters_learn(base_folder, kind):
 
 def test_a_graph_in_the_encoder_is_refused(base_folder):
     base = load_base(base_folder)
-    step = TrainingStep(base.unet, SCTuner(base.layout))
+    step = TrainingStep(base, SCTuner(base.layout))
     noisy = torch.randn(1, 4, 8, 8).requires_grad_()
     with pytest.raises(RuntimeError, match="expected no graph before the decoder"):
-        step(noisy, torch.tensor([500]), None, encoder_hidden_states=torch.randn(1, 16, 128))
+        step(noisy, torch.tensor([500]), None, TextStates(torch.randn(1, 16, 128)), None)

@@ -11,29 +11,11 @@ from diffusers import AutoencoderTiny, StableDiffusionPipeline, StableDiffusionX
 from torch import Tensor
 
 from scedit_core import SkipLayout
+from scedit_core.diffusers import attach
+from scedit_core.fitting.base import Attached, TextStates
 
+from .encoder_graph import encoder_without_graph
 from .fingerprints import text_fingerprint, weights_fingerprint
-
-
-@dataclass
-class TextStates:
-    """Encoded captions: `states` [B,L,D] for cross-attention; `pooled` [B,P] for SDXL, else None."""
-
-    states: Tensor
-    pooled: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.states)
-
-    def rows(self, index: Tensor | Sequence[int] | slice) -> TextStates:
-        """The rows that `index` chooses, of both tensors."""
-        index = index if isinstance(index, (slice, Tensor)) else list(index)
-        return TextStates(self.states[index], None if self.pooled is None else self.pooled[index])
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TextStates:
-        """Both tensors on `device` and, where it is given, in `dtype`."""
-        pooled = None if self.pooled is None else self.pooled.to(device, dtype)
-        return TextStates(self.states.to(device, dtype), pooled)
 
 
 @dataclass(eq=False)
@@ -44,12 +26,14 @@ class BaseModel:
     pipeline: the parts, with a DDIM scheduler that has the checkpoint's betas and prediction type.
     layout:   the skips of the U-Net.
     device:   where the VAE and the text encoders work.
+    compute_dtype: what the U-Net computes in; its weights may be stored in less.
     """
 
     name: str
     pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline
     layout: SkipLayout
     device: torch.device
+    compute_dtype: torch.dtype = torch.float32
 
     @property
     def unet(self):
@@ -65,6 +49,21 @@ class BaseModel:
     def scheduler(self):
         """The noise schedule of the checkpoint, with `add_noise` and `get_velocity`."""
         return self.pipeline.scheduler
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """[T] of the noise schedule."""
+        return self.scheduler.alphas_cumprod
+
+    @property
+    def unet_device(self) -> torch.device:
+        """Where the U-Net works."""
+        return self.unet.device
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return self.vae.config.latent_channels
 
     @property
     def prediction(self) -> str:
@@ -142,6 +141,22 @@ class BaseModel:
         # In float32, since bfloat16 has no 1023; the U-Net casts after it made sines of them.
         conditions = {"text_embeds": text.pooled, "time_ids": sizes.to(self.unet.device, torch.float32)}
         return {"encoder_hidden_states": text.states, "added_cond_kwargs": conditions}
+
+    def predict(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        text: TextStates,
+        sizes: Tensor | None,
+        edits: Sequence[Attached] = (),
+    ) -> Tensor:
+        """See FrozenBase."""
+        if torch.is_grad_enabled():
+            # the hint encoder's convolutions at full size then need no copies: a fifth less time (benchmarks/NOTES.md)
+            edits = [(t, s, None if h is None else h.to(memory_format=torch.channels_last)) for t, s, h in edits]
+        inputs = self.unet_inputs(text, sizes)
+        with encoder_without_graph(self.unet), attach(self.unet, edits):
+            return self.unet(noisy.to(self.unet.device, self.compute_dtype), timesteps, return_dict=False, **inputs)[0]
 
     def release_encoders(self) -> None:
         """VAE and text encoders to the CPU, their memory on the device given back: all is cached."""

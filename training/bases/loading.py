@@ -77,7 +77,7 @@ def load_base(
         if isinstance(part, torch.nn.Module):
             _check_whole(path, part_name, part)
             part.requires_grad_(False).eval().to(device if part is not pipeline.unet else unet_device or device)
-    return BaseModel(name, pipeline, SkipLayout.from_diffusers(pipeline.unet.config), device)
+    return BaseModel(name, pipeline, SkipLayout.from_diffusers(pipeline.unet.config), device, dtype)
 
 
 def _place(path: Path, allow_download: bool) -> tuple[Path, str]:

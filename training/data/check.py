@@ -16,16 +16,17 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import track
 
+from scedit_core.fitting.chance import generator_for
+from scedit_core.fitting.events import Events
+from scedit_core.fitting.loop import update
+from scedit_core.fitting.machine import peak_memory_mib
 from scedit_core.fitting.remarks import Remarks
+from scedit_core.fitting.run_folder import RunFolder
 
 from ..bases.base_model import BaseModel
-from scedit_core.fitting.chance import generator_for
 from ..config import TrainConfig
 from ..errors import DataError
-from ..loop import prepare, update
-from scedit_core.fitting.machine import peak_memory_mib
-from scedit_core.fitting.run_folder import RunFolder
-from scedit_core.fitting.events import Events
+from ..loop import prepare
 from .contact_sheet import Shown, draw_contact_sheet
 from .encoding import Encoder
 from .examples import Example

@@ -7,14 +7,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from ..bases.base_model import BaseModel
 from scedit_core.fitting.chance import generator_for
+from scedit_core.fitting.order import Order
+
+from ..bases.base_model import BaseModel
 from ..config import TrainConfig
 from .cache import DamagedEntry
 from .encoding import Encoder
 from .examples import Example
 from .filling import fill_cache
-from scedit_core.fitting.order import Order
 from .survey import Survey, cache_folder, check_survey, survey
 from .training_set import Batch, TrainingSet, remarks_on_captions
 

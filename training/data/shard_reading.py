@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from scedit_core.fitting.chance import generator_for
+
 from ..config import DataConfig
 from ..errors import DataError
 from .captions import decode_text, one_line

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..bases.base_model import BaseModel
 from scedit_core.fitting.chance import generator_for
+
+from ..bases.base_model import BaseModel
 from ..config import TrainConfig
 from ..errors import DataError
 from .encoding import LATENT_PIXELS, Encoder

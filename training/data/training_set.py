@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from scedit_core.fitting.batches import Batch, Draws, draw
+from scedit_core.fitting.chance import generator_for
 from scedit_core.fitting.remarks import Remarks
 
 from ..bases.base_model import BaseModel, TextStates
-from scedit_core.fitting.chance import generator_for
 from ..config import TrainConfig
 from .cache import DamagedEntry
 from .encoding import Encoder
@@ -23,36 +23,6 @@ from .pictures import measure, read_picture, to_tensor
 
 _NOTES = 20  # files that are named one by one
 _LENGTHS = 10_000  # captions whose length is looked at: some seconds
-
-
-@dataclass
-class Batch:
-    """The rows of one process, on the CPU.
-
-    latents: [b,4,h,w], drawn from the posterior.
-    text:    of the captions, or of "" where a caption was dropped.
-    sizes:   [b,6] as SDXL is told them, else None.
-    hints:   [b,3,8h,8w] in 0..1 for controls, black where the condition was dropped, else None.
-    masks:   [b,1,h,w] in 0..1 where the set has masks, else None.
-    weights: [b], of the rows' loss: 1, that of prior pictures, or 0 for a picture that turned out to be unreadable.
-    """
-
-    latents: Tensor
-    text: TextStates
-    sizes: Tensor | None
-    hints: Tensor | None
-    masks: Tensor | None
-    weights: Tensor
-
-
-@dataclass
-class Draws:
-    """What chance decides for the rows of a step: [size] booleans, and posterior noise [size,4,h,w]."""
-
-    mirrored: Tensor
-    no_caption: Tensor
-    no_hint: Tensor
-    noise: Tensor
 
 
 class TrainingSet(ABC):
@@ -124,18 +94,10 @@ class TrainingSet(ABC):
 
     def draws(self, step: int, size: int, latent_shape: Sequence[int]) -> Draws:
         """What chance decides for the whole batch of a step."""
-        seed, said = self.config.loop.seed, self.config.objective
-
-        def share(purpose: str, wanted: float) -> Tensor:
-            return torch.rand(size, generator=generator_for(seed, step, purpose)) < wanted
-
-        noise = torch.randn(size, *latent_shape, generator=generator_for(seed, step, "posterior"))
-        return Draws(
-            mirrored=share("mirroring", 0.5 if self.config.data.flip else 0.0),
-            no_caption=share("caption dropout", said.caption_dropout),
-            no_hint=share("condition dropout", said.condition_dropout),
-            noise=noise,
-        )
+        said = self.config.objective
+        flip = 0.5 if self.config.data.flip else 0.0
+        seed, dropped = self.config.loop.seed, (said.caption_dropout, said.condition_dropout)
+        return draw(seed, step, size, latent_shape, flip, *dropped)
 
     def _plain(self, examples: Sequence[Example]) -> Batch:
         latents = [self._encoder.moments(example, False)[0] for example in examples]

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from scedit_core import load_tuner
+from scedit_core.fitting.machine import peak_memory_mib
 
 from ..bases.loading import load_base
 from ..config_file import load_config
 from ..errors import BaseModelError, TrainingError
 from ..loop import train
-from scedit_core.fitting.machine import peak_memory_mib
 from .judge import load_judge
 from .measure import drawn, edges_of, held_out_scenes, measure, targets
 from .sampling import sample

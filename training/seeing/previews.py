@@ -22,9 +22,9 @@ from PIL import Image
 from torch import Tensor
 
 from scedit_core import CSCTuner, SCTuner
+from scedit_core.fitting.chance import generator_for
 
 from ..bases.base_model import BaseModel, TextStates
-from scedit_core.fitting.chance import generator_for
 from ..config import TrainConfig
 from ..data.hint_making import Hints
 from .sampling import preview_scheduler, sample, starting_noise

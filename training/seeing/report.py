@@ -12,12 +12,13 @@ from typing import Any
 import yaml
 from jinja2 import Environment
 
-from .curves import Curve, draw_curves, smooth, thin
 from scedit_core.fitting.event_log import EVENTS_FILE, latest_run_of_steps, read_events
 from scedit_core.fitting.pace import duration
+from scedit_core.fitting.verdict import verdict
+
+from .curves import Curve, draw_curves, smooth, thin
 from .report_page import PAGE
 from .run_config import CONFIG_FILE
-from scedit_core.fitting.verdict import verdict
 
 REPORT_FILE = "report.html"
 _KINDS = {"sc": "SC-Tuner", "csc": "Controllable SC-Tuner"}

@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from ..config import TrainConfig
 from scedit_core.fitting.pace import duration
+
+from ..config import TrainConfig
 
 _SECONDS_BETWEEN_LINES = 15
 _SMOOTHING = 0.05  # of the loss shown: a running mean over about twenty steps

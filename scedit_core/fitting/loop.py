@@ -1,0 +1,171 @@
+"""The training loop: update by update to the end, and whatever is due after each."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from ..saving import save_tuner
+from ..tuners import CSCTuner, SCTuner
+from .checkpoints import checkpoints_in
+from .errors import TrainingError
+from .new_tuner import trainable
+from .objective import loss_of
+from .processes import Processes
+from .run import Run
+from .run_folder import Stopped
+from .tuner_file import save_trained
+from .validation import Validation
+
+
+class Previews(Protocol):
+    """Draws pictures while the training goes on."""
+
+    def draw(self, step: int, tuner: SCTuner | CSCTuner) -> Path:
+        """Draw with the tuner as it is, and return the file.  Raises torch.OutOfMemoryError and OSError."""
+
+
+def train_to_end(run: Run, previews: Previews | None) -> Path:
+    """Update by update to the end, and whatever is due after each.  Raises Stopped where the run is asked to stop."""
+    config, events, main = run.config, run.events, run.accelerator.is_main_process
+    events.emit("plan", **plan(run))
+    events.emit("remarks", remarks=[remark.values() for remark in run.remarks])
+    validation = Validation(config, run.base, run.data) if config.validation.every and main else None
+    while run.step < config.loop.steps:
+        loss, norm = update(run)
+        events.emit(
+            "step",
+            step=run.step,
+            steps=config.loop.steps,
+            loss=loss,
+            grad_norm=norm,
+            learning_rate=run.optimizer.param_groups[0]["lr"],
+        )
+        last = run.step == config.loop.steps
+        if validation and (last or run.step % config.validation.every == 0):
+            _validate(run, validation)  # before the checkpoint, which holds the best loss so far
+        if last or run.step % config.saving.every == 0 or (main and run.folder.save_wish()):
+            run.save()  # before previews, which may run out of memory
+        if previews and (last or run.step % config.previews.every == 0):
+            _preview(run, previews)
+        wish = agreed(run.accelerator, run.folder.stop_wish())
+        if wish and not last:
+            run.save()
+            raise Stopped(wish)
+    return _finish(run)
+
+
+def update(run: Run) -> tuple[float, float]:
+    """One optimiser update.  Returns the mean loss and the norm of the gradient before it was clipped.
+
+    Raises TrainingError where either is not finite; the tuner is then as it was before.
+    """
+    loop, accelerator, device = run.config.loop, run.accelerator, run.accelerator.device
+    size = loop.batch * accelerator.num_processes
+    losses = []
+    for piece in range(loop.accumulate):
+        number = run.step * loop.accumulate + piece
+        batch = run.data.batch(number, size, run.part)
+        problem = run.objective.pose(batch.latents.to(device), loop.seed, number, size, run.part)
+        hints, masks = (None if x is None else x.to(device) for x in (batch.hints, batch.masks))
+        last = piece == loop.accumulate - 1
+        with contextlib.nullcontext() if last else accelerator.no_sync(run.step_module):
+            prediction = run.step_module(problem.noisy, problem.timesteps, hints, batch.text, batch.sizes)
+            loss = loss_of(prediction, problem, masks, batch.weights.to(device))
+            accelerator.backward(run.scaler.scale(loss))
+        losses.append(loss.detach())
+    run.scaler.unscale_(run.optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(trainable(run.tuner), loop.max_grad_norm)
+    mean = accelerator.reduce(torch.stack(losses).mean(), "mean")
+    mean, norm = torch.stack([mean, norm.to(mean)]).tolist()  # one look at the device for both
+    if not _finite(mean) or not (_finite(norm) or run.scaler.is_enabled()):
+        what = "loss" if not _finite(mean) else "gradient"
+        raise TrainingError(
+            f"step {run.step + 1}: expected a finite {what}, found {norm if what == 'gradient' else mean}; lower "
+            f"loop.learning_rate or use precision bf16 or fp32, then {_way_on(run)}"
+        )
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.schedule.step()
+    if run.ema is not None:
+        run.ema.step(trainable(run.tuner))
+    run.step += 1
+    return mean, norm
+
+
+def plan(run: Run) -> dict[str, Any]:
+    """What is about to happen, for people and for programs."""
+    config, loop = run.config, run.config.loop
+    seen = loop.batch * loop.accumulate * run.accelerator.num_processes
+    return {
+        "base": run.base.name,
+        "family": run.base.layout.title,
+        "prediction": run.base.prediction,
+        "kind": config.tuner.kind,
+        "condition": None if config.data.condition is None else config.data.condition.type,
+        "parameters": sum(p.numel() for p in trainable(run.tuner)),
+        "blocks": len(run.tuner.blocks),
+        "skips": len(run.base.layout),
+        "images": len(run.data.examples) or None,  # shards are not counted
+        "resolution": config.data.resolution,
+        "batch": seen,
+        "first_step": run.step,
+        "steps": loop.steps,
+        "epochs": loop.steps * seen / len(run.data.examples) if run.data.examples else None,
+        "precision": str(run.base.compute_dtype).removeprefix("torch."),
+        "device": str(run.accelerator.device),
+        "output": str(config.output),
+    }
+
+
+def _validate(run: Run, validation: Validation) -> None:
+    numbers = validation.measure(run.result())
+    run.events.emit("validation", step=run.step, **numbers)
+    if run.best is None or numbers["loss_with"] < run.best:
+        run.best = numbers["loss_with"]
+        save_tuner(run.result(), run.folder.best, {**run.metadata(), "scedit.step": str(run.step)})
+
+
+def _preview(run: Run, previews: Previews) -> None:
+    try:
+        path = previews.draw(run.step, run.result())
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        run.events.emit("note", message=f"step {run.step}: no memory for previews; set previews.count to less")
+        return
+    except OSError as error:  # a full disk, or a picture that another program holds open
+        run.events.emit("note", message=f"step {run.step}: no previews ({error.strerror or error}); the run goes on")
+        return
+    run.events.emit("preview", step=run.step, path=str(path))
+
+
+def _finish(run: Run) -> Path:
+    run.save()
+    path = run.config.output
+    if run.accelerator.is_main_process:
+        save_trained(run.result(), path, run.metadata(), run.base)
+        run.events.emit("finished", step=run.step, path=str(path))
+    run.accelerator.wait_for_everyone()
+    return path
+
+
+def agreed(processes: Processes, wish: str | None) -> str | None:
+    """The wish of any process, so that all of them stop after the same step."""
+    if processes.num_processes == 1:
+        return wish
+    flag = torch.tensor(float(wish is not None), device=processes.device)
+    return (wish or "another process") if processes.reduce(flag, "sum").item() else None
+
+
+def _way_on(run: Run) -> str:
+    """How to go on with other settings: "latest" would refuse them, a path does not."""
+    saved = checkpoints_in(run.folder.checkpoints)
+    return f"go on with --resume {saved[-1]}" if saved else "start again"
+
+
+def _finite(value: float) -> bool:
+    return value == value and abs(value) != float("inf")

@@ -1,0 +1,46 @@
+"""Who listens to a run: the terminal, events.jsonl with its report, TensorBoard and wandb."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from scedit_core.fitting.event_log import EVENTS_FILE, EventLog
+from scedit_core.fitting.events import Events, Listener
+
+from ..config import TrainConfig
+from .boards import TensorBoard, WeightsAndBiases
+from .reporting import Reporting
+from .run_config import write_run_config
+from .terminal import Terminal
+
+
+def open_events(config: TrainConfig, console: Console, main_process: bool = True) -> Events:
+    """The events of a run, told to all that `config` asks for; by the main process alone.
+
+    A package that is not installed, or a folder that cannot be written, is told as a note.
+    """
+    if not main_process:
+        return Events()
+    listeners: list[Listener] = [Terminal(config, console)]
+    notes = []
+    folder = config.run_folder
+    try:
+        log = EventLog(folder / EVENTS_FILE)
+        write_run_config(config)
+        listeners += [log, Reporting(folder)]  # in this order: the report reads the log
+    except OSError as error:
+        notes.append(f"{folder}: expected a folder that can be written, found none ({error.strerror}); no log is kept")
+    for wanted, board in ((config.tensorboard, TensorBoard), (config.wandb, WeightsAndBiases)):
+        if wanted:
+            try:
+                listeners.append(board(config))
+            except ImportError:
+                key, package = board.KEY, board.PACKAGE
+                notes.append(f"{key}: expected the package, found none; pip install {package}, or set {key}: false")
+            except Exception as error:  # wandb without an account, an old protobuf, ...
+                reason = " ".join(str(error).split())[:160]
+                notes.append(f"{board.KEY}: expected it to start, found an error ({reason}); goes on without")
+    events = Events(listeners)
+    for message in notes:
+        events.emit("note", message=message)
+    return events
