@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 
+from scedit_core.fitting import loop as fitting
 from training import loop
 from training.bases.base_model import BaseModel
 from training.config_file import parse_config
@@ -57,8 +58,8 @@ def _in_caching() -> None:
 
 
 def _between_epochs() -> None:
-    # once before the first step; 3 pictures an epoch, batch 1: after step 3 the second epoch begins
-    _die_on_call(loop, "_agreed", 1 + 3)
+    # 3 pictures an epoch, batch 1: after step 3 the second epoch begins
+    _die_on_call(fitting, "agreed", 3)
 
 
 POINTS: dict[str, Callable[[], None]] = {  # in the order in which a run of twelve steps comes to them
