@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from training.seeing.event_log import read_events
 
+from scedit_core.fitting.event_log import read_events
 from scedit_core.fitting.rates import default_warmup, rate_remarks
 from scedit_core.fitting.remarks import Remarks
 from training.config_file import parse_config
