@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .conditions.fitting import fit_hint, trained_fitting
 from .editing import Edit, edit_skip
 from .errors import HintError, LayoutError, SCEditError
+from .folding import FoldedEdits, edit_folded, folded
 from .layout import SkipLayout
 from .tuners import HINT_FACTOR, CSCTuner, SCTuner
 
@@ -32,6 +33,7 @@ def attach(unet: nn.Module, tuners: Iterable[tuple[SCTuner | CSCTuner, float, Te
     A hint that is 8 times the latent's size is taken as it is; others, and those with alpha, are fitted as the tuner
     was trained (`conditions.fitting`).  Hints are encoded once, in the first forward, and again only where the latent's
     size, or the dtype or device of the U-Net, changes.
+    Without gradients all tuners work as one (folding.py); with them one by one, so that each can be trained.
     Float32 weights under a half-precision U-Net are cast where they are used, so that they can be trained; in all other
     cases a tuner of another dtype or device than the U-Net's works through a copy.
 
@@ -59,15 +61,25 @@ def attach(unet: nn.Module, tuners: Iterable[tuple[SCTuner | CSCTuner, float, Te
         if key not in encoded:
             encoded.clear()
             features = []
-            for edit, hint in zip(edits, hints, strict=True):
+            for each, hint in zip(edits, hints, strict=True):
                 if hint is None:
                     features.append(None)
                     continue
-                cast = edit.tuner.dtype != dtype and dtype in _HALF
+                cast = each.tuner.dtype != dtype and dtype in _HALF
                 with torch.autocast(device.type, dtype=dtype) if cast else contextlib.nullcontext():
-                    features.append(edit.tuner.encode_hint(_fitted(hint, size, edit.tuner).to(device, dtype)))
+                    features.append(each.tuner.encode_hint(_fitted(hint, size, each.tuner).to(device, dtype)))
             encoded[key] = features
         return encoded[key]
+
+    kept: dict[str, tuple[tuple, list[FoldedEdits]]] = {}
+
+    def edit(b: int, skip: Tensor, active: list[Edit]) -> Tensor:
+        if torch.is_grad_enabled():
+            return _edit_in_dtype(b, skip, active)
+        state = (skip.dtype, skip.device, *map(_state, active))
+        if "edits" not in kept or kept["edits"][0] != state:
+            kept["edits"] = (state, folded(active, skip))
+        return edit_folded(b, skip, kept["edits"][1])
 
     def before_up_block(first: int, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         if "res_hidden_states_tuple" not in kwargs:
@@ -76,14 +88,14 @@ def attach(unet: nn.Module, tuners: Iterable[tuple[SCTuner | CSCTuner, float, Te
                 "use diffusers 0.30 or newer"
             )
         skips: Sequence[Tensor] = kwargs["res_hidden_states_tuple"]
-        active = [edit for edit in edits if edit.strength != 0]
+        active = [each for each in edits if each.strength != 0]
         if not active:
             return args, kwargs
-        for edit, features in zip(edits, encode(skips[-1].dtype, skips[-1].device), strict=True):
-            edit.hint_features = features
+        for each, features in zip(edits, encode(skips[-1].dtype, skips[-1].device), strict=True):
+            each.hint_features = features
         edited = list(skips)
         for j in range(len(module.resnets)):
-            edited[-1 - j] = _edit_in_dtype(first + j, skips[-1 - j], active)
+            edited[-1 - j] = edit(first + j, skips[-1 - j], active)
         return args, {**kwargs, "res_hidden_states_tuple": tuple(edited)}
 
     handles, first = [unet.conv_in.register_forward_pre_hook(before_conv_in)], 0
@@ -96,8 +108,9 @@ def attach(unet: nn.Module, tuners: Iterable[tuple[SCTuner | CSCTuner, float, Te
         for handle in handles:
             handle.remove()
         encoded.clear()
-        for edit in edits:
-            edit.hint_features = None
+        kept.clear()
+        for each in edits:
+            each.hint_features = None
 
 
 def _beside(unet: nn.Module, tuner: SCTuner | CSCTuner) -> SCTuner | CSCTuner:
@@ -120,3 +133,11 @@ def _edit_in_dtype(b: int, skip: Tensor, edits: list[Edit]) -> Tensor:
         return edit_skip(b, skip, edits)
     with torch.autocast(skip.device.type, dtype=skip.dtype, enabled=skip.dtype in _HALF):
         return edit_skip(b, skip, edits)
+
+
+def _state(edit: Edit) -> tuple:
+    """What the folded form of an edit depends on; weights that are trained on count up a version."""
+    tensors = [*edit.tuner.tuners.parameters(), *(t for t in (edit.mask, edit.rows) if t is not None)]
+    versions = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+    features = edit.hint_features and tuple(map(id, edit.hint_features))
+    return edit.weights(), features, id(edit.mask), id(edit.rows), edit.resize_hint, tuple(versions)

@@ -3,7 +3,8 @@
     s' = s + sum over SC-Tuners  strength * A_b(s)
            + sum over CSC-Tuners strength * scale * (g_b + A_b(s + g_b))
 
-Every residual reads the unedited skip s, so the result does not depend on the order (DESIGN, "The method, exactly").
+Every residual reads the unedited skip s, so the result does not depend on the order.  folding.py computes the same for
+all tuners at once; this is the plain form, for reading, for tests and for training.  Source: paper, 3.2 and 3.3.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -43,29 +45,16 @@ class Edit:
         weight = self.strength if self.block_weights is None else self.strength * self.block_weights[b]
         return weight * self.tuner.scale if isinstance(self.tuner, CSCTuner) else weight
 
+    def weights(self) -> tuple[float, ...]:
+        """`weight` of every block."""
+        return tuple(self.weight(b) for b in range(len(self.tuner.layout)))
+
     def residual(self, b: int, skip: Tensor) -> Tensor | None:
         """The unweighted residual [B,C,h,w] for the skip of block b, or None.  Raises HintError for a wrong hint."""
         if isinstance(self.tuner, SCTuner):
             return self.tuner.residual(b, skip)
-        feature = self.hint_features[b] if self.hint_features is not None else None
-        return None if feature is None else self.tuner.residual(b, skip, self._fitted(feature, skip))
-
-    def _fitted(self, feature: Tensor, skip: Tensor) -> Tensor:
-        if feature.shape[-2:] != skip.shape[-2:]:
-            if not self.resize_hint:
-                raise HintError(
-                    f"hint: expected one that gives features of {_size(skip)} for this skip, found {_size(feature)}; "
-                    "make the hint 8 times the size of the latent, which is the size of the picture"
-                )
-            feature = F.interpolate(feature, skip.shape[-2:], mode="bilinear", align_corners=False)
-        if feature.shape[0] not in (1, skip.shape[0]):
-            if skip.shape[0] % feature.shape[0]:
-                raise HintError(
-                    f"hint: expected a batch of 1 or one that divides {skip.shape[0]}, found {feature.shape[0]}; "
-                    "give one hint, or one for each picture"
-                )
-            feature = feature.repeat(skip.shape[0] // feature.shape[0], 1, 1, 1)
-        return feature
+        feature = fitted_feature(self, b, len(skip), tuple(skip.shape[-2:]))
+        return None if feature is None else self.tuner.residual(b, skip, _repeated(feature, len(skip)))
 
 
 def edit_skip(b: int, skip: Tensor, edits: Iterable[Edit]) -> Tensor:
@@ -79,7 +68,8 @@ def edit_skip(b: int, skip: Tensor, edits: Iterable[Edit]) -> Tensor:
         if residual is None:
             continue
         if edit.mask is not None:
-            residual = residual * mask_for(edit.mask, residual)
+            mask = fitted_mask(edit.mask, len(residual), tuple(residual.shape[-2:])).to(residual)
+            residual = residual * _repeated(mask, len(residual))
         residual = residual.to(skip.dtype)
         if edit.rows is None:
             edited = edited.add(residual, alpha=weight)
@@ -88,33 +78,55 @@ def edit_skip(b: int, skip: Tensor, edits: Iterable[Edit]) -> Tensor:
     return edited
 
 
-def mask_for(mask: Tensor, like: Tensor) -> Tensor:
-    """A mask [B or 1, H, W] at the size, dtype and batch of `like` [B,C,h,w], as [B or 1, 1, h, w].
+def fitted_feature(edit: Edit, b: int, rows: int, size: tuple[int, int]) -> Tensor | None:
+    """The hint feature [P,C,h,w] of block b for skips [rows,C,*size], P dividing `rows`; None where there is none.
 
-    Averages over areas, so that all ones stay one and all zeros zero, exactly.  Raises HintError for other shapes.
+    Raises HintError where it is of another size and `edit.resize_hint` is off, and where its batch does not divide.
+    """
+    feature = edit.hint_features[b] if edit.hint_features is not None else None
+    if feature is None:
+        return None
+    if tuple(feature.shape[-2:]) != size:
+        if not edit.resize_hint:
+            raise HintError(
+                f"hint: expected one that gives features of {size[0]}x{size[1]} for this skip, found "
+                f"{feature.shape[-2]}x{feature.shape[-1]}; make the hint 8 times the size of the latent, which is the "
+                "size of the picture"
+            )
+        feature = F.interpolate(feature, size, mode="bilinear", align_corners=False)
+    if rows % feature.shape[0]:
+        raise HintError(
+            f"hint: expected a batch of 1 or one that divides {rows}, found {feature.shape[0]}; "
+            "give one hint, or one for each picture"
+        )
+    return feature
+
+
+def fitted_mask(mask: Tensor, rows: int, size: tuple[int, int]) -> Tensor:
+    """A mask [B or 1, H, W] at `size` as [B or 1, 1, h, w], for `rows` rows of a batch.
+
+    Averages over areas, so that all ones stay one and all zeros zero, exactly.  Computed on the CPU in float32, since
+    some devices refuse sizes that do not divide.  Raises HintError for other shapes.
     """
     if mask.ndim != 3 or mask.numel() == 0:
         raise HintError(
             f"mask: expected [B,H,W], found {list(mask.shape)}; give a mask with a batch and without channels"
         )
-    mask = F.interpolate(mask[:, None].to(like.device, like.dtype), like.shape[-2:], mode="area")
-    if mask.shape[0] not in (1, like.shape[0]):
-        if like.shape[0] % mask.shape[0]:
-            raise HintError(
-                f"mask: expected a batch of 1 or one that divides {like.shape[0]}, found {mask.shape[0]}; "
-                "give one mask, or one for each picture"
-            )
-        mask = mask.repeat(like.shape[0] // mask.shape[0], 1, 1, 1)
-    return mask
+    if rows % mask.shape[0]:
+        raise HintError(
+            f"mask: expected a batch of 1 or one that divides {rows}, found {mask.shape[0]}; "
+            "give one mask, or one for each picture"
+        )
+    return F.interpolate(mask[:, None].to("cpu", torch.float32), size, mode="area").to(mask.device)
+
+
+def _repeated(tensor: Tensor, rows: int) -> Tensor:
+    return tensor if len(tensor) in (1, rows) else tensor.repeat(rows // len(tensor), 1, 1, 1)
 
 
 def is_active(sigma: float, start_sigma: float, end_sigma: float) -> bool:
     """Whether a step at noise level `sigma` lies in the half-open range end < sigma <= start.
 
-    Half-open, so that ranges that meet cover each step exactly once (reference/host.md, trap 1).
+    Half-open, so that ranges that meet cover each step exactly once.
     """
     return end_sigma < sigma <= start_sigma
-
-
-def _size(tensor: Tensor) -> str:
-    return f"{tensor.shape[-2]}x{tensor.shape[-1]}"

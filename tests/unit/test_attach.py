@@ -43,7 +43,9 @@ def test_each_block_edits_the_skip_of_its_own_number(tiny_unet, tiny_layout, inp
         seen = []
         tuner = make_sc(blocks=[b])
         tuner.tuners[str(b)].register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].shape))
-        run(tiny_unet, inputs, [(tuner, 1.0, None)])
+        with attach(tiny_unet, [(tuner, 1.0, None)]):  # with gradients, tuner by tuner
+            expected = tiny_unet(*inputs).sample
+        assert relative(run(tiny_unet, inputs, [(tuner, 1.0, None)]), expected) < 1e-6
         side = 16 // tiny_layout.strides[b]
         assert seen == [(2, tiny_layout.channels[b], side, side)]
 
@@ -100,6 +102,38 @@ def test_a_half_precision_tuner_works_under_a_float32_unet(tiny_unet, inputs, ma
     expected = run(tiny_unet, inputs, [(tuner, 1.0, None)])
     assert relative(run(tiny_unet, inputs, [(tuner.to(dtype), 1.0, None)]), expected) < 0.02
     assert tuner.dtype == dtype  # the caller's tuner is left as it was
+
+
+def test_without_gradients_no_adapter_runs_by_itself_and_changes_are_seen(tiny_unet, inputs, make_sc, make_csc, hint):
+    """Strength, mask and weights may change while the context is open; what is folded follows."""
+    style, control, calls = make_sc(), make_csc(), []
+    style.tuners["3"].register_forward_hook(lambda *_: calls.append(1))
+
+    def expected(*strengths, mask=None):
+        with attach(tiny_unet, [(style, strengths[0], None), (control, strengths[1], hint)]) as edits:
+            edits[0].mask = mask
+            return tiny_unet(*inputs).sample.detach()
+
+    half = torch.ones(1, 128, 128)
+    half[..., 64:] = 0
+    with attach(tiny_unet, [(style, 1.0, None), (control, 0.5, hint)]) as edits:
+
+        def found():
+            with torch.no_grad():
+                return tiny_unet(*inputs).sample
+
+        assert relative(found(), expected(1.0, 0.5)) < 1e-6
+        calls.clear()
+        edits[0].strength, edits[1].strength = -0.4, 0.8
+        assert relative(found(), expected(-0.4, 0.8)) < 1e-6
+        edits[0].mask = half
+        assert relative(found(), expected(-0.4, 0.8, mask=half)) < 1e-6
+        assert len(calls) == 2  # those of `expected`
+        before = found()
+        with torch.no_grad():
+            style.tuners["3"].up.weight.mul_(2)
+        assert relative(found(), before) > 1e-3
+        assert relative(found(), expected(-0.4, 0.8, mask=half)) < 1e-6
 
 
 def test_hints_are_encoded_once(tiny_unet, inputs, make_csc, hint):

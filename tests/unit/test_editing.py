@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scedit_core import HintError
-from scedit_core.editing import Edit, edit_skip, is_active, mask_for
+from scedit_core.editing import Edit, edit_skip, fitted_mask, is_active
 
 SKIP = torch.randn(2, 64, 8, 8, generator=torch.Generator().manual_seed(0))
 BLOCK = 3
@@ -53,10 +53,10 @@ def test_a_half_mask_edits_its_half(make_sc):
 
 def test_masks_repeat_over_a_doubled_batch_and_refuse_others(one_sentence):
     mask = torch.stack([torch.zeros(8, 8), torch.ones(8, 8)])
-    fitted = mask_for(mask, torch.zeros(4, 1, 8, 8))
+    fitted = fitted_mask(mask, torch.zeros(4, 1, 8, 8))
     assert fitted[:, 0, 0, 0].tolist() == [0, 1, 0, 1]
     with pytest.raises(HintError) as raised:
-        mask_for(mask, torch.zeros(3, 1, 8, 8))
+        fitted_mask(mask, torch.zeros(3, 1, 8, 8))
     one_sentence(raised, "divides 3")
 
 

@@ -1,0 +1,255 @@
+"""The formula of editing.py for any number of tuners at once: two matrix products and one GELU for each skip.
+
+For a skip s of one picture as [C, hw], with all down matrices stacked and all up matrices side by side:
+
+    hidden = GELU( D s + B )        D [R,C],  B [R,hw or 1]
+    s'     = s + U hidden + G       U [C,R] times each tuner's weight,  G [C,hw or 1]
+
+An SC-Tuner's part of B is the bias of its `down`, and of G the weighted bias of its `up`.  A CSC-Tuner reads s + g, and
+down(s + g) = down s + down g: its part of B is `down g + bias`, of G `weight * (g + up bias)`.  Neither changes from
+step to step.  A mask is a factor for each pixel, which commutes with `up`: it multiplies the tuner's rows of `hidden`,
+and its part of G once.  `edit_skip` in editing.py is the same, tuner by tuner.  Source: paper, sections 3.2 and 3.3.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .editing import Edit, fitted_feature, fitted_mask
+from .tuners import CSCTuner
+
+
+@dataclass
+class Stack:
+    """The weights of several tuners for one block.
+
+    down, up: [R,C] and [C,R], the latter times each tuner's weight; biases [R], and the sum of the weighted [C].
+    parts:    for each tuner its index among the edits, its weight, and where its rows of R begin and end.
+    """
+
+    down: Tensor
+    up: Tensor
+    down_bias: Tensor
+    up_biases: list[Tensor]
+    parts: list[tuple[int, float, int, int]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds."""
+        return sum(t.nbytes for t in (self.down, self.up, self.down_bias, *self.up_biases))
+
+
+class FoldedWeights:
+    """The weights of the tuners of `edits`, stacked on a device in a dtype, each block on its first use.
+
+    Edits may share them where tuners and weights are the same, whatever their hints and masks.
+    """
+
+    def __init__(self, edits: Sequence[Edit], device: torch.device, dtype: torch.dtype) -> None:
+        self._sources = [(edit.tuner, edit.weights()) for edit in edits]
+        self._device, self._dtype = device, dtype
+        self._stacks: dict[int, Stack | None] = {}
+
+    def stack(self, b: int) -> Stack | None:
+        """Those of block b, or None where no tuner with a weight has that block."""
+        if b not in self._stacks:
+            self._stacks[b] = self._made(b)
+        return self._stacks[b]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all blocks hold, or will."""
+        return sum(
+            (adapter.down.weight.numel() * 2 + adapter.down.bias.numel() + adapter.up.bias.numel())
+            * self._dtype.itemsize
+            for tuner, weights in self._sources
+            for b, adapter in ((int(name), adapter) for name, adapter in tuner.tuners.items())
+            if weights[b] != 0
+        )
+
+    @torch.no_grad()
+    def _made(self, b: int) -> Stack | None:
+        name, used = str(b), []
+        for i, (tuner, weights) in enumerate(self._sources):
+            if name in tuner.tuners and weights[b] != 0:
+                used.append((i, weights[b], tuner.tuners[name]))
+        if not used:
+            return None
+        channels = used[0][2].down.weight.shape[1]
+        rows = sum(adapter.down.weight.shape[0] for *_, adapter in used)
+        place = {"device": self._device, "dtype": self._dtype}
+        down, up = torch.empty(rows, channels, **place), torch.empty(channels, rows, **place)
+        down_bias, up_biases, parts, begin = torch.empty(rows, **place), [], [], 0
+        for i, weight, adapter in used:
+            end = begin + adapter.down.weight.shape[0]
+            down[begin:end] = adapter.down.weight.flatten(1)
+            down_bias[begin:end] = adapter.down.bias
+            up[:, begin:end] = _weighted(adapter.up.weight.flatten(1), weight)
+            up_biases.append(_weighted(adapter.up.bias, weight).to(**place, copy=True))
+            parts.append((i, weight, begin, end))
+            begin = end
+        return Stack(down, up, down_bias, up_biases, parts)
+
+
+@dataclass
+class _Block:
+    """One block's matrices for skips of one size: what `apply` takes."""
+
+    size: tuple[int, int]
+    pictures: int  # P
+    down: Tensor
+    up: Tensor
+    before: Tensor  # B, [P,R,hw or 1]
+    after: Tensor  # G, [P,C,hw or 1]
+    masks: list[tuple[int, int, Tensor]]  # rows of R, [P or 1, 1, hw]
+    views: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)  # expanded over each batch size that came
+
+    def fits(self, rows: int, size: tuple[int, int]) -> bool:
+        """Whether it edits skips [rows,C,*size]."""
+        return size == self.size and rows % self.pictures == 0
+
+    def apply(self, skip: Tensor, base: Tensor) -> Tensor:
+        """base + U hidden + G for skips [B,C,hw]; B is a multiple of P, and row i belongs to picture i modulo P."""
+        batch, _, pixels = skip.shape
+        if batch not in self.views:
+            before = self.before.expand(batch, -1, pixels) if len(self.before) == 1 else self.before
+            self.views[batch] = self.down.expand(batch, -1, -1), self.up.expand(batch, -1, -1), before
+        down, up, before = self.views[batch]
+        tracked = torch.is_grad_enabled() and skip.requires_grad
+        whole = len(before) == batch
+        hidden = torch.baddbmm(before, down, skip) if whole else _plus(torch.bmm(down, skip), before)
+        hidden = F.gelu(hidden) if tracked else torch.ops.aten.gelu_(hidden)
+        for begin, end, mask in self.masks:
+            part = hidden[:, begin:end].unflatten(0, (-1, len(mask)))
+            if tracked:
+                hidden = torch.cat([hidden[:, :begin], (part * mask).flatten(0, 1), hidden[:, end:]], 1)
+            else:
+                part.mul_(mask)
+        edited = base + self.after if len(self.after) in (1, batch) else _plus(base, self.after)
+        return torch.baddbmm(edited, up, hidden) if tracked else edited.baddbmm_(up, hidden)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes beside the weights."""
+        return self.before.nbytes + self.after.nbytes + sum(mask.nbytes for *_, mask in self.masks)
+
+
+class FoldedEdits:
+    """Edits of the same rows as one, made block by block when the first skip of that block comes.
+
+    edits:   in an order that is always the same, since rounding follows it; all of one `rows`.
+    weights: those of the edits, shared with others where there are any.
+
+    A CSC-Tuner without features adds nothing where `hint_features` has None, as in `edit_skip`.
+    """
+
+    def __init__(self, edits: Sequence[Edit], weights: FoldedWeights) -> None:
+        self.edits, self.weights = list(edits), weights
+        self.rows = edits[0].rows
+        self._blocks: dict[int, _Block] = {}
+        self._making = threading.Lock()
+
+    def __call__(self, b: int, skip: Tensor) -> Tensor:
+        """The skip [B,C,h,w] of block b edited, or `skip` itself where nothing edits it."""
+        return edit_folded(b, skip, [self])
+
+    def block(self, b: int, rows: int, size: tuple[int, int]) -> _Block | None:
+        """What edits skips [rows,C,*size] of block b, or None where nothing does."""
+        stack = self.weights.stack(b)
+        if stack is None:
+            return None
+        known = self._blocks.get(b)
+        if known is None or not known.fits(rows, size):
+            with self._making:
+                known = self._blocks.get(b)
+                if known is None or not known.fits(rows, size):
+                    known = self._blocks[b] = self._made(b, stack, rows, size)
+        return known
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held beside the weights."""
+        return sum(block.nbytes for block in list(self._blocks.values()))
+
+    @torch.no_grad()
+    def _made(self, b: int, stack: Stack, rows: int, size: tuple[int, int]) -> _Block:
+        features: dict[int, Tensor] = {}
+        masks: dict[int, Tensor] = {}
+        for i, *_ in stack.parts:
+            edit = self.edits[i]
+            if isinstance(edit.tuner, CSCTuner):
+                feature = fitted_feature(edit, b, rows, size)
+                if feature is not None:
+                    features[i] = feature.to(stack.down).flatten(2)
+            if edit.mask is not None:
+                masks[i] = fitted_mask(edit.mask, rows, size).to(stack.down).flatten(2)
+        pictures = math.lcm(*(len(each) for each in (*features.values(), *masks.values())))
+        pixels = size[0] * size[1]
+        before = stack.down_bias[None, :, None]
+        if features:
+            before = before.repeat(pictures, 1, pixels)
+        after = torch.zeros((), device=before.device)  # summed in float32, rounded once
+        for (i, weight, begin, end), up_bias in zip(stack.parts, stack.up_biases, strict=True):
+            residual = up_bias[None, :, None].float()
+            if i in features:
+                feature = features[i]
+                matrix, bias = stack.down[begin:end], stack.down_bias[begin:end, None]
+                product = torch.baddbmm(bias, matrix.expand(len(feature), -1, -1), feature)
+                before[:, begin:end] = product.repeat(pictures // len(feature), 1, 1)
+                residual = torch.add(residual, feature, alpha=weight).repeat(pictures // len(feature), 1, 1)
+            if i in masks:
+                residual = residual * masks[i].repeat(pictures // len(masks[i]), 1, 1)
+            after = after + residual
+        rows_of = {i: (begin, end) for i, _, begin, end in stack.parts}
+        placed = [(*rows_of[i], mask) for i, mask in masks.items()]
+        return _Block(size, pictures, stack.down, stack.up, before, after.to(before.dtype), placed)
+
+
+def folded(edits: Sequence[Edit], like: Tensor) -> list[FoldedEdits]:
+    """Edits folded for the device and dtype of `like`: one for each set of rows, all rows first."""
+    groups: dict[tuple | None, list[Edit]] = {}
+    for edit in edits:
+        if isinstance(edit.tuner, CSCTuner) and edit.hint_features is None:
+            continue  # without a hint it adds nothing
+        groups.setdefault(None if edit.rows is None else tuple(edit.rows.tolist()), []).append(edit)
+    ordered = sorted(groups, key=lambda rows: rows or ())
+    return [FoldedEdits(groups[rows], FoldedWeights(groups[rows], like.device, like.dtype)) for rows in ordered]
+
+
+def edit_folded(b: int, skip: Tensor, groups: Sequence[FoldedEdits]) -> Tensor:
+    """Apply all groups to the skip [B,C,h,w] of block b; each reads the unedited skip.
+
+    Returns `skip` itself where nothing edits it.  Raises HintError as `edit_skip` does.
+    """
+    size, edited, flat = tuple(skip.shape[-2:]), None, None
+    for group in groups:
+        block = group.block(b, len(skip) if group.rows is None else len(group.rows), size)
+        if block is None:
+            continue
+        if flat is None:
+            flat = skip.view(*skip.shape[:2], -1) if skip.is_contiguous() else skip.flatten(2)
+        base = flat if edited is None else edited
+        if group.rows is None:
+            edited = block.apply(flat, base)
+        else:
+            part = flat.index_select(0, group.rows)
+            on = part if edited is None else edited.index_select(0, group.rows)
+            edited = base.index_copy(0, group.rows, block.apply(part, on))
+    return skip if edited is None else edited.view(skip.shape)
+
+
+def _plus(skips: Tensor, each: Tensor) -> Tensor:
+    """skips [k*P,C,hw] + each [P,C,hw or 1], k times over."""
+    return (skips.unflatten(0, (-1, len(each))) + each).flatten(0, 1)
+
+
+def _weighted(tensor: Tensor, weight: float) -> Tensor:
+    """tensor * weight, rounded once: in float32 where it is of fewer bits."""
+    return tensor if weight == 1 else (tensor.float() if tensor.itemsize < 4 else tensor) * weight
