@@ -119,12 +119,11 @@ class _Block:
         """base + U hidden + G for skips [B,C,hw]; B is a multiple of P, and row i belongs to picture i modulo P."""
         batch, _, pixels = skip.shape
         if batch not in self.views:
-            before = self.before.expand(batch, -1, pixels) if len(self.before) == 1 else self.before
-            self.views[batch] = self.down.expand(batch, -1, -1), self.up.expand(batch, -1, -1), before
-        down, up, before = self.views[batch]
+            each = (t.expand(batch, -1, pixels) if len(t) == 1 else t for t in (self.before, self.after))
+            self.views[batch] = self.down.expand(batch, -1, -1), self.up.expand(batch, -1, -1), *each
+        down, up, before, after = self.views[batch]
         tracked = torch.is_grad_enabled() and skip.requires_grad
-        whole = len(before) == batch
-        hidden = torch.baddbmm(before, down, skip) if whole else _plus(torch.bmm(down, skip), before)
+        hidden = _product(before, down, skip)
         hidden = F.gelu(hidden) if tracked else torch.ops.aten.gelu_(hidden)
         for begin, end, mask in self.masks:
             part = hidden[:, begin:end].unflatten(0, (-1, len(mask)))
@@ -132,8 +131,8 @@ class _Block:
                 hidden = torch.cat([hidden[:, :begin], (part * mask).flatten(0, 1), hidden[:, end:]], 1)
             else:
                 part.mul_(mask)
-        edited = base + self.after if len(self.after) in (1, batch) else _plus(base, self.after)
-        return torch.baddbmm(edited, up, hidden) if tracked else edited.baddbmm_(up, hidden)
+        residual = _product(after, up, hidden)
+        return base + residual if tracked else residual.add_(base)
 
     @property
     def nbytes(self) -> int:
@@ -245,9 +244,11 @@ def edit_folded(b: int, skip: Tensor, groups: Sequence[FoldedEdits]) -> Tensor:
     return skip if edited is None else edited.view(skip.shape)
 
 
-def _plus(skips: Tensor, each: Tensor) -> Tensor:
-    """skips [k*P,C,hw] + each [P,C,hw or 1], k times over."""
-    return (skips.unflatten(0, (-1, len(each))) + each).flatten(0, 1)
+def _product(added: Tensor, matrix: Tensor, skips: Tensor) -> Tensor:
+    """added + matrix @ skips for skips [k*P,n,hw] and `added` [P,m,hw], k times over."""
+    if len(added) == len(skips):
+        return torch.baddbmm(added, matrix, skips)
+    return (torch.bmm(matrix, skips).unflatten(0, (-1, len(added))) + added).flatten(0, 1)
 
 
 def _weighted(tensor: Tensor, weight: float) -> Tensor:

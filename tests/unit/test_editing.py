@@ -51,12 +51,15 @@ def test_a_half_mask_edits_its_half(make_sc):
     assert torch.equal(edited[..., 4:], bare[..., 4:])
 
 
-def test_masks_repeat_over_a_doubled_batch_and_refuse_others(one_sentence):
+def test_masks_repeat_over_a_doubled_batch_and_refuse_others(make_sc, one_sentence):
     mask = torch.stack([torch.zeros(8, 8), torch.ones(8, 8)])
-    fitted = fitted_mask(mask, torch.zeros(4, 1, 8, 8))
-    assert fitted[:, 0, 0, 0].tolist() == [0, 1, 0, 1]
+    assert fitted_mask(mask, 4, (3, 5)).shape == (2, 1, 3, 5)
+    tuner, skip = make_sc(), torch.cat([SKIP, SKIP])
+    edited = edit_skip(BLOCK, skip, [Edit(tuner, mask=mask)])
+    assert torch.equal(edited[::2], skip[::2])
+    torch.testing.assert_close(edited[1::2], edit_skip(BLOCK, skip, [Edit(tuner)])[1::2])
     with pytest.raises(HintError) as raised:
-        fitted_mask(mask, torch.zeros(3, 1, 8, 8))
+        fitted_mask(mask, 3, (8, 8))
     one_sentence(raised, "divides 3")
 
 
