@@ -13,9 +13,9 @@ from PIL import Image
 
 from scedit_core import SCTuner
 from scedit_core.fitting.validation import Validation
+from scedit_core.pictures.reading import measure, read_picture
 from training.bases.loading import load_base
 from training.config_file import parse_config
-from training.data.pictures import measure, read_picture
 from training.data.survey import survey
 from training.data.training_set import TrainingSet
 from training.errors import DataError

@@ -14,9 +14,9 @@ from PIL import Image
 
 from scedit_core.errors import ConditionError
 from scedit_core.fitting.order import Order
+from scedit_core.pictures.framing import Framing, bucket_of, bucket_sizes
 from training.bases.loading import load_base
 from training.config_file import parse_config
-from training.data.framing import Framing, bucket_of, bucket_sizes
 from training.data.training_set import TrainingSet
 from training.errors import DataError
 

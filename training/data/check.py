@@ -22,6 +22,8 @@ from scedit_core.fitting.loop import update
 from scedit_core.fitting.machine import peak_memory_mib
 from scedit_core.fitting.remarks import Remarks
 from scedit_core.fitting.run_folder import RunFolder
+from scedit_core.pictures.framing import Size, bucket_of, bucket_sizes
+from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_picture, to_tensor
 
 from ..bases.base_model import BaseModel
 from ..config import TrainConfig
@@ -31,9 +33,7 @@ from .contact_sheet import Shown, draw_contact_sheet
 from .encoding import Encoder
 from .examples import Example
 from .folder_set import FolderSet
-from .framing import Size, bucket_of, bucket_sizes
 from .hint_making import Hints
-from .pictures import MASK_PAPER, read_picture, to_picture, to_tensor
 from .reading_ahead import read_ahead
 from .shard_reading import expand_shards, samples_of
 from .shard_set import first_of

@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from scedit_core.pictures.framing import Size
+from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_picture, to_tensor
+
 from ..bases.base_model import BaseModel, TextStates
 from ..config import TrainConfig
 from ..errors import DataError
 from .cache import Cache, DamagedEntry, cache_key, tensors_size
 from .examples import Example, Partner
-from .framing import Size
 from .hint_making import Hints
-from .pictures import MASK_PAPER, read_picture, to_picture, to_tensor
 
 LATENTS, TEXTS, HINTS, MASKS = "latents", "texts", "hints", "masks"
 LATENT_PIXELS = 8  # pixels of the picture for one of the latents

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .framing import Framing, Size
+from scedit_core.pictures.framing import Framing, Size
 
 
 @dataclass(frozen=True)

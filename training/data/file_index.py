@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from .framing import Size
-from .pictures import PictureFacts, measure
+from scedit_core.pictures.framing import Size
+from scedit_core.pictures.reading import PictureFacts, measure
 
 _UNSETTLED = 2_000_000_000  # ns: a file changed so shortly before it was read may change again with the same times
 

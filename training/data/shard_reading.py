@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from scedit_core.fitting.chance import generator_for
+from scedit_core.pictures.captions import decode_text, one_line
+from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
+from scedit_core.pictures.reading import MASK_PAPER, SUFFIXES, measure, read_picture
 
 from ..config import DataConfig
 from ..errors import DataError
-from .captions import decode_text, one_line
-from .framing import Framing, Size, bucket_of, bucket_sizes
-from .pictures import MASK_PAPER, SUFFIXES, measure, read_picture
 
 _SHUFFLED = 256  # samples among which the next is drawn, beside the order of shards: some 50 MB for each worker
 _NAMED = 20  # problems that a worker keeps until they are told

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from scedit_core.fitting.chance import generator_for
+from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
+from scedit_core.pictures.reading import measure
 
 from ..bases.base_model import BaseModel
 from ..config import TrainConfig
@@ -18,8 +20,6 @@ from ..errors import DataError
 from .encoding import LATENT_PIXELS, Encoder
 from .examples import Example, Partner
 from .filling import fill_cache
-from .framing import Framing, Size, bucket_of, bucket_sizes
-from .pictures import measure
 from .shard_reading import Row, RowBatch, Sample, ShardRows, expand_shards, framed, row_batches, samples_of
 from .survey import Survey, cache_folder, check_survey, survey
 from .training_set import Batch, TrainingSet, remarks_on_captions, tell_problems

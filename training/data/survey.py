@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scedit_core.fitting.remarks import Remarks
+from scedit_core.pictures.finding import HELD, OWN, PRIOR, Candidate, find_candidates
+from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
 
 from ..config import TrainConfig
 from ..errors import DataError
 from .examples import Example, Partner
 from .file_index import FileIndex, KnownFile
-from .finding import HELD, OWN, PRIOR, Candidate, find_candidates
-from .framing import Framing, Size, bucket_of, bucket_sizes
 from .reading_ahead import read_ahead
 
 _KEPT = 0.7  # of a picture's area; where less is, it is said

@@ -12,14 +12,14 @@ from torch import Tensor
 from scedit_core.fitting.batches import Batch, Draws, draw
 from scedit_core.fitting.chance import generator_for
 from scedit_core.fitting.remarks import Remarks
+from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
+from scedit_core.pictures.reading import measure, read_picture, to_tensor
 
 from ..bases.base_model import BaseModel, TextStates
 from ..config import TrainConfig
 from .cache import DamagedEntry
 from .encoding import Encoder
 from .examples import Example
-from .framing import Framing, Size, bucket_of, bucket_sizes
-from .pictures import measure, read_picture, to_tensor
 
 _NOTES = 20  # files that are named one by one
 _LENGTHS = 10_000  # captions whose length is looked at: some seconds

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import DataError
+from ..fitting.errors import DataError
 
 SUFFIXES = (".txt", ".caption")
 METADATA = "metadata.jsonl"

@@ -14,7 +14,7 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..errors import DataError
+from ..fitting.errors import DataError
 from .framing import Size
 
 MASK_PAPER = "black"  # behind a transparent mask: what is not painted does not count

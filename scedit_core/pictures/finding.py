@@ -7,13 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scedit_core.fitting.remarks import Remarks
-
-from ..config import TrainConfig
-from ..errors import DataError
+from ..fitting.errors import DataError
+from ..fitting.remarks import Remarks
+from ..fitting.settings import Settings
 from .captions import METADATA, read_caption, read_metadata
 from .captions import SUFFIXES as CAPTION_SUFFIXES
-from .pictures import SUFFIXES
+from .reading import SUFFIXES
 
 OWN, PRIOR, HELD = "own", "prior", "held"
 
@@ -46,7 +45,7 @@ class Found:
     uncaptioned: list[Path] = field(default_factory=list)
 
 
-def find_candidates(config: TrainConfig) -> Found:
+def find_candidates(config: Settings) -> Found:
     """The pictures of `data.folder`, `data.prior.folder` and `validation.folder`, paired by stem.
 
     Raises DataError for a folder that is missing or that holds no pictures, and for prior pictures beside ready hints.
@@ -138,7 +137,7 @@ def _captions(files: list[Path], found: Found) -> dict[Path, str]:
     return captions
 
 
-def _add(found: Found, config: TrainConfig, name: str, path: Path, role: str, told: str | None) -> None:
+def _add(found: Found, config: Settings, name: str, path: Path, role: str, told: str | None) -> None:
     data, caption = config.data, None
     if data.captions != "none":
         try:

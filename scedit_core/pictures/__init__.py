@@ -1,0 +1,1 @@
+"""Folders of pictures with their captions: found, read, and framed for training."""
