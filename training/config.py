@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from scedit_core.fitting.distilling import planned
 from scedit_core.fitting.rates import default_rate, default_warmup
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -126,6 +127,31 @@ class PriorConfig(Section):
 
     folder: Path
     weight: Annotated[float, Field(ge=0, le=10)] = 1.0
+
+
+class TeacherConfig(Section):
+    """A ControlNet that a control (kind csc) is made from, for `loop.steps` updates in three phases.
+
+    controlnet:  a file as ComfyUI has it, or a diffusers folder, for the same base.
+    kind:        what the hints of a union ControlNet show.
+    strength:    at which the ControlNet is copied.
+    residuals:   updates that fit what it adds to each skip.
+    predictions: updates that fit what the base says under it; pictures follow, to the end.
+
+    Where neither number is said: a quarter of residuals, then pictures; without captions half residuals and half
+    predictions.
+    """
+
+    controlnet: Path
+    kind: (
+        Literal[
+            "openpose", "depth", "hed", "scribble", "canny", "lineart", "mlsd", "normal", "segment", "tile", "repaint"
+        ]
+        | None
+    ) = None
+    strength: Annotated[float, Field(gt=0, le=4)] = 1.0
+    residuals: Count | None = None
+    predictions: Count | None = None
 
 
 class DataConfig(Section):
@@ -283,6 +309,7 @@ class TrainConfig(Section):
     tuner: TunerConfig
     data: DataConfig
     objective: ObjectiveConfig = ObjectiveConfig()
+    teacher: TeacherConfig | None = None
     loop: LoopConfig = LoopConfig()
     memory: MemoryConfig = MemoryConfig()
     saving: SavingConfig = SavingConfig()
@@ -290,6 +317,21 @@ class TrainConfig(Section):
     validation: ValidationConfig = ValidationConfig()
     tensorboard: bool = True
     wandb: bool = False
+
+    @property
+    def lessons(self) -> tuple[int, int]:
+        """Updates of residuals and of predictions, where there is a teacher."""
+        told = self.teacher
+        return planned(told.residuals, told.predictions, self.loop.steps, self.data.captions != "none")
+
+    def values(self) -> dict[str, Any]:
+        """All of it as JSON has it, with the teacher's phases as they are."""
+        values = super().values()
+        if self.teacher is None:
+            del values["teacher"]  # as runs without one were always told
+        else:
+            values["teacher"] |= dict(zip(("residuals", "predictions"), self.lessons, strict=True))
+        return values
 
     @property
     def run_folder(self) -> Path:
@@ -302,6 +344,10 @@ class TrainConfig(Section):
             raise ValueError(
                 "expected data.condition for kind csc and none for kind sc, "
                 f"found {'none' if self.data.condition is None else self.data.condition.type} for {self.tuner.kind}"
+            )
+        if self.teacher is not None and self.tuner.kind == "sc":
+            raise ValueError(
+                "expected no teacher for kind sc, found one; a ControlNet can only teach a control, kind csc"
             )
         if self.previews.hints and self.tuner.kind == "sc":
             raise ValueError(f"expected no previews.hints for kind sc, found {len(self.previews.hints)}; remove them")

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from scedit_core import SCEditError
 from scedit_core.fitting.checkpoints import forget_checkpoints
+from scedit_core.fitting.distilling import Lessons
 from scedit_core.fitting.events import Events
 from scedit_core.fitting.loop import agreed, train_to_end
 from scedit_core.fitting.machine import DTYPES, frozen_dtype
@@ -26,6 +27,7 @@ from scedit_core.fitting.step import TrainingStep
 from scedit_core.fitting.tuner_file import check_writable
 
 from .bases.loading import load_base
+from .bases.teacher import load_teacher
 from .config import TrainConfig
 from .data.training_set import TrainingSet
 from .errors import TrainingError
@@ -116,6 +118,10 @@ def prepare(
     prepare_unet(base.unet, config.memory, dtype)
     base.unet.to(device)
     prepare_tuner(tuner, config.memory)
+    lessons = None
+    if config.teacher is not None:
+        told = config.teacher
+        lessons = Lessons(base, load_teacher(told.controlnet, base, dtype, told.kind, told.strength), *config.lessons)
     optimizer = build_optimizer(trainable(tuner), loop)
     run = Run(
         config=config,
@@ -131,6 +137,7 @@ def prepare(
         schedule=build_schedule(optimizer, loop),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         ema=build_ema(trainable(tuner), loop),
+        lessons=lessons,
     )
     run.remarks.take(data.remarks)
     run.remarks.take(rate_remarks(loop))

@@ -37,6 +37,18 @@ class TextStates:
         return TextStates(self.states.to(device, dtype), pooled)
 
 
+@dataclass
+class Added:
+    """What another network, such as a ControlNet, adds to a forward.
+
+    skips:  [B,C,h,w] for each block in block order (0 deepest), None where nothing is added.
+    middle: [B,C,h,w], for the middle block's output, or None.
+    """
+
+    skips: list[Tensor | None]
+    middle: Tensor | None = None
+
+
 class FrozenBase(Protocol):
     """name:           of the model, for people.
     layout:         the skips of its U-Net.
@@ -67,13 +79,23 @@ class FrozenBase(Protocol):
     def encode_captions(self, captions: Sequence[str]) -> TextStates:
         """Captions to text states."""
 
+    def skips(self, noisy: Tensor, timesteps: Tensor, text: Any, sizes: Tensor | None) -> list[Tensor]:
+        """The unedited skips [B,C,h,w] in block order, without a graph; the middle block and the decoder do not run."""
+
     def predict(
-        self, noisy: Tensor, timesteps: Tensor, text: Any, sizes: Tensor | None, edits: Sequence[Attached] = ()
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        text: Any,
+        sizes: Tensor | None,
+        edits: Sequence[Attached] = (),
+        added: Added | None = None,
     ) -> Tensor:
         """What the U-Net says of noisy latents [B,4,h,w] at timesteps [B] with `edits` on its skips: [B,4,h,w].
 
         text:  B rows as `encode_captions` gives them.
         sizes: [B,6] for SDXL: original height and width, crop top and left, target height and width, in pixels.
+        added: what another network adds to the skips before they are edited.
 
         Gradients reach the tuners of `edits` alone; nothing before the decoder keeps a graph.
         """

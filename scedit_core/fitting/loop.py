@@ -73,8 +73,11 @@ def update(run: Run) -> tuple[float, float]:
         hints, masks = (None if x is None else x.to(device) for x in (batch.hints, batch.masks))
         last = piece == loop.accumulate - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(run.step_module):
-            prediction = run.step_module(problem.noisy, problem.timesteps, hints, batch.text, batch.sizes)
-            loss = loss_of(prediction, problem, masks, batch.weights.to(device))
+            if run.lessons is not None:
+                loss = run.lessons.loss(run.step_module, run.step, problem, hints, masks, batch)
+            else:
+                prediction = run.step_module(problem.noisy, problem.timesteps, hints, batch.text, batch.sizes)
+                loss = loss_of(prediction, problem, masks, batch.weights.to(device))
             accelerator.backward(run.scaler.scale(loss))
         losses.append(loss.detach())
     run.scaler.unscale_(run.optimizer)
@@ -116,6 +119,7 @@ def plan(run: Run) -> dict[str, Any]:
         "first_step": run.step,
         "steps": loop.steps,
         "epochs": loop.steps * seen / len(run.data.examples) if run.data.examples else None,
+        "teacher": None if run.lessons is None else run.lessons.plan(loop.steps),
         "precision": str(run.base.compute_dtype).removeprefix("torch."),
         "device": str(run.accelerator.device),
         "output": str(config.output),

@@ -15,6 +15,7 @@ from ..tuners import CSCTuner, SCTuner, rebuilt
 from .base import FrozenBase
 from .batches import DataSet
 from .checkpoints import State, checkpoints_in, load_checkpoint, prune_checkpoints, save_checkpoint, set_aside
+from .distilling import Lessons
 from .errors import ConfigError, TrainingError
 from .events import Events
 from .objective import Objective
@@ -56,6 +57,7 @@ class Run:
     schedule: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler
     ema: RunningMean | None
+    lessons: Lessons | None = None
     step: int = 0
     best: float | None = None
     saved: int | None = None
@@ -68,7 +70,8 @@ class Run:
 
     def metadata(self) -> dict[str, str]:
         """Metadata of the tuner as it is now."""
-        return tuner_metadata(self.config, self.base, len(self.data.examples), self.step)
+        told = {} if self.lessons is None else self.lessons.metadata()
+        return {**tuner_metadata(self.config, self.base, len(self.data.examples), self.step), **told}
 
     @cached_property
     def pictures(self) -> str | None:

@@ -76,7 +76,8 @@ def lesson(base: BaseModel) -> dict:
         "noisy": torch.randn(2, 4, 16, 16, generator=draw),
         "timesteps": torch.tensor([10, 700]),
         "hints": torch.rand(2, 3, 128, 128, generator=draw),
-        **base.unet_inputs(base.encode_captions(["red star", ""]), sizes),
+        "text": base.encode_captions(["red star", ""]),
+        "sizes": sizes,
     }
 
 
@@ -100,14 +101,14 @@ def test_residuals_are_the_controlnets_own(family, how, bases, tmp_path):
     else:
         path = write(path, network.state_dict() if how == "diffusers" else original_names(network), how)
     teacher, batch = load_teacher(path, base, torch.float32), lesson(base)
-    residuals, middle = teacher.residuals(**batch)
+    made = teacher.residuals(**batch)
     if how.endswith("fp16"):
         network.load_state_dict({k: v.half().float() for k, v in network.state_dict().items()})
     inputs = {"sample": batch.pop("noisy"), "timestep": batch.pop("timesteps"), "controlnet_cond": batch.pop("hints")}
     with torch.no_grad():
-        down, own_middle = network(**inputs, **batch, return_dict=False)
-    assert [r.shape[1] for r in residuals] == list(base.layout.channels)
-    for ours, own in zip([*residuals, middle], [*down[::-1], own_middle], strict=True):
+        down, own_middle = network(**inputs, **base.unet_inputs(**batch), return_dict=False)
+    assert [r.shape[1] for r in made.skips] == list(base.layout.channels)
+    for ours, own in zip([*made.skips, made.middle], [*down[::-1], own_middle], strict=True):
         torch.testing.assert_close(ours, own, rtol=2e-4, atol=2e-4)
     assert not any(p.requires_grad for p in teacher.network.parameters())
 
@@ -119,11 +120,13 @@ def test_a_union_controlnet_is_told_which_of_its_kinds(bases, tmp_path):
     path = write(tmp_path / "union.safetensors", network.state_dict(), "diffusers")
     depth, canny = (load_teacher(path, base, torch.float32, kind) for kind in ("depth", "canny"))
     batch = lesson(base)
-    made, other = (t.residuals(**batch)[0][0] for t in (depth, canny))
+    made, other = (t.residuals(**batch).skips[0] for t in (depth, canny))
     inputs = {"sample": batch.pop("noisy"), "timestep": batch.pop("timesteps"), "controlnet_cond": [batch.pop("hints")]}
     tasks = torch.tensor([[0.0, 1, 0, 0, 0, 0]]).repeat(2, 1)
     with torch.no_grad():
-        down, _ = network(**inputs, **batch, control_type=tasks, control_type_idx=[1], return_dict=False)
+        down, _ = network(
+            **inputs, **base.unet_inputs(**batch), control_type=tasks, control_type_idx=[1], return_dict=False
+        )
     torch.testing.assert_close(made, down[-1], rtol=2e-4, atol=2e-4)
     assert not torch.allclose(made, other, rtol=1e-3)
     with pytest.raises(BaseModelError, match=r"expected one of openpose.* found none"):

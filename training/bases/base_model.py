@@ -12,9 +12,9 @@ from torch import Tensor
 
 from scedit_core import SkipLayout
 from scedit_core.diffusers import attach
-from scedit_core.fitting.base import Attached, TextStates
+from scedit_core.fitting.base import Added, Attached, TextStates
 
-from .encoder_graph import encoder_without_graph
+from .encoder_graph import encoder_skips, encoder_without_graph
 from .fingerprints import text_fingerprint, weights_fingerprint
 
 
@@ -142,6 +142,13 @@ class BaseModel:
         conditions = {"text_embeds": text.pooled, "time_ids": sizes.to(self.unet.device, torch.float32)}
         return {"encoder_hidden_states": text.states, "added_cond_kwargs": conditions}
 
+    @torch.no_grad()
+    def skips(self, noisy: Tensor, timesteps: Tensor, text: TextStates, sizes: Tensor | None) -> list[Tensor]:
+        """See FrozenBase."""
+        return encoder_skips(
+            self.unet, noisy.to(self.unet.device, self.compute_dtype), timesteps, **self.unet_inputs(text, sizes)
+        )
+
     def predict(
         self,
         noisy: Tensor,
@@ -149,12 +156,16 @@ class BaseModel:
         text: TextStates,
         sizes: Tensor | None,
         edits: Sequence[Attached] = (),
+        added: Added | None = None,
     ) -> Tensor:
         """See FrozenBase."""
         if torch.is_grad_enabled():
             # the hint encoder's convolutions at full size then need no copies: a fifth less time (benchmarks/NOTES.md)
             edits = [(t, s, None if h is None else h.to(memory_format=torch.channels_last)) for t, s, h in edits]
         inputs = self.unet_inputs(text, sizes)
+        if added is not None:
+            inputs["down_block_additional_residuals"] = tuple(added.skips[::-1])
+            inputs["mid_block_additional_residual"] = added.middle
         with encoder_without_graph(self.unet), attach(self.unet, edits):
             return self.unet(noisy.to(self.unet.device, self.compute_dtype), timesteps, return_dict=False, **inputs)[0]
 

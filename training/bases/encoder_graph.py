@@ -1,4 +1,4 @@
-"""The check that nothing before the decoder keeps a graph.
+"""The encoder of a diffusers U-Net: its skips alone, and the check that nothing before the decoder keeps a graph.
 
 Nothing trainable feeds the encoder or the middle block, so autograd keeps no graph of them: that is SCEdit's saving,
 and it can be lost without a sign.
@@ -39,3 +39,28 @@ def encoder_without_graph(unet: nn.Module):
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Enough(Exception):
+    """Raised inside a forward when all that is wanted of it is there."""
+
+
+def encoder_skips(unet: nn.Module, noisy: Tensor, timesteps: Tensor, **inputs) -> list[Tensor]:
+    """The skips [B,C,h,w] of a forward, in block order (0 deepest), which ends before the middle block."""
+    found: list[Tensor] = []
+
+    def stop(_module, _args) -> None:
+        raise _Enough
+
+    handles = [unet.conv_in.register_forward_hook(lambda _module, _args, output: found.append(output))]
+    handles += [
+        block.register_forward_hook(lambda _m, _a, output: found.extend(output[1])) for block in unet.down_blocks
+    ]
+    handles += [unet.mid_block.register_forward_pre_hook(stop)]
+    try:
+        with contextlib.suppress(_Enough):
+            unet(noisy, timesteps, **inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[::-1]

@@ -17,6 +17,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors import safe_open
 from torch import Tensor
 
+from scedit_core.fitting.base import Added, TextStates
+
 from ..errors import BaseModelError
 from .base_model import BaseModel
 from .fingerprints import weights_fingerprint
@@ -46,16 +48,19 @@ _FOREIGN = (
 
 @dataclass(eq=False)
 class Teacher:
-    """A frozen ControlNet.
+    """A frozen ControlNet beside its base.
 
-    name:    of its file or folder.
-    network: in the dtype and on the device it was loaded for.
-    kind:    which task of a union ControlNet, else None.
+    name:     of its file or folder.
+    network:  in the dtype and on the device it was loaded for.
+    kind:     which task of a union ControlNet, else None.
+    strength: multiplies what it adds.
     """
 
     name: str
+    base: BaseModel
     network: ControlNetModel | ControlNetUnionModel
     kind: int | None = None
+    strength: float = 1.0
 
     @property
     def digest(self) -> str:
@@ -68,26 +73,31 @@ class Teacher:
         return sum(p.numel() for p in self.network.parameters())
 
     @torch.no_grad()
-    def residuals(self, noisy: Tensor, timesteps: Tensor, hints: Tensor, **inputs: Any) -> tuple[list[Tensor], Tensor]:
-        """What it adds to each skip, in block order (0 deepest), and to the middle block's output.
+    def residuals(
+        self, noisy: Tensor, timesteps: Tensor, hints: Tensor, text: TextStates, sizes: Tensor | None
+    ) -> Added:
+        """What it adds to each skip and to the middle block's output, times its strength.
 
-        noisy [B,4,h,w], timesteps [B], hints [B,3,8h,8w] in 0..1; inputs as `BaseModel.unet_inputs` gives them.
+        noisy [B,4,h,w], timesteps [B], hints [B,3,8h,8w] in 0..1, text and sizes as `BaseModel.predict` takes them.
         """
-        dtype = self.network.dtype
-        noisy, hints = noisy.to(dtype), hints.to(dtype)
+        inputs = self.base.unet_inputs(text, sizes)
+        device, dtype = self.network.device, self.network.dtype
+        noisy, hints = noisy.to(device, dtype), hints.to(device, dtype)
+        common = {"conditioning_scale": self.strength, "return_dict": False, **inputs}
         if self.kind is None:
-            down, middle = self.network(noisy, timesteps, controlnet_cond=hints, return_dict=False, **inputs)
+            down, middle = self.network(noisy, timesteps, controlnet_cond=hints, **common)
         else:
-            tasks = torch.zeros(len(noisy), self.network.config.num_control_type, device=noisy.device)
+            tasks = torch.zeros(len(noisy), self.network.config.num_control_type, device=device)
             tasks[:, self.kind] = 1
             down, middle = self.network(
-                noisy, timesteps, controlnet_cond=[hints], control_type=tasks, control_type_idx=[self.kind],
-                return_dict=False, **inputs,
-            )  # fmt: skip
-        return list(down)[::-1], middle
+                noisy, timesteps, controlnet_cond=[hints], control_type=tasks, control_type_idx=[self.kind], **common
+            )
+        return Added(list(down)[::-1], middle)
 
 
-def load_teacher(path: Path, base: BaseModel, dtype: torch.dtype, kind: str | None = None) -> Teacher:
+def load_teacher(
+    path: Path, base: BaseModel, dtype: torch.dtype, kind: str | None = None, strength: float = 1.0
+) -> Teacher:
     """A ControlNet for the skips of `base`, on its U-Net's device.
 
     path: a file (.safetensors, .pth, .bin) with the original or diffusers' names, or a diffusers folder.
@@ -121,7 +131,8 @@ def load_teacher(path: Path, base: BaseModel, dtype: torch.dtype, kind: str | No
     network.requires_grad_(False).eval().to(base.unet.device, dtype)
     if base.unet.device.type == "cpu":
         network.set_attn_processor(AttnProcessor())
-    return Teacher(path.stem if path.is_file() else path.name, network, UNION_KINDS[kind] if union else None)
+    name = path.stem if path.is_file() else path.resolve().name
+    return Teacher(name, base, network, UNION_KINDS[kind] if union else None, float(strength))
 
 
 def _read(path: Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:

@@ -83,6 +83,12 @@ class Terminal:
         images = "images in shards" if event.get("images") is None else f"{event['images']} images"
         self._say(f"{images}{size}, {event['steps']} updates of {event['batch']} images{often}{on}")
 
+        if event.get("teacher"):
+            told = dict(event["teacher"])
+            name = told.pop("name")
+            phases = ", then ".join(f"{updates} of {phase}" for phase, updates in told.items() if updates)
+            self._say(f"taught by {name}: {phases}")
+
     def _show_remarks(self, event: dict[str, Any]) -> None:
         for remark in event["remarks"]:
             self._say(f"- {remark['text']}")

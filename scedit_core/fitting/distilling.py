@@ -1,0 +1,147 @@
+"""A ControlNet as the teacher of a CSC-Tuner.
+
+A ControlNet adds residuals to the very skips that a CSC-Tuner edits (Zhang et al. 2023, arXiv 2302.05543; SCEdit paper,
+section 3.3), so a student can be fitted to them directly.  A run has three phases, in this order:
+
+residuals:   the student fits what the teacher adds to each skip; neither the decoder nor a caption is needed, and
+             nothing of the base is kept for the backward pass.
+predictions: the student fits what the base says under the teacher.
+pictures:    the student fits the pictures themselves, as any control does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..tuners import CSCTuner
+from .base import Added, FrozenBase, TextStates
+from .batches import Batch
+from .objective import Problem, loss_of
+
+RESIDUALS, PREDICTIONS, PICTURES = PHASES = ("residuals", "predictions", "pictures")
+_SMALLEST = 1e-8  # of a mean square; a teacher that adds nothing to a skip asks for nothing there
+
+
+class Teacher(Protocol):
+    """name:   for people.
+    digest: changes with any of its weights.
+    """
+
+    name: str
+
+    @property
+    def digest(self) -> str: ...
+
+    def residuals(
+        self, noisy: Tensor, timesteps: Tensor, hints: Tensor, text: TextStates, sizes: Tensor | None
+    ) -> Added:
+        """What it adds to each skip and to the middle block's output; arguments as `FrozenBase.predict` takes them."""
+
+
+def phase_at(step: int, residuals: int, predictions: int) -> str:
+    """The phase of the update that follows `step` done ones."""
+    if step < residuals:
+        return RESIDUALS
+    return PREDICTIONS if step < residuals + predictions else PICTURES
+
+
+def planned(residuals: int | None, predictions: int | None, steps: int, captioned: bool) -> tuple[int, int]:
+    """Updates of the phases `residuals` and `predictions`, of a run of `steps`.
+
+    Where nothing is said: a quarter of residuals and then pictures where they have captions; without captions half and
+    half of residuals and predictions, since pictures would teach what their missing captions say.
+    """
+    if residuals is None and predictions is None:
+        return (steps // 4, 0) if captioned else (steps // 2, steps - steps // 2)
+    if residuals is None:
+        return max(steps - predictions, 0) if not captioned else 0, predictions
+    return residuals, predictions if predictions is not None else (0 if captioned else max(steps - residuals, 0))
+
+
+class Lessons:
+    """What a run's updates ask for while it has a teacher.
+
+    residuals, predictions: updates of these phases; pictures follow.
+    """
+
+    def __init__(self, base: FrozenBase, teacher: Teacher, residuals: int, predictions: int) -> None:
+        self.base, self.teacher = base, teacher
+        self.residuals, self.predictions = residuals, predictions
+        self._digest = teacher.digest
+
+    def phase(self, step: int) -> str:
+        """The phase of the update that follows `step` done ones."""
+        return phase_at(step, self.residuals, self.predictions)
+
+    def loss(
+        self, step_module: Any, step: int, problem: Problem, hints: Tensor, masks: Tensor | None, batch: Batch
+    ) -> Tensor:
+        """The loss of one batch in the update that follows `step` done ones; arguments as the loop has them."""
+        phase, weights = self.phase(step), batch.weights.to(problem.noisy.device)
+        inputs = (problem.noisy, problem.timesteps, hints, batch.text, batch.sizes)
+        if phase == PICTURES:
+            return loss_of(step_module(*inputs), problem, masks, weights)
+        with torch.no_grad():
+            wanted = self.teacher.residuals(*inputs)
+        if phase == RESIDUALS:
+            errors = step_module(*inputs, wanted=wanted.skips, masks=masks)
+            return (errors * problem.weights * weights).mean()
+        with torch.no_grad():
+            target = self.base.predict(problem.noisy, problem.timesteps, batch.text, batch.sizes, added=wanted)
+        return loss_of(step_module(*inputs), replace(problem, target=target.float()), masks, weights)
+
+    def plan(self, steps: int) -> dict[str, Any]:
+        """The teacher's name, and the updates of each phase of a run of `steps`."""
+        residuals = min(self.residuals, steps)
+        predictions = min(self.predictions, steps - residuals)
+        return {
+            "name": self.teacher.name,
+            **dict(zip(PHASES, (residuals, predictions, steps - residuals - predictions), strict=True)),
+        }
+
+    def metadata(self) -> dict[str, str]:
+        """What the tuner's file says of its teacher."""
+        told = {
+            "name": self.teacher.name,
+            "digest": self._digest,
+            "residuals": self.residuals,
+            "predictions": self.predictions,
+        }
+        return {"scedit.teacher": json.dumps(told, sort_keys=True)}
+
+
+def residual_errors(
+    tuner: CSCTuner,
+    skips: Sequence[Tensor],
+    hints: Tensor,
+    wanted: Sequence[Tensor | None],
+    masks: Tensor | None = None,
+) -> Tensor:
+    """How far the student's residuals are from the teacher's, as a share of these: [B], the mean over tuned blocks.
+
+    skips, wanted: [B,C,h,w] in block order, without a graph; hints [B,3,8h,8w] in 0..1; masks [B,1,h,w] or None.
+    """
+    dtype, device = skips[0].dtype, skips[0].device
+    half = dtype in (torch.bfloat16, torch.float16)
+    with torch.autocast(device.type, dtype=dtype) if half else contextlib.nullcontext():
+        features = tuner.encode_hint(hints.to(device, dtype, memory_format=torch.channels_last))
+        shares = []
+        for b in tuner.blocks:
+            if wanted[b] is None:
+                continue
+            target = wanted[b].float()
+            error = (tuner.residual(b, skips[b], features[b]).float() - target).square().mean(1)
+            square = target.square().mean(1)
+            if masks is not None:
+                shown = F.interpolate(masks.to(error), error.shape[-2:], mode="area")[:, 0]
+                error, square = error * shown, square * shown
+            shares.append(error.flatten(1).mean(1) / square.flatten(1).mean(1).clamp(min=_SMALLEST))
+    return torch.stack(shares).mean(0)
