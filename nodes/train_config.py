@@ -29,6 +29,7 @@ PATHS = (
     "base",
     "tokenizer",
     "tuner.start_from",
+    "teacher.controlnet",
     "data.folder",
     "data.shards",
     "data.hints",

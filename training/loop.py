@@ -148,7 +148,9 @@ def prepare(
 def _train(run: Run) -> Path:
     config = run.config
     drawn = config.previews.every and run.accelerator.is_main_process
-    return train_to_end(run, Previews(config, run.base, run.data) if drawn else None)
+    return train_to_end(
+        run, Previews(config, run.base, run.data, run.lessons and run.lessons.teacher) if drawn else None
+    )
 
 
 def _out_of_memory(config: TrainConfig) -> TrainingError:

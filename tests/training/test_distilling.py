@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import ControlNetModel
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
@@ -18,8 +19,10 @@ from scedit_core.fitting.objective import loss_of
 from scedit_core.fitting.step import TrainingStep
 from training.bases.loading import load_base
 from training.bases.teacher import load_teacher
+from training.config import ObjectiveConfig
 from training.config_file import parse_config
 from training.loop import train
+from training.seeing.sampling import preview_scheduler, sample, starting_noise
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +268,35 @@ def test_a_stopped_run_resumes_in_its_phase_bit_for_bit(taught_values, tmp_path,
     resumed = load_tuner(run(taught_values)).state_dict()
     assert folder.is_dir()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_previews_show_the_teacher_once(taught_values):
+    taught_values["previews"] = {"every": 3, "count": 1, "steps": 4}
+    run(taught_values)
+    pictures = Path(taught_values["output"]).with_suffix(".run") / "previews/pictures"
+    names = ["hint-0.jpg", "step-000003-0.jpg", "step-000006-0.jpg", "teacher-0.jpg", "without-0.jpg"]
+    assert sorted(p.name for p in pictures.glob("*.jpg")) == names
+    grid = Image.open(pictures.parent / "grid.jpg")
+    assert grid.height > 4 * 128  # hint, without, the ControlNet, two steps
+
+
+def test_the_teachers_pictures_are_diffusers_own(school):
+    base, teacher, _, batch = school
+    scheduler, hint = preview_scheduler(base, ObjectiveConfig()), batch["hints"][:1]
+    noise, text = starting_noise(64, 64, 5), base.encode_captions(["", "a red star"])
+    made = sample(base, scheduler, text, noise, 4, 3.0, hint=hint, teacher=teacher)
+    parts = {k: v for k, v in base.pipeline.components.items() if k != "image_encoder"} | {"scheduler": scheduler}
+    pipeline = StableDiffusionControlNetPipeline(
+        **parts, controlnet=teacher.network, requires_safety_checker=False, image_encoder=None
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    own = pipeline(
+        "a red star", image=hint, latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="latent",
+        height=64, width=64,
+    ).images  # fmt: skip
+    torch.testing.assert_close(made, own, rtol=1e-3, atol=1e-4)
+    plain = sample(base, scheduler, text, noise, 4, 3.0)
+    assert (made - plain).abs().mean() > 0.02
 
 
 def test_only_a_control_has_a_teacher(values, controlnet):

@@ -25,6 +25,7 @@ from scedit_core import CSCTuner, SCTuner
 from scedit_core.fitting.chance import generator_for
 
 from ..bases.base_model import BaseModel, TextStates
+from ..bases.teacher import Teacher
 from ..config import TrainConfig
 from ..data.hint_making import Hints
 from .sampling import preview_scheduler, sample, starting_noise
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ..data.training_set import TrainingSet
 
 _CELL, _GRID_CELL, _GRID_ROWS = 512, 256, 12
-_HINT, _WITHOUT = "hint", "without"
+_HINT, _WITHOUT, _TEACHER = "hint", "without", "teacher"
 
 
 @dataclass
@@ -58,8 +59,8 @@ class Previews:
     Prompts and hints are those of the configuration, else the first of `data.held`.
     """
 
-    def __init__(self, config: TrainConfig, base: BaseModel, data: TrainingSet) -> None:
-        self._config, self._base = config.previews, base
+    def __init__(self, config: TrainConfig, base: BaseModel, data: TrainingSet, teacher: Teacher | None = None) -> None:
+        self._config, self._base, self._teacher = config.previews, base, teacher
         self.folder = config.run_folder / "previews"
         self._scheduler = preview_scheduler(base, config.objective)
         self.scenes = scenes_of(config, data)
@@ -84,6 +85,8 @@ class Previews:
                 save_picture(_picture(scene.hint), self._file(_HINT, i))
             if not self._file(_WITHOUT, i).exists():
                 latents[i, _WITHOUT] = self._sample(i, None, check)
+            if self._teacher is not None and not self._file(_TEACHER, i).exists():
+                latents[i, _TEACHER] = self._sample(i, None, check, self._teacher)
             latents[i, _row(step)] = self._sample(i, tuner, check)
         with _on_device(self._base.vae, self._base.device):
             for (i, row), each in latents.items():
@@ -91,7 +94,13 @@ class Previews:
         self._draw_grid()
         return self._draw_step(step)
 
-    def _sample(self, i: int, tuner: SCTuner | CSCTuner | None, check: Callable[[], None] | None) -> Tensor:
+    def _sample(
+        self,
+        i: int,
+        tuner: SCTuner | CSCTuner | None,
+        check: Callable[[], None] | None,
+        teacher: Teacher | None = None,
+    ) -> Tensor:
         scene, wanted = self.scenes[i], self._config
         noise = starting_noise(scene.height, scene.width, wanted.seed + i)
         made = sample(
@@ -104,23 +113,28 @@ class Previews:
             tuner,
             scene.hint,
             check,
+            teacher,
         )
         return made.cpu()
 
     def _file(self, row: str, i: int) -> Path:
         return self.folder / "pictures" / f"{row}-{i}.jpg"
 
-    def _draw_step(self, step: int) -> Path:
+    def _fixed_rows(self) -> list[tuple[str, str]]:
+        """Rows of a sheet that do not change with the step: file name and title."""
         rows = [(_HINT, "hint")] if self.scenes[0].hint is not None else []
-        rows += [(_WITHOUT, "without the tuner"), (_row(step), f"with it, step {step}")]
+        rows.append((_WITHOUT, "without the tuner"))
+        return rows if self._teacher is None else [*rows, (_TEACHER, "the ControlNet")]
+
+    def _draw_step(self, step: int) -> Path:
+        rows = [*self._fixed_rows(), (_row(step), f"with it, step {step}")]
         pictures = [(s.prompt, [_opened(self._file(r, i)) for r, _ in rows]) for i, s in enumerate(self.scenes)]
         path = self.folder / f"{_row(step)}.jpg"
         return draw_sheet(path, [title for _, title in rows], pictures, _cell(self.scenes, _CELL))
 
     def _draw_grid(self) -> Path:
         steps = sorted({p.stem.rsplit("-", 1)[0] for p in (self.folder / "pictures").glob("step-*.jpg")})
-        rows = [(_HINT, "hint")] if self.scenes[0].hint is not None else []
-        rows += [(_WITHOUT, "without the tuner")]
+        rows = self._fixed_rows()
         rows += [(step, f"step {int(step.removeprefix('step-'))}") for step in _spread(steps, _GRID_ROWS)]
         indices = range(len(self.scenes))
         pictures = [(title, [_opened(self._file(row, i)) for i in indices]) for row, title in rows]
@@ -143,6 +157,8 @@ class Previews:
             "condition": condition,
             "scenes": [[s.prompt, s.height, s.width, _digest(s.hint)] for s in self.scenes],
         }
+        if self._teacher is not None:
+            settings["teacher"] = [self._teacher.digest, self._teacher.kind, self._teacher.strength]
         text = json.dumps(settings, indent=1, ensure_ascii=False)
         file = self.folder / "pictures" / "settings.json"
         if file.is_file() and file.read_text("utf-8") == text:

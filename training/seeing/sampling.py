@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scedit_core import CSCTuner, SCTuner
 from scedit_core.diffusers import attach
+from scedit_core.fitting.distilling import Teacher
 
 from ..bases.base_model import BaseModel, TextStates
 from ..config import ObjectiveConfig
@@ -50,6 +51,7 @@ def sample(
     tuner: SCTuner | CSCTuner | None = None,
     hint: Tensor | None = None,
     check: Callable[[], None] | None = None,
+    teacher: Teacher | None = None,
 ) -> Tensor:
     """Latents [1,4,h,w] of one picture, scaled, on the U-Net's device.
 
@@ -57,6 +59,7 @@ def sample(
     noise: [1,4,h,w].
     hint:  [1,3,8h,8w] in 0..1 for a CSC-Tuner.
     check: called before every step; may raise to leave.
+    teacher: a ControlNet that follows the hint in place of a tuner.
     """
     device = base.unet.device
     rows = [1] if guidance == 1 else [0, 1]
@@ -73,7 +76,12 @@ def sample(
             if check is not None:
                 check()
             seen = torch.cat([latents] * len(rows)).to(base.unet.dtype)
-            said = base.unet(seen, timestep, return_dict=False, **inputs)[0].float()
+            if teacher is None:
+                said = base.unet(seen, timestep, return_dict=False, **inputs)[0].float()
+            else:
+                times, hints = timestep.expand(len(rows)), hint.expand(len(rows), -1, -1, -1)
+                added = teacher.residuals(seen, times, hints, text.rows(rows), sizes)
+                said = base.predict(seen, times, text.rows(rows), sizes, added=added).float()
             if len(rows) == 2:
                 without, with_prompt = said.chunk(2)
                 said = without + guidance * (with_prompt - without)
