@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ..scedit_core import SCEditError
+from ..scedit_core.fitting.yaml_text import load_yaml
 
 STYLE = "style"
 # The node's kinds: a style, or a control named for its condition, as the trainer's `data.condition.type` has it.
@@ -82,7 +83,7 @@ def from_widgets(
 def from_file(path: str) -> dict[str, Any]:
     """A user's configuration, any part of the trainer's keys, with its paths made absolute.  Raises SCEditError."""
     try:
-        values = yaml.safe_load(Path(path).read_text("utf-8"))
+        values = load_yaml(Path(path).read_text("utf-8"), path)
     except OSError as error:
         raise SCEditError(
             f"config_file: expected a YAML file at {path}, found none ({error.strerror}); correct the path or clear it"

@@ -100,10 +100,17 @@ class CompletionCondition(Section):
 
 
 class CustomCondition(Section):
-    """Hints of your own, from `data.hints`; `name` goes into the tuner's metadata."""
+    """Hints of your own, from `data.hints`; `name` goes into the tuner's metadata.
+
+    fitting: how they come to the size of the picture: "lines" keep thin lines, "flat" mixes no colours, "smooth" is for
+             all else.  By default that of the condition whose name they have, else smooth.
+    nothing: the colour where they are transparent; by default as well, else black.
+    """
 
     type: Literal["custom"]
     name: Annotated[str, Field(min_length=1, max_length=60)]
+    fitting: Literal["lines", "flat", "smooth"] | None = None
+    nothing: Literal["black", "white"] | None = None
 
 
 Condition = Annotated[

@@ -10,15 +10,18 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from scedit_core.fitting.yaml_text import load_yaml
+
 from .config import Section, TrainConfig
 from .errors import ConfigError
 
 
 def load_config(path: str | Path) -> TrainConfig:
-    """Read a YAML file.  Raises ConfigError, in one sentence that names the first wrong key."""
+    """Read a YAML file.  Raises ConfigError, in one sentence that names the first wrong key, and SCEditError for a key
+    that stands twice."""
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text("utf-8"))
+        values = load_yaml(path.read_text("utf-8"), str(path))
     except OSError as error:
         raise ConfigError(
             f"{path}: expected a configuration file, found none ({error.strerror}); check the path"

@@ -55,8 +55,8 @@ class Fitting:
 def fitting_of(condition: Mapping[str, Any]) -> Fitting:
     """The fitting of a condition such as {"type": "soft_edge", "polarity": "light_on_dark"}.
 
-    What it says itself as "fitting" and "nothing" counts; conditions of unknown types are smooth on black.  Raises
-    ConditionError for a fitting that there is not.
+    What it says itself as "fitting" and "nothing" counts; conditions of unknown types are smooth on black, and those of
+    the type "custom" are what their "name" says.  Raises ConditionError for a fitting that there is not.
     """
     kind, nothing = {
         "canny": ("lines", "black"),
@@ -65,7 +65,7 @@ def fitting_of(condition: Mapping[str, Any]) -> Fitting:
         "segmentation": ("flat", "black"),
         "color_palette": ("flat", "white"),  # that of a picture, which is put on white where it is transparent
         "depth": ("smooth", "white" if condition.get("invert") is True else "black"),
-    }.get(condition.get("type"), ("smooth", "black"))
+    }.get(condition.get("name" if condition.get("type") == "custom" else "type"), ("smooth", "black"))
     return Fitting(condition.get("fitting") or kind, condition.get("nothing") or nothing)
 
 

@@ -27,7 +27,6 @@ def as_pictures(images: Tensor) -> Tensor:
     pictures = _floats(images)
     if pictures.numel() == 0 or images.dtype == torch.uint8:
         return pictures
-    pictures = off_detour(pictures)
     lowest, highest = (float(v) for v in pictures.aminmax())  # both are NaN where a single value is
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise _not_finite()
@@ -85,7 +84,7 @@ def _floats(images: Tensor) -> Tensor:
     if images.dtype == torch.uint8:
         pictures = images[..., :3].float() / 255
     elif images.is_floating_point():
-        pictures = images[..., :3].float()
+        pictures = off_detour(images[..., :3].float())
     else:
         raise ConditionError(
             f"image: expected pictures of floats in 0..1 or of uint8, found {str(images.dtype)[6:]}; convert them"

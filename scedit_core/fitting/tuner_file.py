@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..conditions.fitting import fitting_of
 from ..files import load_tuner
 from ..saving import save_tuner
 from ..tuners import HINT_FACTOR, CSCTuner, SCTuner
@@ -47,10 +48,12 @@ def tuner_metadata(config: Settings, base: FrozenBase, images: int, steps: int) 
 
 
 def condition_values(condition: Any) -> dict[str, Any]:
-    """What the metadata says of a condition: its type and how its hints are made."""
+    """What the metadata says of a condition: its type, how its hints are made, and how they come to a size."""
+    values = condition.values()
+    fitting = fitting_of(values).said()
     if condition.type == "custom":
-        return {"type": condition.name}
-    return {key: value for key, value in condition.values().items() if key not in _PLACES}
+        return {"type": condition.name, **fitting}
+    return {key: value for key, value in values.items() if key not in _PLACES} | fitting
 
 
 def check_writable(path: Path) -> None:

@@ -12,8 +12,29 @@ from ..fitting.remarks import Remarks
 from ..fitting.settings import Settings
 from .captions import METADATA, read_caption, read_metadata
 from .captions import SUFFIXES as CAPTION_SUFFIXES
-from .reading import SUFFIXES
+from .reading import FOREIGN, SUFFIXES
 
+CHECK_SHEET, CHECK_TEXT = "check.jpg", "check.txt"  # what `check` leaves in a run folder
+_THUMBNAILS = ("@eadir", "__macosx", "#recycle", "@recycle", "$recycle.bin")  # of NAS, macOS and Windows
+# What lies beside pictures and is none.
+_BESIDE = (".json", ".jsonl", ".yaml", ".yml", ".toml", ".csv", ".tsv", ".parquet", ".md", ".html", ".log", ".db")
+_BESIDE += (
+    ".npz",
+    ".npy",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".safetensors",
+    ".zip",
+    ".tar",
+    ".gz",
+    ".7z",
+    ".py",
+    ".ini",
+    ".lock",
+    ".tmp",
+    ".part",
+)
 OWN, PRIOR, HELD = "own", "prior", "held"
 
 
@@ -66,24 +87,26 @@ def find_candidates(config: Settings) -> Found:
     for role, key, folder in roots:
         if folder is None:  # the pictures are in shards
             continue
-        walked = list(_walk(folder, key, taken))
+        walked = list(_walk(folder, key, taken, found.remarks))
         pictures[role] = _by_stem(folder, walked, found.problems)
         if not pictures[role]:
             kinds = ", ".join(SUFFIXES)
             raise DataError(f"{folder}: expected images ({kinds}), found none; put pictures into the folder or {key}")
+        _tell_unread(walked, found)
         captions = _captions(walked, found)
         for name, path in pictures[role].items():
             _add(found, config, name, path, role, captions.get(path))
     for key, folder in (("hint", data.hints), ("mask", data.masks)):
         if folder is not None:
-            partners = _by_stem(folder, list(_walk(folder, f"data.{key}s", [])), found.problems)
+            partners = _by_stem(folder, list(_walk(folder, f"data.{key}s", [], found.remarks)), found.problems)
             _pair(found, key, folder, partners, pictures)
     found.candidates.sort(key=lambda c: (c.role, c.name))
     return found
 
 
-def _walk(folder: Path, key: str, taken: Iterable[Path | None]) -> Iterator[Path]:
-    """All files below `folder` in order, but for hidden ones and for folders that are `taken` by something else."""
+def _walk(folder: Path, key: str, taken: Iterable[Path | None], remarks: Remarks) -> Iterator[Path]:
+    """All files below `folder` in order, but for hidden ones, for folders that are `taken` by something else, and for
+    what programs have left there: thumbnails, and runs and caches of this trainer, which is remarked on."""
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder of images, found no folder; check {key}")
     own = folder.resolve()
@@ -95,7 +118,29 @@ def _walk(folder: Path, key: str, taken: Iterable[Path | None]) -> Iterator[Path
             for name in folders
             if not name.startswith(".") and (here / name).resolve() not in apart and not _loops(here, name)
         )
-        yield from (here / name for name in sorted(files) if not name.startswith("."))
+        for name in [name for name in folders if _left_by_a_program(here / name)]:
+            folders.remove(name)
+            remarks.add(
+                "folders of thumbnails, or of runs and caches of this trainer, which are not looked into",
+                name=name,
+                sentence=str(here / name),
+            )
+        sheet = CHECK_SHEET if CHECK_TEXT in files else None
+        yield from (here / name for name in sorted(files) if not name.startswith(".") and name != sheet)
+
+
+def _left_by_a_program(folder: Path) -> bool:
+    def has(*names: str) -> bool:
+        return all((folder / name).exists() for name in names)
+
+    return (
+        folder.name.lower() in _THUMBNAILS
+        or has("events.jsonl")  # a run
+        or has(CHECK_SHEET, CHECK_TEXT)
+        or has("pictures/settings.json")  # its previews
+        or has("latents", "texts")  # a cache
+        or (has("index.jsonl") and (has("texts") or has("hints")))
+    )
 
 
 def _loops(here: Path, name: str) -> bool:
@@ -120,6 +165,24 @@ def _by_stem(folder: Path, files: Iterable[Path], problems: list[str]) -> dict[s
     return pictures
 
 
+def _tell_unread(files: list[Path], found: Found) -> None:
+    """Problems for pictures of kinds that are not read, and remarks on files that are of no known kind."""
+    for path in files:
+        ending = path.suffix.lower()
+        if ending in FOREIGN:
+            found.problems.append(
+                f"{path}: expected a picture that can be read (png, jpg, webp, ...), found {ending}; save it as PNG or "
+                "JPEG"
+            )
+        elif ending not in (*SUFFIXES, *CAPTION_SUFFIXES, *_BESIDE):
+            found.remarks.add(
+                "files whose ending is not that of a picture, which are not read",
+                "rename those that are pictures",
+                name=path.name,
+                sentence=f"{path}: not read, since its ending is {ending or 'missing'}",
+            )
+
+
 def _captions(files: list[Path], found: Found) -> dict[Path, str]:
     """Captions that metadata.jsonl files give, and remarks on caption files that belong to no picture."""
     captions: dict[Path, str] = {}
@@ -127,10 +190,12 @@ def _captions(files: list[Path], found: Found) -> dict[Path, str]:
     for path in files:
         if path.name == METADATA:
             captions |= read_metadata(path, found.problems)
-        elif path.suffix in CAPTION_SUFFIXES and path.with_suffix("") not in stems:
+        elif path.suffix.lower() in CAPTION_SUFFIXES and (
+            path.with_suffix("") not in stems or path.suffix not in CAPTION_SUFFIXES
+        ):
             found.remarks.add(
                 "captions that belong to no picture and are not read",
-                "name each as its picture",
+                "name each as its picture, with .txt in small letters",
                 name=path.name,
                 sentence=f"{path}: belongs to no picture and is not read",
             )

@@ -7,7 +7,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+
+from ..conditions.fitting import Fitting, fit_hint
 
 Size = tuple[int, int]  # width, height in pixels
 MULTIPLE = 64  # every skip of every supported U-Net then has whole pixels
@@ -75,6 +80,18 @@ class Framing:
         if image.size == self.target == self.source:
             return image
         return image.resize(self.target, resample, box=self.box(image.size))
+
+    def hint(self, image: Image.Image, fitting: Fitting) -> Tensor:
+        """A hint, with its alpha where it has one, as the nodes fit it to a picture of size `target`: [3,H,W] in 0..1.
+
+        Its centre is cut out by its own proportions, as in the nodes, which see no picture.  Where those are not the
+        picture's, since an annotator has rounded the sides to multiples of 64, it is cut as the picture is.
+        """
+        (width, height), (w, h) = image.size, self.source
+        own = abs(height - width * h / w) <= 0.5 + 0.5 * h / w  # but for sides that are whole
+        pixels = torch.from_numpy(np.array(image, np.uint8)).permute(2, 0, 1)[None]
+        box = None if own else self.box(image.size)
+        return fit_hint(pixels, self.target[1], self.target[0], fitting, box=box)[0]
 
     def fits(self, size: Size) -> bool:
         """Whether a hint or mask of `size` has the shape of the picture: 3 percent off are allowed, since annotators

@@ -18,7 +18,12 @@ from ..fitting.errors import DataError
 from .framing import Size
 
 MASK_PAPER = "black"  # behind a transparent mask: what is not painted does not count
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".tga")
+SUFFIXES += (".ppm", ".pgm")
+# Endings of pictures that are not read; what has one was meant to be trained on.
+FOREIGN = (".heic", ".heif", ".jxl", ".psd", ".xcf", ".kra", ".svg", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef")
+FOREIGN += (".arw", ".orf", ".rw2", ".raf", ".raw", ".eps", ".pdf", ".ico", ".jxr", ".dds", ".mp4", ".mov")
+TRANSPARENT = "put on white, since it is transparent"
 MEGAPIXELS = 178  # Pillow opens no larger picture: it takes half a gigabyte
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _TURNS = {
@@ -55,8 +60,10 @@ def measure(source: Path | BinaryIO, name: str | Path) -> PictureFacts:
         return PictureFacts(_turned_size(image), tuple(_remarks(image)))
 
 
-def read_picture(source: Path | BinaryIO, name: str | Path, paper: str = "white") -> Image.Image:
+def read_picture(source: Path | BinaryIO, name: str | Path, paper: str | None = "white") -> Image.Image:
     """A picture as 8-bit RGB, turned as its EXIF says; transparent parts show the colour `paper`.
+
+    Where `paper` is None, a picture that has transparent parts is RGBA.
 
     name: begins the sentence of an error.  Raises DataError as `measure` does, and for a picture that is cut short.
     """
@@ -124,16 +131,18 @@ def _remarks(image: Image.Image) -> Iterator[str]:
     elif image.mode in ("CMYK", "YCCK", "LAB"):
         yield f"converted from {image.mode}"
     if image.has_transparency_data:
-        yield "put on white, since it is transparent"
+        yield TRANSPARENT
 
 
-def _rgb(image: Image.Image, paper: str) -> Image.Image:
+def _rgb(image: Image.Image, paper: str | None) -> Image.Image:
     if image.mode in _DEEP:
         values = np.asarray(image).astype(np.int64)
         if values.size and values.max() > 255:
-            values = values // 257
+            values = (values * 255 + 32767) // 65535
         return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
+        if paper is None:
+            return image
         return Image.alpha_composite(Image.new("RGBA", image.size, paper), image).convert("RGB")
     return image.convert("RGB")

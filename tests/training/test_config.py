@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from scedit_core.errors import SCEditError
 from training.config_file import load_config, parse_config
 from training.errors import ConfigError
 
@@ -57,6 +58,34 @@ def test_no_yaml_mapping(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ConfigError, match="expected"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "base: a\ndata:\n  folder: x\nloop: {steps: 3}\ndata:\n  resolution: 64\n",
+            "found data in line 2 and in line 5",
+        ),
+        ("loop:\n  steps: 1\n  batch: 2\n  steps: 3\n", "found steps in line 2 and in line 4"),
+        ("data: {condition: {type: canny, low: 1, low: 2}}\n", "found low in line 1 and in line 1"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path, text, words):
+    """YAML itself takes the last section whole, and drops the first without a word."""
+    path = tmp_path / "twice.yaml"
+    path.write_text(text)
+    with pytest.raises(SCEditError, match=words) as raised:
+        load_config(path)
+    assert str(raised.value).startswith(f"{path}: expected each key once")
+
+
+def test_anchors_and_merges_of_yaml_stay(tmp_path, values):
+    path = tmp_path / "merged.yaml"
+    written = json.dumps({key: value for key, value in values.items() if key != "loop"})[1:-1]
+    path.write_text("{" + written + ", loop: {<<: {steps: 9, batch: 2}, batch: 3}}")
+    config = load_config(path)
+    assert (config.loop.steps, config.loop.batch) == (9, 3)
 
 
 def test_missing_file(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -99,6 +100,41 @@ def test_each_epoch_of_a_bucket_shows_every_example_once():
         assert sorted(seen[7 * epoch : 7 * epoch + 7]) == list(range(7))
     assert Order([list(range(7))], seed=1).rows(4, 3) == seen[12:15]
     assert [i for step in range(7) for i in Order([list(range(7))], seed=2).rows(step, 3)] != seen
+
+
+@pytest.mark.parametrize(("count", "size"), [(5, 4), (4, 4), (7, 3), (9, 8), (20, 7)])
+def test_no_picture_is_twice_in_a_batch_where_there_are_as_many(count, size):
+    order = Order([[*range(count), *range(count // 2)], list(range(count, count + 2))], seed=1)  # some seen twice
+    batches = [order.rows(step, size) for step in range(200)]
+    for batch in batches:
+        assert len(batch) == size
+        few = batch[0] >= count
+        most = size / 2 if few else size * 2 / (count + count // 2)
+        assert max(Counter(batch).values()) <= math.ceil(most)
+    for step in (199, 0, 150, 7, 8, 6):  # whoever looks back sees the same
+        assert order.rows(step, size) == batches[step]
+    assert Order([[*range(count), *range(count // 2)], [count, count + 1]], seed=1).rows(150, size) == batches[150]
+    seen = Counter(i for batch in batches for i in batch)
+    share = 200 * size / (count + count // 2 + 2)
+    for i in range(count):
+        assert seen[i] == pytest.approx(share * (2 if i < count // 2 else 1), abs=size)
+
+
+@pytest.mark.parametrize(("count", "size"), [(5, 4), (4, 4), (7, 3), (9, 8), (20, 7)])
+def test_no_batch_repeats_a_picture_over_the_end_of_an_epoch(count, size):
+    order = Order([list(range(count))], seed=3)
+    assert all(len(set(order.rows(step, size))) == size for step in range(200))
+
+
+def test_batches_that_repeat_pictures_are_told(values, base, folder):
+    values["loop"]["batch"] = 4
+    data = make(values, base, folder, resolution=192)  # of 11 pictures 6, 3 and 2 have a size
+    (told,) = [remark for remark in data.remarks if "show one several times" in remark.what]
+    assert sorted(told.said.values()) == ["128x256", "256x128"]
+    assert told.what.startswith("sizes with fewer pictures than a batch, so that 45% of all batches")
+    assert "lower loop.batch" in told.advice
+    values["loop"]["batch"] = 2
+    assert not [remark for remark in make(values, base, folder, resolution=192).remarks if "batch" in remark.what]
 
 
 def test_small_buckets_are_neither_left_out_nor_preferred():
@@ -208,7 +244,7 @@ def test_ready_hints_are_framed_like_their_pictures(control_values, base, folder
     for example in data.examples:
         picture = torch.from_numpy(np.array(example.framing.apply(Image.open(example.path)))).permute(2, 0, 1) / 255
         assert (data.batch_of([example]).hints[0] - picture).abs().mean() < 0.02
-    assert data.hint_of(data.examples[0].hint.path).shape == (1, 3, 128, 128)
+    assert data.framed(data.examples[0].hint.path).shape == (3, 128, 128)
 
 
 def test_completion_hides_another_part_in_each_step_and_the_same_in_validation(control_values, base, folder):
@@ -272,13 +308,12 @@ def test_prior_pictures_keep_their_weight_and_no_trigger_word(values, base, fold
 
 def test_held_out_pictures_are_not_trained_on(values, base, folder):
     values["validation"] = {"hold_out": 5}
-    notes = []
-    data = make(values, base, folder, say=lambda event, **v: notes.append(v.get("message")))
+    data = make(values, base, folder)
     assert len(data.held) == 1  # a tenth of eleven
     assert len(data.examples) == 10
     assert data.held[0] not in data.examples
     assert data.unseen
-    (note,) = filter(None, notes)
+    (note,) = [remark.what for remark in data.remarks if "hold_out" in remark.what]
     assert "expected at least 50 pictures, of which 5 are a tenth, found 11, so that 1 is kept out" in note
     data = make(values, base, folder, resolution=192)
     several = [next(e for e in data.examples if e.bucket == bucket) for bucket in data.buckets]
@@ -288,16 +323,13 @@ def test_held_out_pictures_are_not_trained_on(values, base, folder):
 
 def test_a_set_too_small_to_hold_out_of_says_so(values, base, pictures_folder):
     values["validation"] = {"hold_out": 2}
-    notes = []
-    data = make(values, base, pictures_folder, say=lambda event, **v: notes.append(v.get("message")))
+    data = make(values, base, pictures_folder)
     assert data.held == data.examples
     assert not data.unseen
-    (note,) = filter(None, notes)
+    (note,) = [remark.what for remark in data.remarks if "hold_out" in remark.what]
     assert "expected at least 20 pictures, of which 2 are a tenth, found 5, so that none is kept out" in note
-    notes.clear()
     values["validation"]["hold_out"] = 0
-    make(values, base, pictures_folder, say=lambda event, **v: notes.append(v.get("message")))
-    assert not any(notes)
+    assert not [remark for remark in make(values, base, pictures_folder).remarks if "hold_out" in remark.what]
 
 
 def test_a_validation_folder_is_only_measured(values, base, folder, pictures_folder):

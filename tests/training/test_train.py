@@ -41,7 +41,10 @@ def test_control_trains_with_full_metadata(control_values):
     tuner = load_tuner(path)
     assert isinstance(tuner, CSCTuner)
     told = tuner.metadata
-    assert json.loads(told["scedit.condition"]) == {"type": "canny", "low": 100.0, "high": 200.0, "blur": 0.0}
+    assert json.loads(told["scedit.condition"]) == {
+        **{"type": "canny", "low": 100.0, "high": 200.0, "blur": 0.0},
+        **{"fitting": "lines", "nothing": "black"},
+    }
     assert told["scedit.kind"] == "csc"
     assert told["scedit.prediction"] == "v_prediction"
     assert told["scedit.resolution"] == "64"

@@ -23,14 +23,14 @@ from scedit_core.fitting.machine import peak_memory_mib
 from scedit_core.fitting.remarks import Remarks
 from scedit_core.fitting.run_folder import RunFolder
 from scedit_core.pictures.framing import Size, bucket_of, bucket_sizes
-from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_picture, to_tensor
+from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_tensor
 
 from ..bases.base_model import BaseModel
 from ..config import TrainConfig
 from ..errors import DataError
 from ..loop import prepare
 from .contact_sheet import Shown, draw_contact_sheet
-from .encoding import Encoder
+from .encoding import Encoder, is_blank, ready_hint
 from .examples import Example
 from .folder_set import FolderSet
 from .hint_making import Hints
@@ -111,23 +111,28 @@ def run_check(config: TrainConfig, console: Console | None = None) -> int:
 def read_folders(config: TrainConfig, console: Console) -> Findings:
     """Find the files and decode every one; those that fail go to the problems."""
     found = survey(config)
-    leave_out_broken(found, console)
+    leave_out_broken(found, config, console)
     trained = [*found.own, *found.prior]
     return Findings(found, len(trained), Counter(e.bucket for e in trained), [e.caption for e in trained if e.caption])
 
 
-def leave_out_broken(found: Survey, console: Console) -> None:
+def leave_out_broken(found: Survey, config: TrainConfig, console: Console) -> None:
     """Decode every file of `found`."""
     examples = list(dict.fromkeys([*found.own, *found.prior, *found.held]))
     bad: dict[Path, str] = {}
 
-    def decode(example: Example) -> None:
-        for path in [example.path, *(p.path for p in (example.hint, example.mask) if p is not None)]:
+    fitting = None if config.data.condition is None else Hints(config.data).fitting
+
+    def decode(example: Example) -> bool:
+        """Whether it has a ready hint of one colour."""
+        for path in [example.path, *(p.path for p in (example.mask,) if p is not None)]:
             read_picture(path, path)
+        return example.hint is not None and is_blank(ready_hint(example, fitting))
 
     for example, done in _shown(read_ahead(decode, examples), len(examples), console):
         try:
-            done.result()
+            if done.result():
+                found.remark_on_blank_hint(example)
         except DataError as error:
             bad[example.path] = str(error)
     found.leave_out(bad)
@@ -140,7 +145,7 @@ def read_shards(config: TrainConfig, console: Console) -> Findings:
     found.problems.clear()  # they will be met again
     if config.validation.folder is not None:
         shown, found = found.held, survey(config)
-        leave_out_broken(found, console)
+        leave_out_broken(found, config, console)
         found.own, excluded = shown, frozenset()  # the contact sheet is of what is trained on
     buckets = bucket_sizes(config.data.resolution, config.data.buckets, config.data.max_aspect)
     findings = Findings(found, 0, Counter(), [])
@@ -192,17 +197,17 @@ def draw_sheet(config: TrainConfig, found: Survey, path: Path) -> Path:
     shown = []
     for example in chosen:
         picture = example.framing.apply(read_picture(example.path, example.path))
-        pictures = [picture]
-        for partner, paper in ((example.hint, "white"), (example.mask, MASK_PAPER)):
-            if partner is not None:
-                pictures.append(example.framing.apply(read_picture(partner.path, partner.path, paper)))
-        if hints is not None and example.hint is None:
+        hint = mask = None
+        if example.hint is not None:
+            hint = ready_hint(example, hints.fitting)
+        elif hints is not None:
             hint = hints.for_step(hints.make(to_tensor(picture)), generator_for(0, 0, f"hidden of {example.digest}"))
-            pictures.insert(1, to_picture(hint))
+        if example.mask is not None:
+            mask = example.framing.apply(read_picture(example.mask.path, example.mask.path, MASK_PAPER))
         size = "x".join(str(side) for side in example.size)
         kind = ", prior" if example.weight != 1 or example in found.prior else ""
         facts = f"{example.path.name}, {size} to {example.bucket[0]}x{example.bucket[1]}{kind}"
-        shown.append(Shown(pictures, facts, example.caption))
+        shown.append(Shown(picture, hint, mask, facts, example.caption, hints and hints.fitting))
     return draw_contact_sheet(path, shown)
 
 

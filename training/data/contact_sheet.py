@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
-from ..seeing.sheets import save_picture
+from scedit_core.conditions.fitting import Fitting, fit_hint
+from scedit_core.pictures.reading import to_picture
+
+from ..seeing.sheets import save_picture, scaled_size
 
 _HEIGHT, _GAP, _INNER, _TEXT_LINES, _LINE = 192, 18, 3, 3, 17
 _WIDTH = 1500  # of the sheet, about
@@ -18,11 +22,17 @@ _PAPER, _INK, _SOFT = (250, 249, 246), (30, 30, 36), (110, 110, 120)
 
 @dataclass
 class Shown:
-    """One example: its picture, then whatever belongs to it, all of one size; a line of facts, and the caption."""
+    """One example: its picture, its hint [3,H,W] in 0..1 and its mask, all of one size; a line of facts, the caption.
 
-    pictures: list[Image.Image]
+    fitting: how the hint comes to the size of the sheet.
+    """
+
+    picture: Image.Image
+    hint: Tensor | None
+    mask: Image.Image | None
     facts: str
     caption: str
+    fitting: Fitting | None = None
 
 
 def draw_contact_sheet(path: Path, shown: Sequence[Shown]) -> Path:
@@ -48,13 +58,16 @@ def draw_contact_sheet(path: Path, shown: Sequence[Shown]) -> Path:
 
 
 def _cell(shown: Shown, font: ImageFont.FreeTypeFont, small: ImageFont.FreeTypeFont) -> Image.Image:
-    scale = _HEIGHT / max(shown.pictures[0].size)
-    side = tuple(max(1, round(length * scale)) for length in shown.pictures[0].size)
-    width = max(_HEIGHT, len(shown.pictures) * (side[0] + _INNER) - _INNER)
+    side = scaled_size(shown.picture.size, _HEIGHT)
+    pictures = [
+        each.convert("RGB").resize(side, Image.Resampling.LANCZOS) for each in (shown.picture, shown.mask) if each
+    ]
+    if shown.hint is not None:
+        pictures.insert(1, to_picture(fit_hint(shown.hint[None], side[1], side[0], shown.fitting)[0]))
+    width = max(_HEIGHT, len(pictures) * (side[0] + _INNER) - _INNER)
     cell = Image.new("RGB", (width, _HEIGHT + _LINE * (_TEXT_LINES + 1) + 4), _PAPER)
-    for i, picture in enumerate(shown.pictures):
-        resized = picture.convert("RGB").resize(side, Image.Resampling.LANCZOS)
-        cell.paste(resized, (i * (side[0] + _INNER), _HEIGHT - side[1]))
+    for i, picture in enumerate(pictures):
+        cell.paste(picture, (i * (side[0] + _INNER), _HEIGHT - side[1]))
     pen = ImageDraw.Draw(cell)
     pen.text((0, _HEIGHT + 4), shown.facts, _SOFT, small)
     text = shown.caption or "(no caption)"

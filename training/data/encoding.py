@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from scedit_core.conditions.fitting import Fitting
 from scedit_core.pictures.framing import Size
 from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_picture, to_tensor
 
@@ -16,19 +18,20 @@ from ..bases.base_model import BaseModel, TextStates
 from ..config import TrainConfig
 from ..errors import DataError
 from .cache import Cache, DamagedEntry, cache_key, tensors_size
-from .examples import Example, Partner
+from .examples import Example
 from .hint_making import Hints
 
 LATENTS, TEXTS, HINTS, MASKS = "latents", "texts", "hints", "masks"
 LATENT_PIXELS = 8  # pixels of the picture for one of the latents
+_BLANK = 32  # pixels for a byte of a PNG, of which one of a single colour has hundreds
 
 
 @dataclass
 class Sources:
-    """picture: [3,H,W] in 0..1, framed.  hint, mask: framed, the mask as large as the latents.  None: not needed."""
+    """picture, hint: [3,H,W] in 0..1, framed.  mask: framed, as large as the latents.  None: not needed."""
 
     picture: Tensor | None = None
-    hint: Image.Image | None = None
+    hint: Tensor | None = None
     mask: Image.Image | None = None
 
 
@@ -39,9 +42,6 @@ class Encoder:
     def __init__(self, base: BaseModel, config: TrainConfig, folder: Path) -> None:
         self.base, self.cache, self._flip = base, Cache(folder), config.data.flip
         self.hints = None if config.data.condition is None else Hints(config.data, base.device)
-        segmented = self.hints is not None and config.data.condition.type == "segmentation"
-        # Between the colours of two classes lies that of a third.
-        self._hint_filter = Image.Resampling.NEAREST if segmented else Image.Resampling.BILINEAR
         self._sizes: dict[tuple, int] = {}
 
     def is_cached(self, example: Example) -> bool:
@@ -57,10 +57,11 @@ class Encoder:
         if missing & {"latents", "mirrored"} or ("hint" in missing and example.hint is None):
             sources.picture = to_tensor(example.framing.apply(read_picture(example.path, example.path)))
         if "hint" in missing and example.hint is not None:
-            sources.hint = self._framed(example, example.hint, self._hint_filter)
+            sources.hint = ready_hint(example, self.hints.fitting)
         if "mask" in missing:
             side = (example.bucket[0] // LATENT_PIXELS, example.bucket[1] // LATENT_PIXELS)
-            mask = self._framed(example, example.mask, Image.Resampling.BOX, MASK_PAPER).convert("L")
+            mask = read_picture(example.mask.path, example.mask.path, MASK_PAPER)
+            mask = example.framing.apply(mask, Image.Resampling.BOX).convert("L")
             sources.mask = mask.resize(side, Image.Resampling.BOX)
             if sources.mask.getbbox() is None:
                 raise DataError(
@@ -73,8 +74,8 @@ class Encoder:
         """Make the parts of a picture that are missing from what `read` gave."""
         missing = self._missing(example)
         if "hint" in missing:
-            hint = sources.hint or to_picture(self.hints.make(sources.picture))
-            self.cache.write_picture(HINTS, self._hint_key(example), hint)
+            hint = self.hints.make(sources.picture) if sources.hint is None else sources.hint
+            self.cache.write_picture(HINTS, self._hint_key(example), to_picture(hint))
         if "mask" in missing:
             self.cache.write_picture(MASKS, self._mask_key(example), sources.mask)
         for part, mirrored in (("latents", False), ("mirrored", True)):
@@ -127,6 +128,17 @@ class Encoder:
         """The hint [3,8h,8w] in 0..1, or what a step's hint is made of (see `Hints.for_step`)."""
         return to_tensor(self.cache.read_picture(HINTS, self._hint_key(example)))
 
+    def blank_hint(self, example: Example) -> bool:
+        """Whether the hint of an example that lies in the cache is of one colour, and so says nothing."""
+        if self.hints is None or (self.hints.per_step and example.hint is None):
+            return False
+        width, height = example.bucket
+        if _size(self._hint_path(example)) > max(1024, width * height // _BLANK):  # others need not be opened
+            return False
+        with contextlib.suppress(DamagedEntry):
+            return is_blank(self.hint(example))
+        return False
+
     def mask(self, example: Example) -> Tensor:
         """The mask [1,h,w] in 0..1: ones where the example has none."""
         if example.mask is None:
@@ -138,10 +150,6 @@ class Encoder:
         rows = [self.cache.read_tensors(TEXTS, self._text_key(caption)) for caption in captions]
         pooled = torch.stack([row["pooled"] for row in rows]) if "pooled" in rows[0] else None
         return TextStates(torch.stack([row["states"] for row in rows]), pooled)
-
-    @staticmethod
-    def _framed(example: Example, partner: Partner, resample: Image.Resampling, paper: str = "white") -> Image.Image:
-        return example.framing.apply(read_picture(partner.path, partner.path, paper), resample)
 
     def _missing(self, example: Example) -> set[str]:
         missing = set()
@@ -179,11 +187,22 @@ class Encoder:
 
     def _hint_key(self, example: Example) -> str:
         if example.hint is not None:
-            return cache_key(example.hint.digest, example.hint.size, example.size, example.bucket, self._hint_filter)
+            fitting = self.hints.fitting.said()
+            return cache_key(example.hint.digest, example.hint.size, example.size, example.bucket, fitting)
         return cache_key(example.digest, example.size, example.bucket, self.hints.mark)
 
     def _mask_key(self, example: Example) -> str:
         return cache_key(example.mask.digest, example.mask.size, example.size, example.bucket, MASK_PAPER)
+
+
+def ready_hint(example: Example, fitting: Fitting) -> Tensor:
+    """The hint [3,H,W] in 0..1 of an example that has one in a file.  Raises DataError for one that cannot be read."""
+    return example.framing.hint(read_picture(example.hint.path, example.hint.path, None), fitting)
+
+
+def is_blank(hint: Tensor) -> bool:
+    """Whether a hint [3,H,W] is of one colour."""
+    return bool((hint == hint[:, :1, :1]).all())
 
 
 def _size(path: Path) -> int:

@@ -10,11 +10,12 @@ from scedit_core.pictures.framing import Framing, Size
 
 @dataclass(frozen=True)
 class Partner:
-    """A hint or mask in a file: its place, a hash of its content, and its size."""
+    """A hint or mask in a file: its place, a hash of its content, its size, and what is changed in reading it."""
 
     path: Path
     digest: str
     size: Size
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

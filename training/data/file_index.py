@@ -48,7 +48,8 @@ class FileIndex:
         """
         key = str(path.absolute())
         stat = os.stat(path)
-        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        # The number of the file too: another one that is moved here may bring its times along.
+        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         line = self._lines.get(key)
         if line is not None and line[0] == stamp:
             return line[1]

@@ -39,6 +39,9 @@ def fill_cache(encoder: Encoder, found: Survey, say: Callable[..., None], proces
     if encoder.hints is not None:
         encoder.hints.release()
     found.leave_out(bad)
+    for example in (*found.own, *found.prior, *found.held):
+        if encoder.blank_hint(example):
+            found.remark_on_blank_hint(example)
 
 
 class _Progress:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from scedit_core.conditions.annotators import default_folder, installed_weights
+from scedit_core.conditions.fitting import fitting_of
+from scedit_core.conditions.pictures import eight_bits
 from scedit_core.conditions.random_masks import random_completion
 from scedit_core.conditions.trained import HintMaker, hint_maker, options_of
 
@@ -23,6 +25,7 @@ class Hints:
     """Makes hints [3,H,W] from pictures [3,H,W], both in 0..1.  Detectors are loaded when the first one is made.
 
     per_step: whether what is cached is the picture, of which each step hides another part (completion).
+    fitting:  how ready ones come to the size of the picture.
 
     `make` and `mark` raise ConditionError where a detector is missing.
     """
@@ -32,6 +35,7 @@ class Hints:
         self._roots = config.annotators or [default_folder()]
         self._maker: HintMaker | None = None
         self.per_step = config.condition.type == "completion"
+        self.fitting = fitting_of(config.condition.values())
 
     @cached_property
     def mark(self) -> list:
@@ -39,14 +43,14 @@ class Hints:
         return _mark(self._condition, self._roots)
 
     def make(self, picture: Tensor) -> Tensor:
-        """What is cached for a picture [3,H,W]; float [3,H,W] on the CPU."""
+        """What is cached for a picture [3,H,W]; float [3,H,W] in whole 256ths on the CPU."""
         if self.per_step:
             return picture
         if self._maker is None:
             self._maker = hint_maker(
                 _options(self._condition), _detectors(self._condition), self._device, None, self._roots
             )
-        return self._maker(picture.permute(1, 2, 0)[None])[0].permute(2, 0, 1).cpu()
+        return whole_256ths(self._maker(picture.permute(1, 2, 0)[None])[0].permute(2, 0, 1).cpu())
 
     def for_step(self, cached: Tensor, generator: torch.Generator) -> Tensor:
         """The hint [3,H,W] of one row of one step from what is cached."""
@@ -57,6 +61,11 @@ class Hints:
     def release(self) -> None:
         """Give back the memory of detectors."""
         self._maker = None
+
+
+def whole_256ths(hint: Tensor) -> Tensor:
+    """Floats as 8 bits hold them, which is what lies in caches and what the nodes make of any hint."""
+    return eight_bits(hint).float() / 255
 
 
 def _options(condition: Condition) -> dict:

@@ -19,15 +19,18 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from scedit_core.conditions.fitting import fitting_of
+from scedit_core.conditions.pictures import eight_bits
 from scedit_core.fitting.chance import generator_for
 from scedit_core.pictures.captions import decode_text, one_line
 from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
-from scedit_core.pictures.reading import MASK_PAPER, SUFFIXES, measure, read_picture
+from scedit_core.pictures.reading import FOREIGN, MASK_PAPER, SUFFIXES, measure, read_picture
 
 from ..config import DataConfig
 from ..errors import DataError
 
 _SHUFFLED = 256  # samples among which the next is drawn, beside the order of shards: some 50 MB for each worker
+_PARTS, _CAPTIONS = ("hint", "mask"), ("txt", "caption")
 _NAMED = 20  # problems that a worker keeps until they are told
 
 
@@ -96,6 +99,7 @@ def samples_of(urls: Iterable[str], config: DataConfig, problems: list[str]) -> 
     sources = ({"url": url} for url in urls)
     for members in webdataset.tariterators.tarfile_samples(sources, handler=bad):
         key = f"{members['__url__']}/{members['__key__']}"
+        problems += _unread(key, members)
         try:
             sample = _sample(key, members, config)
         except DataError as error:
@@ -103,6 +107,25 @@ def samples_of(urls: Iterable[str], config: DataConfig, problems: list[str]) -> 
         else:
             if sample is not None:
                 yield sample
+
+
+def _unread(key: str, members: dict[str, Any]) -> list[str]:
+    """A sentence on each picture that is not read, as webdataset joins it to another sample or knows no such ending."""
+    plain = any(f".{ending}" in SUFFIXES for ending in members)
+    found = []
+    for ending in sorted(members):
+        stem, _, kind = ending.rpartition(".")
+        own = not plain or any(f"{stem}.{name}" in members for name in _CAPTIONS)  # and no further part of that sample
+        if f".{kind}" in FOREIGN:
+            found.append(f"{key}.{ending}: expected png, jpg, webp, ..., found {kind}; save it as PNG or JPEG")
+        elif stem and own and f".{kind}" in SUFFIXES and stem.split(".")[-1] not in _PARTS:
+            found.append(
+                f"{key}.{ending}: expected a name without dots, found one that ends at its first dot, where it joins "
+                f"the sample {Path(key).name}; rename it"
+            )
+    if not found and not plain and any(name in members for name in _CAPTIONS):
+        found.append(f"{key}: expected a picture beside its caption, found none; add {Path(key).name}.png to the shard")
+    return found
 
 
 def _sample(key: str, members: dict[str, Any], config: DataConfig) -> Sample | None:
@@ -113,7 +136,7 @@ def _sample(key: str, members: dict[str, Any], config: DataConfig) -> Sample | N
     ending = endings[0]
     parts = {ending.split(".")[0]: data for ending, data in members.items() if ending.startswith(("hint.", "mask."))}
     caption = None
-    for name in ("txt", "caption"):
+    for name in _CAPTIONS:
         if caption is None and name in members:
             caption = one_line(decode_text(members[name], f"{key}.{name}"))
     if caption is None and "json" in members:
@@ -157,6 +180,7 @@ class ShardRows(IterableDataset):
         self._urls, self._config, self._seed, self._part = urls, config, seed, part
         self._rows, self._first, self._excluded = rows, first, excluded
         self._buckets = bucket_sizes(config.resolution, config.buckets, config.max_aspect)
+        self._fitting = None if config.condition is None else fitting_of(config.condition.values())
 
     def __iter__(self) -> Iterator[RowBatch]:
         info = get_worker_info()
@@ -197,10 +221,9 @@ class ShardRows(IterableDataset):
         row = Row(torch.zeros(3, bucket[1], bucket[0], dtype=torch.uint8), sample.caption, framing, known=False)
         try:
             picture = framed(sample.picture, f"{sample.key}.{sample.ending}", framing)
-            if sample.hint is not None:
-                segmented = self._config.condition is not None and self._config.condition.type == "segmentation"
-                resample = Image.Resampling.NEAREST if segmented else Image.Resampling.BILINEAR
-                row.hint = _bytes(framed(sample.hint, f"{sample.key}.hint", framing, resample))
+            if sample.hint is not None and self._fitting is not None:
+                image = shaped(sample.hint, f"{sample.key}.hint", framing, None)
+                row.hint = eight_bits(framing.hint(image, self._fitting))
             if sample.mask is not None:
                 mask = framed(sample.mask, f"{sample.key}.mask", framing, Image.Resampling.BOX, MASK_PAPER)
                 side = (bucket[0] // 8, bucket[1] // 8)
@@ -225,11 +248,16 @@ def framed(
     resample: Image.Resampling = Image.Resampling.LANCZOS,
     paper: str = "white",
 ) -> Image.Image:
-    """A picture, hint or mask of a sample as it is trained on.  Raises DataError where it cannot be."""
+    """A picture or mask of a sample as it is trained on.  Raises DataError where it cannot be."""
+    return framing.apply(shaped(data, name, framing, paper), resample)
+
+
+def shaped(data: bytes, name: str, framing: Framing, paper: str | None = "white") -> Image.Image:
+    """A picture, hint or mask of a sample as it is.  Raises DataError where it has not the shape of its picture."""
     image = read_picture(io.BytesIO(data), name, paper)
     if not framing.fits(image.size):
         raise DataError(f"{name}: expected the shape of its picture {framing.source}, found {image.size}; make it anew")
-    return framing.apply(image, resample)
+    return image
 
 
 def _bytes(image: Image.Image) -> Tensor:

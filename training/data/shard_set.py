@@ -20,7 +20,7 @@ from ..errors import DataError
 from .encoding import LATENT_PIXELS, Encoder
 from .examples import Example, Partner
 from .filling import fill_cache
-from .shard_reading import Row, RowBatch, Sample, ShardRows, expand_shards, framed, row_batches, samples_of
+from .shard_reading import Row, RowBatch, Sample, ShardRows, expand_shards, row_batches, samples_of, shaped
 from .survey import Survey, cache_folder, check_survey, survey
 from .training_set import Batch, TrainingSet, remarks_on_captions, tell_problems
 
@@ -181,13 +181,13 @@ def _example(sample: Sample, folder: Path, sizes: list[Size]) -> Example:
     """Raises DataError for a picture, hint or mask that cannot be used: found here, another takes its place."""
     bucket = bucket_of(sample.size, sizes)
     framing = Framing(sample.size, bucket)
-    framed(sample.picture, f"{sample.key}.{sample.ending}", framing)
+    shaped(sample.picture, f"{sample.key}.{sample.ending}", framing)
     picture = _stored(sample.picture, folder, sample.ending)
     partners = {}
     for name in ("hint", "mask"):
         data = getattr(sample, name)
         if data is not None:
-            framed(data, f"{sample.key}.{name}", framing)
+            shaped(data, f"{sample.key}.{name}", framing)
             path = _stored(data, folder, "png")
             partners[name] = Partner(path, path.stem, measure(path, f"{sample.key}.{name}").size)
     return Example(

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scedit_core.conditions.fitting import fitting_of
 from scedit_core.fitting.remarks import Remarks
 from scedit_core.pictures.finding import HELD, OWN, PRIOR, Candidate, find_candidates
 from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
+from scedit_core.pictures.reading import MASK_PAPER, TRANSPARENT
 
 from ..config import TrainConfig
 from ..errors import DataError
@@ -95,6 +97,16 @@ class Survey:
             f"validation.hold_out: expected at least {10 * asked} pictures, of which {asked} are a tenth, found "
             f"{len(self.own) + kept}, so that {so} kept out of training{besides}",
             "add pictures, or name others in validation.folder",
+        )
+
+    def remark_on_blank_hint(self, example: Example) -> None:
+        """Say that the hint of an example is of one colour."""
+        path = example.path if example.hint is None else example.hint.path
+        self.remarks.add(
+            "hints of one colour, from which nothing can be learned",
+            "make them anew, or remove them with their pictures",
+            name=path.name,
+            sentence=str(path),
         )
 
     def leave_out(self, bad: dict[Path, str]) -> None:
@@ -189,7 +201,7 @@ def _look_up(candidate: Candidate, index: FileIndex) -> tuple[KnownFile, dict[st
         for key, path in (("hint", candidate.hint), ("mask", candidate.mask)):
             if path is not None:
                 partner = index.look_up(path)
-                partners[key] = Partner(path, partner.digest, partner.size)
+                partners[key] = Partner(path, partner.digest, partner.size, partner.facts.remarks)
                 if not Framing(picture.size, picture.size).fits(partner.size):
                     raise DataError(
                         f"{path}: expected a {key} with the shape of its picture ({_by(picture.size)}), found "
@@ -216,6 +228,10 @@ def _example(
     name = candidate.path.name
     for remark in picture.facts.remarks:
         result.remarks.add(remark, name=name, sentence=f"{candidate.path}: {remark}")
+    for key, partner in partners.items():
+        for remark in partner.remarks:
+            told = f"{key}s: {_on(remark, key, config)}"
+            result.remarks.add(told, name=partner.path.name, sentence=f"{partner.path}: {told}")
     if framing.scale > 1:
         result.remarks.add(
             "enlarged, which looks soft",
@@ -240,6 +256,12 @@ def _example(
         weight=config.data.prior.weight if candidate.role == PRIOR else 1.0,
         **partners,
     )
+
+
+def _on(remark: str, key: str, config: TrainConfig) -> str:
+    """What is said of a transparent picture, with the colour that is behind a hint or mask instead."""
+    paper = MASK_PAPER if key == "mask" else fitting_of(config.data.condition.values()).nothing
+    return f"put on {paper}, since it is transparent" if remark == TRANSPARENT else remark
 
 
 def _short(where: str) -> str:

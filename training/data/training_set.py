@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from scedit_core.conditions.fitting import Fitting
 from scedit_core.fitting.batches import Batch, Draws, draw
 from scedit_core.fitting.chance import generator_for
 from scedit_core.fitting.remarks import Remarks
@@ -82,15 +83,16 @@ class TrainingSet(ABC):
             self._mend(examples)
             return self._plain(examples)
 
-    def hint_of(self, path: Path) -> Tensor:
-        """A ready hint from a file, framed for the bucket that fits it best: [1,3,H,W] in 0..1.
+    def framed(self, path: Path, fitting: Fitting | None = None) -> Tensor:
+        """A picture from a file, or with `fitting` a ready hint, for the bucket that fits it best: [3,H,W] in 0..1.
 
         Raises DataError for a file that is no picture.
         """
-        size = measure(path, path).size
-        data = self.config.data
-        bucket = bucket_of(size, bucket_sizes(data.resolution, data.buckets, data.max_aspect))
-        return to_tensor(Framing(size, bucket).apply(read_picture(path, path)))[None]
+        size, data = measure(path, path).size, self.config.data
+        framing = Framing(size, bucket_of(size, bucket_sizes(data.resolution, data.buckets, data.max_aspect)))
+        if fitting is not None:
+            return framing.hint(read_picture(path, path, None), fitting)
+        return to_tensor(framing.apply(read_picture(path, path)))
 
     def draws(self, step: int, size: int, latent_shape: Sequence[int]) -> Draws:
         """What chance decides for the whole batch of a step."""

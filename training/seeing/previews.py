@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from scedit_core import CSCTuner, SCTuner
+from scedit_core.conditions.fitting import fit_hint
 from scedit_core.fitting.chance import generator_for
 
 from ..bases.base_model import BaseModel, TextStates
@@ -29,7 +30,7 @@ from ..bases.teacher import Teacher
 from ..config import TrainConfig
 from ..data.hint_making import Hints
 from .sampling import preview_scheduler, sample, starting_noise
-from .sheets import draw_sheet, save_picture
+from .sheets import draw_sheet, save_picture, scaled_size
 
 if TYPE_CHECKING:
     from ..data.training_set import TrainingSet
@@ -64,6 +65,7 @@ class Previews:
         self.folder = config.run_folder / "previews"
         self._scheduler = preview_scheduler(base, config.objective)
         self.scenes = scenes_of(config, data)
+        self._fitting = None if config.data.condition is None else Hints(config.data).fitting
         with contextlib.ExitStack() as stack:
             for encoder in (base.pipeline.text_encoder, getattr(base.pipeline, "text_encoder_2", None)):
                 if encoder is not None:
@@ -128,18 +130,27 @@ class Previews:
 
     def _draw_step(self, step: int) -> Path:
         rows = [*self._fixed_rows(), (_row(step), f"with it, step {step}")]
-        pictures = [(s.prompt, [_opened(self._file(r, i)) for r, _ in rows]) for i, s in enumerate(self.scenes)]
+        cell = _cell(self.scenes, _CELL)
+        pictures = [(s.prompt, [self._shown(r, i, cell) for r, _ in rows]) for i, s in enumerate(self.scenes)]
         path = self.folder / f"{_row(step)}.jpg"
-        return draw_sheet(path, [title for _, title in rows], pictures, _cell(self.scenes, _CELL))
+        return draw_sheet(path, [title for _, title in rows], pictures, cell)
 
     def _draw_grid(self) -> Path:
         steps = sorted({p.stem.rsplit("-", 1)[0] for p in (self.folder / "pictures").glob("step-*.jpg")})
         rows = self._fixed_rows()
         rows += [(step, f"step {int(step.removeprefix('step-'))}") for step in _spread(steps, _GRID_ROWS)]
-        indices = range(len(self.scenes))
-        pictures = [(title, [_opened(self._file(row, i)) for i in indices]) for row, title in rows]
+        cell, indices = _cell(self.scenes, _GRID_CELL), range(len(self.scenes))
+        pictures = [(title, [self._shown(row, i, cell) for i in indices]) for row, title in rows]
         prompts = [scene.prompt for scene in self.scenes]
-        return draw_sheet(self.folder / "grid.jpg", prompts, pictures, _cell(self.scenes, _GRID_CELL))
+        return draw_sheet(self.folder / "grid.jpg", prompts, pictures, cell)
+
+    def _shown(self, row: str, i: int, cell: int) -> Image.Image | None:
+        """A picture for a sheet; a hint as it is, at the size that it has there."""
+        if row != _HINT:
+            return _opened(self._file(row, i))
+        scene = self.scenes[i]
+        width, height = scaled_size((scene.width, scene.height), cell)
+        return _picture(fit_hint(scene.hint, height, width, self._fitting))
 
     def _forget_after(self, step: int) -> None:
         """Remove the pictures of later steps, which a run that begins again has not come to."""
@@ -196,11 +207,10 @@ def hints_of(config: TrainConfig, data: TrainingSet) -> list[Tensor]:
 
     Raises DataError for a file that is no picture, ConditionError where a detector is missing.
     """
-    framed = [data.hint_of(path) for path in config.previews.hints]
-    if config.data.hints is not None or config.data.condition.type == "custom":
-        return framed
     makes = Hints(config.data, data.base.device)
-    made = [makes.make(picture[0]) for picture in framed]
+    if config.data.hints is not None or config.data.condition.type == "custom":
+        return [data.framed(path, makes.fitting)[None] for path in config.previews.hints]
+    made = [makes.make(data.framed(path)) for path in config.previews.hints]
     made = [makes.for_step(each, generator_for(config.previews.seed, i, "preview")) for i, each in enumerate(made)]
     makes.release()
     return [each[None].float() for each in made]

@@ -59,10 +59,14 @@ def save_picture(picture: Image.Image, path: Path) -> Path:
     return path
 
 
+def scaled_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Width and height of a picture of `size` whose longest side is brought to `longest`."""
+    scale = longest / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def _scaled(picture: Image.Image, cell: int) -> Image.Image:
-    scale = cell / max(picture.size)
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
-    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    return picture.convert("RGB").resize(scaled_size(picture.size, cell), Image.Resampling.LANCZOS)
 
 
 def _wrapped(text: str, letters: int, lines: int) -> str:
