@@ -43,6 +43,10 @@ class SCEditLoadCSCTuner(io.ComfyNode):
         return folders.fingerprint(tuner_name, *_KEYS)
 
     @classmethod
+    def validate_inputs(cls, tuner_name: str | None) -> bool:
+        return True  # a missing file is told by execute: of a refusal here the page shows no sentence
+
+    @classmethod
     def execute(cls, tuner_name: str) -> io.NodeOutput:
         path = folders.path_of(tuner_name, *_KEYS)
         tuner = load_tuner(path)

@@ -7,6 +7,9 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
+from .search_words import findable
+from .sentences import speaking
+
 log = logging.getLogger(__name__)
 
 # Modules of this package and the nodes in them, each node's class being named as its id.
@@ -35,7 +38,7 @@ class SCEditExtension(ComfyExtension):
         for module, names in GROUPS.items():
             try:
                 group = importlib.import_module(f".{module}", __package__)
-                found = [getattr(group, name) for name in names]
+                found = [findable(speaking(getattr(group, name))) for name in names]
                 for node in found:
                     node.GET_SCHEMA()  # a schema that this host refuses must not take the other groups with it
             except Exception as error:

@@ -23,19 +23,35 @@ def register() -> None:
         os.makedirs(default, exist_ok=True)
 
 
+# The one choice where there is no tuner: what to do.
+NO_TUNER = "put a tuner into models/scedit and press R"
+
+
 def names(*keys: str) -> list[str]:
-    """The file names to choose from in the folders of `keys`, sorted."""
-    return sorted({name for key in keys for name in folder_paths.get_filename_list(key)})
+    """The file names to choose from in the folders of `keys`, sorted; `NO_TUNER` alone where there is none."""
+    return sorted({name for key in keys for name in folder_paths.get_filename_list(key)}) or [NO_TUNER]
 
 
 def path_of(name: str, *keys: str) -> str:
-    """The full path of a chosen file.  Raises TunerFileError that names the folders where it is not."""
+    """The full path of a chosen file, whichever system's separators the name has.
+
+    Raises TunerFileError that names the folders where it is not.
+    """
+    if name == NO_TUNER:
+        raise TunerFileError(
+            f"tuner_name: expected a tuner, found none; {NO_TUNER}, or train one (the help of SCEdit Tuner Info, the i "
+            "above that node, lists the tuners to download)"
+        )
     for key in keys:
-        path = folder_paths.get_full_path(key, name)
-        if path is not None:
-            return path
+        for form in (name, name.replace("\\", "/")):
+            path = folder_paths.get_full_path(key, form)
+            if path is not None:
+                return path
     searched = ", ".join(path for key in keys for path in folder_paths.get_folder_paths(key))
-    raise TunerFileError(f"{name}: expected a tuner file in {searched}, found none; put the file there and press R")
+    raise TunerFileError(
+        f"{name}: expected this file in models/{keys[0]}, found none; put it there and press R, or choose another "
+        f"(searched: {searched})"
+    )
 
 
 def home() -> str:

@@ -38,6 +38,10 @@ class SCEditLoadSCTuner(io.ComfyNode):
         return folders.fingerprint(tuner_name, folders.KEY)
 
     @classmethod
+    def validate_inputs(cls, tuner_name: str | None) -> bool:
+        return True  # a missing file is told by execute: of a refusal here the page shows no sentence
+
+    @classmethod
     def execute(cls, tuner_name: str) -> io.NodeOutput:
         path = folders.path_of(tuner_name, folders.KEY)
         tuner = load_tuner(path)

@@ -59,8 +59,9 @@ def check_requirements() -> None:
     missing = missing_requirements()
     if missing:
         raise SCEditError(
-            f"training: expected {', '.join(missing)} in ComfyUI's Python, found none that fits; "
-            f'install with: "{sys.executable}" -m pip install -r "{REQUIREMENTS}"'
+            "training: expected the trainer's packages in ComfyUI's Python, found some missing; install them with the "
+            f'next line and restart ComfyUI\n"{sys.executable}" -m pip install -r "{REQUIREMENTS}"\n'
+            f"(missing: {', '.join(missing)})"
         )
 
 

@@ -332,8 +332,8 @@ def _check_shapes(file: TunerFile) -> None:
     missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or extra:
         raise TunerFileError(
-            f"{where}: expected {len(expected)} weights, found {len(found)} "
-            f"(missing {missing[:2]}, unknown {extra[:2]}); download or save it again"
+            f"{where}: expected {len(expected)} weights, found {len(found)}; download or save it again "
+            f"(missing {missing[:2]}, unknown {extra[:2]})"
         )
     for key, shape in expected.items():
         if shape != found[key].shape:

@@ -160,6 +160,8 @@ class SkipLayout:
     def mismatch(self, tuner: SkipLayout) -> str | None:
         """Why a tuner with the layout `tuner` cannot work on a U-Net with this one, or None if it can."""
         if self.channels != tuner.channels or self.strides != tuner.strides:
+            if self.title != tuner.title:
+                return f"expected a tuner for {self.title}, found one for {tuner.title}"
             return (
                 f"expected a tuner for {self.title}, {len(self)} skips of {_short(self.channels)} channels, "
                 f"found one for {tuner.title}, {len(tuner)} skips of {_short(tuner.channels)} channels"

@@ -187,7 +187,7 @@ def download(name: str, root: str | os.PathLike) -> Path:
             break
     except Exception as error:  # no network, no space, no such package: the reason is in the error's first line
         raise ConditionError(
-            f"{name}: expected a download from huggingface.co/{wanted.repository} into {shown(folder)}, "
-            f"found a failure ({first_line(error)}); put the files there by hand or try again"
+            f"{name}: expected a download, found a failure; try again, or put the files of "
+            f"huggingface.co/{wanted.repository} into {shown(folder)} by hand ({first_line(error)})"
         ) from error
     return installed_weights(name, [root])

@@ -78,7 +78,7 @@ def load_hed(path: Path, dtype: torch.dtype = torch.float32, operations: Any = n
         network.load_state_dict(state, assign=True)
     except Exception as error:  # whatever a damaged file makes a parser raise, it is a bad file
         raise ConditionError(
-            f"{shown(path)}: expected the weights of ControlNetHED, found a file that cannot be read as such "
-            f"({first_line(error)}); download it again"
+            f"{shown(path)}: expected the weights of ControlNetHED, found a file that cannot be read as such; "
+            f"download it again ({first_line(error)})"
         ) from error
     return network.eval().requires_grad_(False)

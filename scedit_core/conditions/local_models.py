@@ -18,8 +18,8 @@ _LONGEST = 4  # times the short side: a strip of a few rows would else become a 
 def bad_folder(folder: Path, expected: str, error: Exception) -> ConditionError:
     """The error for a folder of a detector that cannot be read."""
     return ConditionError(
-        f"{shown(folder)}: expected {expected}, found a folder that cannot be read as such ({first_line(error)}); "
-        "download it again"
+        f"{shown(folder)}: expected {expected}, found a folder that cannot be read as such; download it again "
+        f"({first_line(error)})"
     )
 
 
@@ -41,8 +41,8 @@ def load_local(
         kind = getattr(transformers, auto_class)
     except (ImportError, AttributeError) as error:
         raise ConditionError(
-            f"transformers: expected a version that has {auto_class}, found none ({first_line(error)}); "
-            "install it with: python -m pip install --upgrade transformers"
+            f"transformers: expected a version that has {auto_class}, found none; install it with the next line\n"
+            f"python -m pip install --upgrade transformers\n({first_line(error)})"
         ) from error
     try:
         model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
@@ -52,8 +52,8 @@ def load_local(
     missing = sorted(k for k in report["missing_keys"] if not k.startswith(tuple(unused)))
     if missing:  # transformers fills them with noise
         raise ConditionError(
-            f"{shown(folder)}: expected all weights of its config.json, found {len(missing)} missing, such as "
-            f"{first_line(missing[0])}; download it again"
+            f"{shown(folder)}: expected all weights of its config.json, found {len(missing)} missing; download it "
+            f"again ({first_line(missing[0])})"
         )
     return model.float().eval().requires_grad_(False), images
 

@@ -14,7 +14,7 @@ def opencv() -> ModuleType:
         import cv2
     except ImportError as error:  # among them a library of the system that opencv-python wants and servers lack
         raise ConditionError(
-            f"opencv: expected a cv2 that can be imported, found none ({first_line(error)}); "
-            "install it with: python -m pip install opencv-python-headless"
+            "opencv: expected a cv2 that can be imported, found none; install it with the next line\n"
+            f"python -m pip install opencv-python-headless\n({first_line(error)})"
         ) from error
     return cv2

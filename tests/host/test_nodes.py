@@ -168,7 +168,9 @@ def test_bad_files_are_one_sentence(pack, scedit_folder):
     with pytest.raises(pack.core.TunerFileError, match="expected a whole tuner file"):
         load(pack, "SCEditLoadSCTuner", "style.safetensors")
     path.unlink()
-    with pytest.raises(pack.core.TunerFileError, match=r"expected a tuner file in .*scedit.*press R"):
+    with pytest.raises(
+        pack.core.TunerFileError, match=r"expected this file in models/scedit, found none; put it there and press R"
+    ):
         load(pack, "SCEditLoadSCTuner", "style.safetensors")
 
 

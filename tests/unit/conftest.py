@@ -98,11 +98,15 @@ def make_csc(tiny_layout):
 
 @pytest.fixture
 def one_sentence():
-    """Check a message: one line, at most 500 characters, that names what was expected and what was found."""
+    """Check a message: at most 500 characters that name what was expected and what was found.
+
+    One line, or a line with a command to copy below it, and the reason in brackets below that.
+    """
 
     def check(raised: pytest.ExceptionInfo, *words: str) -> None:
         message = str(raised.value)
-        assert "\n" not in message
+        _, *below = message.split("\n")
+        assert not below or (below[0].startswith("python -m pip install ") and below[1][0] + below[1][-1] == "()")
         assert len(message) <= 500, message
         for word in ("expected", "found", ";", *words):
             assert word in message, f"{word!r} is missing from: {message}"

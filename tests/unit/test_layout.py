@@ -97,8 +97,7 @@ def test_a_tuner_fits_its_own_family_only():
     assert sd1.mismatch(either) is None
     assert sd2.mismatch(either) is None
     assert sd1.mismatch(sd2) == "expected a tuner for SD 1.5, found one for SD 2.1"
-    assert "12 skips" in sd1.mismatch(sdxl)
-    assert "SDXL, 9 skips of 1280 x2, 640 x3, 320 x4 channels" in sd1.mismatch(sdxl)
+    assert sd1.mismatch(sdxl) == "expected a tuner for SD 1.5, found one for SDXL"
 
 
 @pytest.mark.parametrize(
