@@ -151,10 +151,27 @@ class SCEditTrainTuner(io.ComfyNode):
         resume=True,
         config_file="",
     ) -> io.NodeOutput:
+        page = TrainingPage(getattr(cls.hidden, "unique_id", None), name)
+        try:
+            return cls._trained(
+                page, ckpt_name, folder, name, kind, preset, steps, resolution, caption, low_memory, resume, config_file
+            )
+        except comfy.model_management.InterruptProcessingException:
+            page.end("stopped", ("stopped" if resume else "stopped_resume_off", {"step": page.step}))
+            raise
+        except Exception as error:
+            page.end("failed", str(error))
+            raise
+
+    @classmethod
+    def _trained(
+        cls, page, ckpt_name, folder, name, kind, preset, steps, resolution, caption, low_memory, resume, config_file
+    ) -> io.NodeOutput:
         check_requirements()
         output = folders.path_for(name)
         name = os.path.relpath(output, folders.home()).removesuffix(".safetensors").replace(os.sep, "/")
         run = Path(folder_paths.get_output_directory(), _RUNS, name)
+        page.at(name, run, output)
         config = train_config.from_widgets(
             base=folder_paths.get_full_path_or_raise("checkpoints", ckpt_name),
             folder=_inside_input(folder),
@@ -172,7 +189,6 @@ class SCEditTrainTuner(io.ComfyNode):
         config |= {"output": output, "run": str(run)}
         train_config.write(config, run / _CONFIG)
         _free_models()
-        page = TrainingPage(getattr(cls.hidden, "unique_id", None), name, run)
         _train(TrainingProcess(run / _CONFIG, run, resume, _on_cpu()), page, resume)
         tuner = ManagedTuner(load_tuner(output), f"{name}.safetensors", output)
         control = isinstance(tuner.tuner, CSCTuner)
@@ -190,7 +206,7 @@ def _train(process: TrainingProcess, page: TrainingPage, resume: bool) -> None:
 
     Raises SCEditError with the trainer's own sentence.
     """
-    way_on = "queue again to go on" if resume else "turn resume on and queue again to go on"
+    way_on = "queue again to resume" if resume else "turn resume on and queue again to resume"
     heard: dict[str, dict] = {}
     bar = comfy.utils.ProgressBar(1)
 
@@ -205,18 +221,19 @@ def _train(process: TrainingProcess, page: TrainingPage, resume: bool) -> None:
             if page.steps:
                 bar.update_absolute(page.step, page.steps)  # raises where the host is cancelled
             comfy.model_management.throw_exception_if_processing_interrupted()
+            if page.stop_wanted:
+                raise comfy.model_management.InterruptProcessingException
             time.sleep(_LOOK_SECONDS)
         look()
     except comfy.model_management.InterruptProcessingException:
-        page.say("stopping after this step; cancel again to end at once, without a checkpoint")
+        page.say(("stopping", {}))
         process.stop(comfy.model_management.processing_interrupted)
         look()
-        page.end("stopped", f"stopped at step {page.step}; {way_on}")
         raise
     finally:
         process.end()
     if process.status == 0 and "finished" in heard:
-        page.end("finished", f"finished after {page.step} steps")
+        page.end("finished", ("finished", {"steps": page.step}))
         return
     if process.status == 0:
         sentence = (
@@ -226,7 +243,6 @@ def _train(process: TrainingProcess, page: TrainingPage, resume: bool) -> None:
         sentence = heard.get("error", {}).get("message") or process.failure()
         if "--resume never" in sentence:
             sentence += " (on this node: turn resume off)"
-    page.end("failed", sentence)
     raise SCEditError(sentence)
 
 

@@ -1,11 +1,12 @@
 """What the page shows of a training: a line of text, remarks, the curve of the loss, the latest preview.
 
 Every page gets it, not only the one that queued the graph: as messages, and for pages that are opened later as
-`GET /scedit/training`.  web/js/training.js draws it on the node.
+`GET /scedit/training`.  web/js/training.js draws it on the node, in the words of locales/*/main.json.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -13,39 +14,61 @@ from typing import Any
 
 from aiohttp import web
 
+from .sentences import with_short_paths
+
 MESSAGE = "scedit.training"
 _EVERY_SECONDS = 0.5
 _MOST_POINTS = 120
 _MOST_RUNS = 8
 _MEAN = 0.02  # the loss shown is a running mean over about fifty steps
 
-# The last few trainings by name, as the page gets them, and where their latest preview lies.
+_ENGLISH = Path(__file__).resolve().parents[1] / "locales" / "en" / "main.json"
+
+# The last few trainings by name, as the page gets them, where their latest preview lies, and those that run.
 _shown: dict[str, dict[str, Any]] = {}
 _previews: dict[str, Path] = {}
+_running: dict[str, TrainingPage] = {}
+
+Words = str | tuple[str, dict[str, Any]]  # a sentence, or the key of one in main.json with what is put into it
 
 
 class TrainingPage:
-    """One training on the page.
+    """One training on the page, from the first check of its widgets to its end.
 
     node: the id of the node that trains.  name: the tuner's name, by which a page that was opened later knows it.
-    run:  the run folder.
     """
 
-    def __init__(self, node: str | None, name: str, run: Path) -> None:
-        self._run, self._told = run, 0.0
+    def __init__(self, node: str | None, name: str) -> None:
+        self._run, self._told = Path(), 0.0
+        self._places: dict[str, Path] = {}
         self._mean: float | None = None
         self._heard = 0  # losses
+        self._english = json.loads(_ENGLISH.read_text("utf-8"))["scedit"]["training"]
+        self.stop_wanted = False  # the panel's own button was pressed
         self._state: dict[str, Any] = {
             "node": node,
             "name": name,
+            "started": time.time(),
+            "changed": time.time(),
             "state": "running",
-            "text": "starting",
+            "files": {},
             "remarks": [],
             "step": 0,
             "steps": 0,
             "losses": [],
             "preview": None,
         }
+        _previews.pop(name, None)
+        _running[name] = self
+        self.say(("starting", {}))
+
+    def at(self, name: str, run: Path, tuner: str) -> None:
+        """What it makes is known: the name without ending, the run folder, and the path of the tuner's file."""
+        _running.pop(self._state["name"], None)
+        _shown.pop(self._state["name"], None)
+        self._run, self._state["name"] = run, name
+        _running[name] = self
+        self._places = {"tuner": Path(tuner), "report": run / "report.html", "checkpoints": run / "checkpoints"}
         _previews.pop(name, None)
         self._tell()
 
@@ -56,11 +79,11 @@ class TrainingPage:
             state["step"] = event["step"]
         if kind == "plan":
             state["step"], state["steps"] = int(event.get("first_step") or 0), int(event.get("steps") or 0)
-            state["text"] = f"{event.get('images', 0)} pictures, {state['steps']} steps"
+            self._word(("plan", {"images": event.get("images", 0), "steps": state["steps"]}))
         elif kind == "remarks":
             state["remarks"] = [str(remark.get("text", "")) for remark in event.get("remarks", [])]
         elif kind == "caching":
-            state["text"] = f"preparing pictures, {event.get('done', 0)} of {event.get('total', 0)}"
+            self._word(("caching", {"done": event.get("done", 0), "total": event.get("total", 0)}))
         elif kind == "step":
             self._step(event)
             return
@@ -73,15 +96,21 @@ class TrainingPage:
             return
         self._tell()
 
-    def end(self, state: str, text: str) -> None:
+    def end(self, state: str, *words: Words) -> None:
         """The last word: state is "finished", "stopped" or "failed"."""
-        self._state |= {"state": state, "text": text}
+        self._state["state"] = state
+        _running.pop(self._state["name"], None)
+        self.say(*words)
+
+    def say(self, *words: Words) -> None:
+        """Show a line of text."""
+        self._word(*words)
         self._tell()
 
-    def say(self, text: str) -> None:
-        """Show a line of text."""
-        self._state["text"] = text
-        self._tell()
+    def _word(self, *words: Words) -> None:
+        parts = [[None, with_short_paths(each)] if isinstance(each, str) else list(each) for each in words]
+        texts = [self._english[key].format(**values) if key else values for key, values in parts]
+        self._state |= {"words": parts, "text": ", ".join(texts)}
 
     @property
     def step(self) -> int:
@@ -100,16 +129,16 @@ class TrainingPage:
             state["losses"].append([step, round(self._smoothed(loss), 5)])
             if len(state["losses"]) > _MOST_POINTS:
                 del state["losses"][1:-1:2]
-        parts = [f"step {step} of {steps}"]
+        parts: list[Words] = [("step", {"step": step, "steps": steps})]
         if self._mean is not None:
-            parts.append(f"loss {self._mean:.4f}")
+            parts.append(("loss", {"loss": f"{self._mean:.4f}"}))
         if event.get("images_per_second"):
-            parts.append(f"{event['images_per_second']:.1f} images/s")
+            parts.append(("speed", {"speed": f"{event['images_per_second']:.1f}"}))
         if event.get("memory_mib"):
-            parts.append(f"{event['memory_mib'] / 1024:.1f} GiB")
+            parts.append(("memory", {"memory": f"{event['memory_mib'] / 1024:.1f}"}))
         if event.get("eta_seconds") is not None:
-            parts.append(f"{_duration(event['eta_seconds'])} left")
-        state["text"] = ", ".join(parts)
+            parts.append(("left", {"time": _duration(event["eta_seconds"])}))
+        self._word(*parts)
         if step == steps or time.monotonic() - self._told > _EVERY_SECONDS:
             self._tell()
 
@@ -119,7 +148,9 @@ class TrainingPage:
         return self._mean
 
     def _tell(self) -> None:
-        self._told = time.monotonic()
+        self._told, self._state["changed"] = time.monotonic(), time.time()
+        places = {key: path for key, path in self._places.items() if path.exists()}
+        self._state["files"] = {key: with_short_paths(str(path)) for key, path in places.items()}
         state = {**self._state, "losses": list(self._state["losses"])}
         _shown.pop(state["name"], None)
         _shown[state["name"]] = state
@@ -146,6 +177,14 @@ async def _trainings(_request: web.Request) -> web.Response:
     return web.json_response(list(_shown.values()))
 
 
+async def _stop(request: web.Request) -> web.Response:
+    training = _running.get(request.query.get("name", ""))
+    if training is None:
+        return web.Response(status=404)
+    training.stop_wanted = True
+    return web.Response()
+
+
 async def _preview(request: web.Request) -> web.StreamResponse:
     path = _previews.get(request.query.get("name", ""))
     if path is None or not path.is_file():
@@ -158,6 +197,7 @@ def register() -> None:
     server = _server()
     if server is not None:
         server.routes.get("/scedit/training")(_trainings)
+        server.routes.post("/scedit/training/stop")(_stop)
         server.routes.get("/scedit/training/preview")(_preview)
 
 

@@ -66,7 +66,7 @@ def test_every_input_has_a_tooltip(pack):
 
 
 def test_files_are_listed_loaded_and_read_again_when_they_change(pack, scedit_folder):
-    assert listed(pack, "SCEditLoadSCTuner") == []
+    assert listed(pack, "SCEditLoadSCTuner") == [pack.folders.NO_TUNER]
     path = scedit_folder / "styles" / "ink.safetensors"
     pack.core.save_tuner(sc_tuner(pack).tuner, path)
     (scedit_folder / "notes.txt").write_text("not a tuner")

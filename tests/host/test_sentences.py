@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 
 import pytest
 from conftest import PACK_NAME, PACK_ROOT
@@ -11,6 +12,17 @@ from conftest import PACK_NAME, PACK_ROOT
 @pytest.fixture
 def sentences(pack):
     return importlib.import_module(f"{PACK_NAME}.nodes.sentences")
+
+
+@pytest.fixture
+def tuners(models_folder):
+    """The folder of tuners, empty again afterwards."""
+    folder = models_folder / "scedit"
+    folder.mkdir(exist_ok=True)
+    before = set(folder.iterdir())
+    yield folder
+    for path in set(folder.iterdir()) - before:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def test_the_host_writes_no_path_before_the_sentence(pack):
@@ -22,9 +34,8 @@ def test_the_host_writes_no_path_before_the_sentence(pack):
     assert {full_type_name(each) for each in errors} == {"SCEdit"}
 
 
-def test_a_nodes_error_names_files_as_comfyui_does(pack, models_folder):
-    (models_folder / "scedit").mkdir(exist_ok=True)
-    (models_folder / "scedit" / "broken.safetensors").write_bytes(b"no tuner")
+def test_a_nodes_error_names_files_as_comfyui_does(pack, tuners, models_folder):
+    (tuners / "broken.safetensors").write_bytes(b"no tuner")
     with pytest.raises(pack.core.TunerFileError) as refusal:
         pack.nodes["SCEditLoadSCTuner"].execute("broken.safetensors")
     assert str(refusal.value).startswith("models/scedit/broken.safetensors: expected")
@@ -49,8 +60,8 @@ def test_without_a_tuner_the_only_choice_says_what_to_do(pack, models_folder, mo
             pack.nodes[node].execute(choice)
 
 
-def test_a_name_saved_on_windows_is_found(pack, models_folder):
-    folder = models_folder / "scedit" / "a" / "b"
+def test_a_name_saved_on_windows_is_found(pack, tuners):
+    folder = tuners / "a" / "b"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "x.safetensors").touch()
     assert pack.folders.path_of("a\\b\\x.safetensors", "scedit") == str(folder / "x.safetensors")

@@ -121,7 +121,7 @@ def test_a_style_cancelled_resumed_and_at_work(pack, train, run, tiny, host_fold
     first = steps(events(host_folders))
     assert 3 <= first[-1] < 5000
     assert shown["lantern"]["state"] == "stopped"
-    assert f"stopped at step {first[-1]}; queue again to go on" in shown["lantern"]["text"]
+    assert f"stopped at step {first[-1]}; queue again to resume" in shown["lantern"]["text"]
     checkpoints = host_folders / "output" / "scedit" / "lantern" / "checkpoints"
     assert (checkpoints / f"step-{first[-1]:06d}").is_dir()
     assert not (Path(folder_paths.models_dir) / "scedit" / "lantern.safetensors").exists()
@@ -258,8 +258,23 @@ def test_missing_requirements_are_one_command(pack, train, run, tmp_path, monkey
 )
 def test_wrong_widgets_are_refused_before_anything_starts(pack, train, run, changed, sentence, monkeypatch):
     monkeypatch.setattr(train.train_process.subprocess, "Popen", None)
-    with pytest.raises(pack.core.SCEditError, match=sentence):
+    with pytest.raises(pack.core.SCEditError, match=sentence) as refusal:
         run(**changed)
+    shown = train.train_page._shown[changed.get("name", "lantern")]
+    assert (shown["state"], shown["text"]) == ("failed", str(refusal.value))
+
+
+@once
+def test_the_panels_own_button_stops_it_from_the_first_second(train, run):
+    """By its address, before a step is done; nothing else that ComfyUI runs is interrupted."""
+    running, shown = train.train_page._running, train.train_page._shown
+    begun = when(lambda: "lantern" in running, lambda: setattr(running["lantern"], "stop_wanted", True))
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run(steps=5000)
+    begun.join()
+    assert not comfy.model_management.processing_interrupted()
+    assert shown["lantern"]["state"] == "stopped"
+    assert "lantern" not in running
 
 
 def test_every_choice_is_a_configuration_that_the_trainer_takes(train, tmp_path):
@@ -376,7 +391,7 @@ def test_a_new_beginning_that_is_cancelled_says_how_to_go_on(train, run, host_fo
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run(steps=5000, resume=False)
     begun.join()
-    assert "; turn resume on and queue again to go on" in shown["lantern"]["text"]
+    assert "; turn resume on and queue again to resume" in shown["lantern"]["text"]
 
 
 def write_transformer(path: Path) -> None:

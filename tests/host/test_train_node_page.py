@@ -47,7 +47,7 @@ def test_from_click_to_preview_to_cancel_to_resume(server, graph, tmp_path):
         assert result[moment]["text"].startswith("step ")
         assert "loss" in result[moment]["text"]
         assert result[moment]["picture"]
-    assert "queue again to go on" in result["stopped"]["text"]
+    assert "queue again to resume" in result["stopped"]["text"]
     assert result["finished"]["text"] == f"finished after {result['steps']} steps"
     assert "scedit_training" not in result["saved"], "the panel must not be in the saved workflow"
     assert [p for p in result["problems"] if "scedit" in p.lower()] == []

@@ -8,14 +8,19 @@ from pathlib import Path
 
 PACK = Path(__file__).resolve().parents[2]
 READ = 120  # characters that the page shows of a message
-NAME, NUMBER = 20, 12  # characters of what is put into it: first mostly a file's name, then mostly numbers
+NAME, NUMBER = 20, 8  # characters of what is put into it: first mostly a file's name, then mostly numbers
 
 
 def messages() -> dict[str, str]:
-    """The texts of all errors by place, with as many x as are likely for what is put into them."""
+    """The texts of errors of nodes by place, with as many x as are likely for what is put into them.
+
+    Those of training, in scedit_core/fitting, are shown whole: by a terminal or by the training node's panel.
+    """
     found = {}
     for room in ("nodes", "scedit_core"):
         for path in sorted((PACK / room).rglob("*.py")):
+            if "fitting" in path.parts:
+                continue
             for each in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if isinstance(each, ast.Raise) and isinstance(each.exc, ast.Call) and each.exc.args:
                     text = said(each.exc.args[0])
