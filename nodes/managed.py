@@ -10,7 +10,7 @@ import comfy.model_patcher
 import comfy.ops
 import torch
 
-from ..scedit_core import CSCTuner, SCTuner
+from ..scedit_core import CSCTuner, SCTuner, SkipLayout, TunerFileError, load_tuner
 from ..scedit_core.tuners import rebuilt
 
 _COMPUTE_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -69,3 +69,22 @@ class ManagedTuner:
 
     def __deepcopy__(self, memo: dict) -> ManagedTuner:
         return self  # hosts copy model options with everything in them
+
+
+class UnplacedTuner:
+    """A tuner file that does not tell its U-Net, which the MODEL that it is applied to does.
+
+    sentence: what is said where there is no such model.
+    """
+
+    def __init__(self, name: str, path: str, sentence: str) -> None:
+        self.name, self.source, self.sentence = name, path, sentence
+
+    def placed(self, layout: SkipLayout) -> ManagedTuner:
+        """The tuner on the U-Net with this layout.  Raises TunerFileError where it does not fit."""
+        return ManagedTuner(load_tuner(self.source, layout=layout), self.name, self.source)
+
+    @property
+    def tuner(self) -> SCTuner:
+        """Raises TunerFileError: merging, saving and the info node need the layout as well."""
+        raise TunerFileError(self.sentence)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..scedit_core import SCEditError, SCTuner, load_tuner
+from ..scedit_core.errors import UnknownLayoutError
 from . import folders
-from .managed import ManagedTuner
-from .patch import SIDES, SkipPatch, check_fit, patched
+from .managed import ManagedTuner, UnplacedTuner
+from .patch import SIDES, SkipPatch, check_fit, layout_of, patched
 from .wires import SCTunerWire, block_weights_input, mask_input, range_inputs, strength_input
 
 
@@ -44,7 +45,10 @@ class SCEditLoadSCTuner(io.ComfyNode):
     @classmethod
     def execute(cls, tuner_name: str) -> io.NodeOutput:
         path = folders.path_of(tuner_name, folders.KEY)
-        tuner = load_tuner(path)
+        try:
+            tuner = load_tuner(path)
+        except UnknownLayoutError as error:
+            return io.NodeOutput(UnplacedTuner(tuner_name, path, str(error)))
         if not isinstance(tuner, SCTuner):
             raise SCEditError(
                 f"{tuner_name}: expected an SC-Tuner, found a control tuner (CSC-Tuner); load it with Load CSC-Tuner"
@@ -85,6 +89,8 @@ class SCEditApplySCTuner(io.ComfyNode):
     def execute(
         cls, model, sc_tuner, strength, start_percent, end_percent, side, block_weights=None, mask=None
     ) -> io.NodeOutput:
+        if isinstance(sc_tuner, UnplacedTuner):
+            sc_tuner = sc_tuner.placed(layout_of(model.model))
         layout = check_fit(model.model, sc_tuner)
         weights = None if block_weights is None else block_weights.for_blocks(len(layout))
         if strength == 0:

@@ -7,12 +7,12 @@ import os
 import torch
 from comfy_api.latest import io
 
-from ..scedit_core import SCEditError, save_tuner
+from ..scedit_core import SCEditError, TunerFileError, save_tuner
 from ..scedit_core.describing import describe
 from ..scedit_core.merging import merge_sc_tuners
 from . import folders
 from .control import SCEditControl
-from .managed import ManagedTuner
+from .managed import ManagedTuner, UnplacedTuner
 from .wires import SCTunerWire
 
 _DTYPES = {"as it is": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -28,6 +28,8 @@ def _tuner_input() -> io.MultiType.Input:
 
 def _managed(tuner: ManagedTuner | SCEditControl) -> ManagedTuner:
     tuner = tuner.tuner if isinstance(tuner, SCEditControl) else tuner
+    if isinstance(tuner, UnplacedTuner):
+        raise TunerFileError(tuner.sentence)
     if not isinstance(tuner, ManagedTuner):
         raise SCEditError(
             f"tuner: expected one from Load SC-Tuner or Load CSC-Tuner, found a {type(tuner).__name__}; "

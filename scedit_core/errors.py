@@ -11,6 +11,10 @@ class TunerFileError(SCEditError):
     """A file or folder is missing, damaged, or no SCEdit tuner that can be read."""
 
 
+class UnknownLayoutError(TunerFileError):
+    """A tuner file does not tell which U-Net it is for: give its layout."""
+
+
 class LayoutError(SCEditError):
     """A model has no skips to edit, or a tuner was made for another U-Net."""
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .errors import LayoutError, SCEditError, TunerFileError
+from .errors import LayoutError, SCEditError, TunerFileError, UnknownLayoutError
 from .family_hints import family_hint
 from .formats import FORMATS
 from .layout import SD1, SD1_OR_SD2, SD2, SkipLayout, family_of
@@ -71,25 +71,28 @@ def load_tuner(
     path: str | os.PathLike,
     *,
     name: str | None = None,
+    layout: SkipLayout | None = None,
     device: torch.device | str = "cpu",
     operations: ModuleType | Any = None,
 ) -> SCTuner | CSCTuner:
     """Load a tuner of any supported format, file or released folder, in the dtype of the file.
 
     name:       which tuner, where the file or folder holds several (see `tuner_names`).
+    layout:     of the U-Net that it is for, used where the file does not tell.
     operations: what its layers are made of, torch.nn by default.
-    Raises TunerFileError, in one sentence, for a missing, damaged, hostile or foreign file.
+    Raises TunerFileError, in one sentence, for a missing, damaged, hostile or foreign file, and
+    UnknownLayoutError where the U-Net must be named.
     """
-    return build_tuner(read_tuner(path, name), device=device, operations=operations)
+    return build_tuner(read_tuner(path, name, layout), device=device, operations=operations)
 
 
-def read_tuner(path: str | os.PathLike, name: str | None = None) -> TunerFile:
+def read_tuner(path: str | os.PathLike, name: str | None = None, layout: SkipLayout | None = None) -> TunerFile:
     """Read a tuner file or folder of any supported format.  The tensors are mapped from the file, not copied.
 
     Files of mixed dtypes are the exception: their tensors become float32, which holds all of them.
     Raises TunerFileError.
     """
-    file, keys, weights = _describe(path, name)
+    file, keys, weights = _describe(path, name, layout)
     tensors = weights.read(keys.values())
     file.tensors = {own: tensors[key].reshape(file.tensors[own].shape) for own, key in keys.items()}
     for own, tensor in file.tensors.items():
@@ -149,12 +152,14 @@ def tuner_names(path: str | os.PathLike) -> list[str]:
 # --- describing ---------------------------------------------------------------------------------------------------
 
 
-def _describe(path: str | os.PathLike, name: str | None) -> tuple[TunerFile, dict[str, str], WeightFile]:
+def _describe(
+    path: str | os.PathLike, name: str | None, given: SkipLayout | None = None
+) -> tuple[TunerFile, dict[str, str], WeightFile]:
     """A file with meta tensors in place of its weights, the key of each own name, and the open file."""
     weights = WeightFile(tuner_path(path, name))
     where, sidecars = shown(weights.path), read_sidecars(weights.path)
     form, tuners = _read_names(weights)
-    chosen = _choose(where, tuners, name)
+    chosen = _choose(where, tuners, name, weights.path.parent.name)
     keys = tuners[chosen]
     foreign = sorted(set(weights.entries).difference(*(inner.values() for inner in tuners.values())))
     if foreign:
@@ -180,7 +185,7 @@ def _describe(path: str | os.PathLike, name: str | None) -> tuple[TunerFile, dic
     family = metadata.get("scedit.family")
     if form.NAME != "scedit" or family in (None, SD1_OR_SD2):
         family = family_hint(sidecars, weights.path, metadata) or family
-    layout = _layout(where, tensors, metadata, family)
+    layout = _layout(where, tensors, metadata, family, given)
     file = TunerFile(weights.path, kind, form.NAME, layout, metadata, tensors)
     _check_shapes(file)
     return file, keys, weights
@@ -202,11 +207,13 @@ def _read_names(weights: WeightFile) -> tuple[ModuleType, dict[str, dict[str, st
     raise TunerFileError(f"{where}: expected SCEdit weights, found {found}; {advice}")
 
 
-def _choose(where: str, tuners: Mapping[str, object], name: str | None) -> str:
+def _choose(where: str, tuners: Mapping[str, object], name: str | None, folder: str) -> str:
     if len(tuners) == 1:
         return next(iter(tuners))
     if name in tuners:
         return name
+    if name is None and folder in tuners:  # SWIFT writes into the folder `style` all whose names begin so
+        return folder
     listed = ", ".join(shown(n)[:40] or "(without a name)" for n in sorted(tuners)[:8])
     raise TunerFileError(
         f"{where}: expected the name of one of {len(tuners)} tuners in this file, found {name or 'none'}; "
@@ -231,15 +238,23 @@ def _meta(where: str, key: str, own: str, entry: Entry) -> Tensor:
     return torch.empty(shape, dtype=entry.dtype, device="meta")
 
 
-def _layout(where: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], family: str | None) -> SkipLayout:
+def _layout(
+    where: str,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    family: str | None,
+    given: SkipLayout | None,
+) -> SkipLayout:
     try:
         if "scedit.channels" in metadata and "scedit.strides" in metadata:
             channels, strides = (json.loads(metadata[f"scedit.{k}"]) for k in ("channels", "strides"))
             layout = SkipLayout(_sizes(channels, _MOST_CHANNELS), _sizes(strides, _MOST_STRIDE))
         else:
-            layout = SkipLayout.from_tuned(_channels(tensors), family)
+            layout = _tuned_layout(where, _channels(tensors), family, given)
         if not math.isfinite(float(metadata.get("scedit.scale", 1.0))):
             raise ValueError("a scale that is not finite")
+    except TunerFileError:
+        raise
     except LayoutError as error:
         raise TunerFileError(f"{where}: {error}") from error
     except (ValueError, TypeError, RecursionError) as error:
@@ -251,6 +266,21 @@ def _layout(where: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, st
     shapes = family_of(layout.channels)
     named = family if shapes == SD1_OR_SD2 and family in (SD1, SD2) else shapes
     return SkipLayout(layout.channels, layout.strides, named)
+
+
+def _tuned_layout(where: str, tuned: dict[int, int], family: str | None, given: SkipLayout | None) -> SkipLayout:
+    try:
+        return SkipLayout.from_tuned(tuned, family)
+    except LayoutError as error:
+        if given is None:
+            raise UnknownLayoutError(f"{where}: {error}") from error
+    wrong = [b for b, channels in tuned.items() if b >= len(given) or given.channels[b] != channels]
+    if wrong:
+        raise LayoutError(
+            f"expected a tuner for {given.title}, found block {wrong[0]} with {tuned[wrong[0]]} channels; "
+            "choose a tuner that was trained for this base model"
+        )
+    return given
 
 
 def _sizes(values: Any, most: int) -> tuple[int, ...]:

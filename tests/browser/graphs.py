@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from graph_parts import (
     PHOTOGRAPH,
@@ -21,22 +22,19 @@ from graph_parts import (
 from model_files import CHECKPOINTS as CHECKPOINT_FILES
 from model_files import (
     CONTROLNET_DEPTH,
+    SUBJECT,
     ModelFile,
     detector,
     needed,
     released_control,
     released_style,
-    trained_control,
 )
 
-__all__ = ["CHECKPOINTS", "PHOTOGRAPH", "WORKFLOWS", "Workflow", "files", "note"]
+__all__ = ["CHECKPOINTS", "PHOTOGRAPH", "WORKFLOWS", "Workflow", "files", "note", "template"]
 
 CHECKPOINTS = {family: file.name for family, file in CHECKPOINT_FILES.items()}
 _LIGHTHOUSE = "a lighthouse on a cliff above the sea"
-_PERSON = "a portrait of an astronaut, oil painting"
-_DANCER = "a dancer on a stage, spotlight"
-_ROOM = "a library with tall windows, morning light"
-CANNY, COLOR, COMPLETION = (trained_control(name) for name in ("canny", "color", "completion"))
+_GIRL = "a girl with blond hair in a pink dress, on a green hill, oil painting"  # ComfyUI's example.png shows one
 PIXEL_ART = {family: released_style(family, "sai-pixelart") for family in CHECKPOINT_FILES}
 WATERCOLOR = released_style("sd15", "Watercolor2")
 XL = {name: released_control("sdxl", name) for name in ("canny", "hed", "depth", "pose", "color")}
@@ -51,15 +49,15 @@ _POSE = {"person_threshold": 0.3, "joint_threshold": 0.3, "hands": True}
 class Workflow:
     """One template.
 
-    graph: makes it.  family: "sd15", "sd21" or "sdxl".  title, text: head and body of its note, in Markdown.
-    files: what it needs besides the checkpoint.
+    graph: makes it.  family: "sd15", "sd21" or "sdxl".  name: of its file, which the page shows as its title.
+    text: body of its note, in Markdown.  files: what it needs besides the checkpoint.
     """
 
     graph: Callable[[], dict]
     family: str
-    title: str
+    name: str
     text: str
-    files: tuple[ModelFile, ...]
+    files: tuple[ModelFile, ...] = ()
 
 
 def style(family: str) -> dict:
@@ -67,26 +65,57 @@ def style(family: str) -> dict:
     return with_style(picture(family, _LIGHTHOUSE), PIXEL_ART[family].name)
 
 
-def canny_sd15() -> dict:
-    """Edges through Apply ControlNet."""
-    graph = with_hint(picture("sd15", _PERSON), "SCEditCanny", low=100.0, high=200.0, blur=0.0)
-    return with_control(graph, CANNY.name, ("21", 0))
+def subject() -> dict:
+    """A subject by its word."""
+    return with_style(picture("sdxl", "a photo of sbu dog in a bucket, on a beach"), SUBJECT.name)
+
+
+def style_from_pictures() -> dict:
+    """A style that is trained from a folder of pictures, and used at once."""
+    graph = picture("sd15", _LIGHTHOUSE)
+    graph["10"] = training("style", "my_pictures", "my_style", "fast")
+    return with_style_from(graph, ("10", 0), 1.0, 11)
+
+
+def training(kind: str, folder: str, name: str, preset: str) -> dict:
+    """The training node on SD 1.5."""
+    return node(
+        "SCEditTrainTuner",
+        ckpt_name=CHECKPOINTS["sd15"],
+        folder=folder,
+        name=name,
+        kind=kind,
+        preset=preset,
+        steps=0,
+        resolution=SIZES["sd15"],
+        caption="",
+        low_memory=False,
+        resume=True,
+        config_file="",
+    )
+
+
+def edges_from_pictures() -> dict:
+    """A control for edges that is trained from a folder of pictures, and used at once."""
+    graph = with_hint(picture("sd15", _GIRL), "SCEditCanny", low=100.0, high=200.0, blur=0.0)
+    graph["30"] = training("canny", "my_many_pictures", "my_canny", "fast")
+    return with_controlnet_from(graph, ("30", 1), ("21", 0), 1.0, 31)
 
 
 def canny_on_model() -> dict:
     """Edges through Apply CSC-Tuner, with block weights."""
-    graph = with_hint(picture("sd15", _PERSON), "SCEditCanny", low=100.0, high=200.0, blur=0.0)
-    graph["32"] = node("SCEditBlockWeights", preset="flat", weights=", ".join(["1"] * 12))
-    return with_control_on_model(graph, CANNY.name, ("21", 0), block_weights=("32", 0))
+    graph = with_hint(picture("sdxl", _GIRL), "SCEditCanny", low=100.0, high=200.0, blur=0.0)
+    graph["32"] = node("SCEditBlockWeights", preset="flat", weights=", ".join(["1"] * 9))
+    return with_control_on_model(graph, XL["canny"].name, ("21", 0), block_weights=("32", 0))
 
 
 def canny_color_and_style() -> dict:
     """Edges, colours and a style at once."""
-    graph = with_style(picture("sd15", "a portrait of an astronaut"), PIXEL_ART["sd15"].name, 0.8)
+    graph = with_style(picture("sdxl", _GIRL), PIXEL_ART["sdxl"].name, 0.8)
     graph = with_hint(graph, "SCEditCanny", low=100.0, high=200.0, blur=0.0)
-    graph = with_control(graph, CANNY.name, ("21", 0), 0.9)
+    graph = with_control(graph, XL["canny"].name, ("21", 0), 0.9)
     graph["41"] = node("SCEditColorPalette", cell=64, image=("20", 0))
-    return with_control(graph, COLOR.name, ("41", 0), 0.6, first=42, end_percent=0.7)
+    return with_control(graph, XL["color"].name, ("41", 0), 0.6, first=42, end_percent=0.7)
 
 
 def control_sdxl(condition: str, hint: str, prompt: str, **options) -> dict:
@@ -98,7 +127,7 @@ def control_sdxl(condition: str, hint: str, prompt: str, **options) -> dict:
 
 
 def completion() -> dict:
-    """A picture that is continued to the right."""
+    """A picture that is continued to the right, by a control that is trained first."""
     graph = picture("sd15", _LIGHTHOUSE)
     graph["20"] = node("LoadImage", image=PHOTOGRAPH)
     graph["23"] = node("ImageScale", upscale_method="area", width=512, height=512, crop="center", image=("20", 0))
@@ -108,12 +137,13 @@ def completion() -> dict:
     graph["24"] = node("VAEEncode", pixels=("21", 1), vae=("1", 2))
     graph["25"] = node("SetLatentNoiseMask", samples=("24", 0), mask=("21", 2))
     graph["5"]["inputs"]["latent_image"] = ["25", 0]
-    return with_control(graph, COMPLETION.name, ("21", 0))
+    graph["30"] = training("completion", "my_many_pictures", "my_completion", "fast")
+    return with_controlnet_from(graph, ("30", 1), ("21", 0), 1.0, 31)
 
 
 def style_control_and_controlnet() -> dict:
     """A style, a CSC-Tuner for edges and a ControlNet for depth."""
-    graph = with_style(picture("sdxl", _ROOM), PIXEL_ART["sdxl"].name, 0.8)
+    graph = with_style(picture("sdxl", _GIRL), PIXEL_ART["sdxl"].name, 0.8)
     graph = with_hint(graph, "SCEditCanny", low=100.0, high=200.0, blur=0.0)
     graph = with_control(graph, XL["canny"].name, ("21", 0), 0.8)
     graph["41"] = node("SCEditDepth", detector=MIDAS.name, invert=False, image=("20", 0))
@@ -123,7 +153,7 @@ def style_control_and_controlnet() -> dict:
 
 def two_controls_with_masks() -> dict:
     """Edges in the left half all the time, colours in the right half in the first 60 %."""
-    graph = with_hint(picture("sdxl", _ROOM), "SCEditCanny", low=100.0, high=200.0, blur=0.0, preview=False)
+    graph = with_hint(picture("sdxl", _GIRL), "SCEditCanny", low=100.0, high=200.0, blur=0.0, preview=False)
     graph["41"] = node("SCEditColorPalette", cell=64, image=("20", 0))
     side = SIZES["sdxl"]
     graph["50"] = node("SolidMask", "Nothing", value=0.0, width=side, height=side)
@@ -137,7 +167,7 @@ def two_controls_with_masks() -> dict:
 
 def image_to_image() -> dict:
     """A picture painted over in a style."""
-    graph = with_style(picture("sd15", "a portrait of an astronaut"), PIXEL_ART["sd15"].name)
+    graph = with_style(picture("sd15", _GIRL), PIXEL_ART["sd15"].name)
     graph["20"] = node("LoadImage", image=PHOTOGRAPH)
     graph["23"] = node("ImageScale", upscale_method="area", width=512, height=512, crop="center", image=("20", 0))
     graph["24"] = node("VAEEncode", pixels=("23", 0), vae=("1", 2))
@@ -172,112 +202,149 @@ def merge_and_save() -> dict:
 
 _CHOOSE_PICTURE = "Choose your picture in *Load Image*."
 _SAME_SKIPS = "All of them read the same unedited skips, so their order does not matter."
-_ONE_TUNER = "*Load SC-Tuner* also takes a tuner that you trained, and folders of SCEPTER and SWIFT as they are."
-_CONTROL = "*Apply ControlNet* takes a CSC-Tuner as any other ControlNet, with strength, range and chaining. "
+_ANY_STYLE = "*Load SC-Tuner* takes every style that the help of *SCEdit Tuner Info* lists, and those that you train."
+_CONTROL = "*Apply ControlNet* takes a CSC-Tuner like any other ControlNet, with strength, range and chaining. "
+_TRAIN = (
+    "Put pictures into `input/{folder}`, each with a text file of the same name that says what is on it. *Run* trains "
+    "the tuner first ({time}) and then draws; the next *Run* uses it at once. The first time, the node shows one "
+    "command that installs what the trainer needs. "
+)
+_MANY = "A control needs thousands of pictures, and nobody has released one like this for SD 1.5. "
 
-# File stem: template.
+# Internal name: template, from easy to rich.
 WORKFLOWS = {
-    "sc_tuner_sd15": Workflow(lambda: style("sd15"), "sd15", "SC-Tuner (SD 1.5)", _ONE_TUNER, (PIXEL_ART["sd15"],)),
-    "sc_tuner_sd21": Workflow(lambda: style("sd21"), "sd21", "SC-Tuner (SD 2.1)", _ONE_TUNER, (PIXEL_ART["sd21"],)),
-    "sc_tuner_sdxl": Workflow(lambda: style("sdxl"), "sdxl", "SC-Tuner (SDXL)", _ONE_TUNER, (PIXEL_ART["sdxl"],)),
+    "sc_train_sd15": Workflow(
+        style_from_pictures,
+        "sd15",
+        "SCEdit 01 Style from your pictures (SD 1.5)",
+        _TRAIN.format(folder="my_pictures", time="400 steps, minutes on a GPU") + "Twenty pictures are enough.",
+    ),
+    "sc_tuner_sd15": Workflow(
+        lambda: style("sd15"), "sd15", "SCEdit 02 Style (SD 1.5)", _ANY_STYLE, (PIXEL_ART["sd15"],)
+    ),
+    "sc_tuner_sd21": Workflow(
+        lambda: style("sd21"), "sd21", "SCEdit 03 Style (SD 2.1)", _ANY_STYLE, (PIXEL_ART["sd21"],)
+    ),
+    "sc_tuner_sdxl": Workflow(
+        lambda: style("sdxl"), "sdxl", "SCEdit 04 Style (SDXL)", _ANY_STYLE, (PIXEL_ART["sdxl"],)
+    ),
+    "sc_subject_sdxl": Workflow(
+        subject,
+        "sdxl",
+        "SCEdit 05 Subject (SDXL)",
+        "The tuner was trained on one dog, which the words *sbu dog* call.",
+        (SUBJECT,),
+    ),
     "sc_image_to_image_sd15": Workflow(
         image_to_image,
         "sd15",
-        "SC-Tuner: a picture in a style (SD 1.5)",
+        "SCEdit 06 Your picture in a style (SD 1.5)",
         f"{_CHOOSE_PICTURE} *denoise* of the sampler says how much is painted over: 0.4 a little, 0.8 nearly all.",
         (PIXEL_ART["sd15"],),
     ),
     "sc_two_pass_upscale_sd15": Workflow(
         two_pass_upscale,
         "sd15",
-        "SC-Tuner: twice as large in a second pass (SD 1.5)",
-        "The second sampler repaints the enlarged latent with the same tuned model, so that the style goes into "
-        "the details too. Lower its *denoise* where things appear twice.",
+        "SCEdit 07 Style, twice as large (SD 1.5)",
+        "The second sampler repaints the enlarged latent with the same tuned model, so that the style reaches the "
+        "details too. Lower its *denoise* if things appear twice.",
         (PIXEL_ART["sd15"],),
     ),
     "merge_and_save_sd15": Workflow(
         merge_and_save,
         "sd15",
-        "Two styles as one file (SD 1.5)",
+        "SCEdit 08 Two styles as one file (SD 1.5)",
         "The merged tuner gives exactly what both give one after the other. *Save SCEdit Tuner* writes it to "
         "`models/scedit/pixel_watercolor.safetensors`, over a file of that name.",
         (PIXEL_ART["sd15"], WATERCOLOR),
     ),
-    "csc_canny_sd15": Workflow(canny_sd15, "sd15", "CSC-Tuner: edges (SD 1.5)", _CONTROL + _CHOOSE_PICTURE, (CANNY,)),
-    "csc_canny_on_model_sd15": Workflow(
-        canny_on_model,
-        "sd15",
-        "CSC-Tuner on the model: edges (SD 1.5)",
-        "*Apply CSC-Tuner* works on the model, for positive and negative prompt in one pass, with block weights. "
-        + _CHOOSE_PICTURE,
-        (CANNY,),
-    ),
-    "csc_canny_color_and_style_sd15": Workflow(
-        canny_color_and_style,
-        "sd15",
-        "CSC-Tuners: edges and colours, with a style (SD 1.5)",
-        f"{_CHOOSE_PICTURE} {_SAME_SKIPS}",
-        (PIXEL_ART["sd15"], CANNY, COLOR),
-    ),
-    "csc_completion_sd15": Workflow(
-        completion,
-        "sd15",
-        "CSC-Tuner: a picture continued (SD 1.5)",
-        "*SCEdit Completion* puts the picture on a larger canvas: what is black in the hint is made. For a hole in the "
-        f"picture connect a mask to it and set all margins to 0. {_CHOOSE_PICTURE}",
-        (COMPLETION,),
-    ),
     "csc_canny_sdxl": Workflow(
-        lambda: control_sdxl("canny", "SCEditCanny", _ROOM, low=100.0, high=200.0, blur=0.0),
+        lambda: control_sdxl("canny", "SCEditCanny", _GIRL, low=100.0, high=200.0, blur=0.0),
         "sdxl",
-        "CSC-Tuner: edges (SDXL)",
+        "SCEdit 09 Follow edges (SDXL)",
         _CONTROL + _CHOOSE_PICTURE,
         (XL["canny"],),
     ),
-    "csc_soft_edge_sdxl": Workflow(
-        lambda: control_sdxl("hed", "SCEditSoftEdge", _ROOM, polarity="auto", safe=False, scribble=False),
+    "csc_color_sdxl": Workflow(
+        lambda: control_sdxl("color", "SCEditColorPalette", _GIRL, cell=64),
         "sdxl",
-        "CSC-Tuner: soft edges (SDXL)",
-        f"The released control wants dark edges on light, which *auto* makes. {_CHOOSE_PICTURE}",
+        "SCEdit 10 Follow colours (SDXL)",
+        f"The picture follows the colours of the squares and is free in everything else. {_CHOOSE_PICTURE}",
+        (XL["color"],),
+    ),
+    "csc_soft_edge_sdxl": Workflow(
+        lambda: control_sdxl("hed", "SCEditSoftEdge", _GIRL, polarity="auto", safe=False, scribble=False),
+        "sdxl",
+        "SCEdit 11 Follow soft edges (SDXL)",
+        f"The released control wants dark edges on light; *auto* makes them so. {_CHOOSE_PICTURE}",
         (XL["hed"], HED),
     ),
     "csc_depth_sdxl": Workflow(
-        lambda: control_sdxl("depth", "SCEditDepth", _ROOM, detector=MIDAS.name, invert=False),
+        lambda: control_sdxl("depth", "SCEditDepth", _GIRL, detector=MIDAS.name, invert=False),
         "sdxl",
-        "CSC-Tuner: depth (SDXL)",
+        "SCEdit 12 Follow depth (SDXL)",
         f"Near is light. {_CHOOSE_PICTURE}",
         (XL["depth"], MIDAS),
     ),
     "csc_pose_sdxl": Workflow(
-        lambda: control_sdxl("pose", "SCEditPose", _DANCER, person_detector=PEOPLE.name, detector=JOINTS.name, **_POSE),
+        lambda: control_sdxl("pose", "SCEditPose", _GIRL, person_detector=PEOPLE.name, detector=JOINTS.name, **_POSE),
         "sdxl",
-        "CSC-Tuner: pose (SDXL)",
-        f"People as OpenPose draws them; without people in the picture the hint is black. {_CHOOSE_PICTURE}",
+        "SCEdit 13 Follow a pose (SDXL)",
+        f"People as OpenPose draws them. Without people in the picture the hint is black. {_CHOOSE_PICTURE}",
         (XL["pose"], PEOPLE, JOINTS),
     ),
-    "csc_color_sdxl": Workflow(
-        lambda: control_sdxl("color", "SCEditColorPalette", _ROOM, cell=64),
+    "csc_canny_on_model_sdxl": Workflow(
+        canny_on_model,
         "sdxl",
-        "CSC-Tuner: colours (SDXL)",
-        f"The picture follows the colours of the squares and is free in everything else. {_CHOOSE_PICTURE}",
-        (XL["color"],),
+        "SCEdit 14 Follow edges, block by block (SDXL)",
+        "*Apply CSC-Tuner* works on the model, for positive and negative prompt in one pass, with a factor for each "
+        f"block of the U-Net. {_CHOOSE_PICTURE}",
+        (XL["canny"],),
+    ),
+    "csc_canny_color_and_style_sdxl": Workflow(
+        canny_color_and_style,
+        "sdxl",
+        "SCEdit 15 Edges, colours and a style (SDXL)",
+        f"{_CHOOSE_PICTURE} {_SAME_SKIPS}",
+        (PIXEL_ART["sdxl"], XL["canny"], XL["color"]),
     ),
     "csc_style_and_controlnet_sdxl": Workflow(
         style_control_and_controlnet,
         "sdxl",
-        "SC-Tuner, CSC-Tuner and ControlNet together (SDXL)",
+        "SCEdit 16 Style, edges and a ControlNet (SDXL)",
         f"Style, edges and, by an ordinary ControlNet, depth. {_CHOOSE_PICTURE}",
         (PIXEL_ART["sdxl"], XL["canny"], CONTROLNET_DEPTH, MIDAS),
     ),
     "csc_two_controls_with_masks_sdxl": Workflow(
         two_controls_with_masks,
         "sdxl",
-        "Two CSC-Tuners, each in its half and its time (SDXL)",
-        "Edges hold the left half from beginning to end, colours the right half for the first 60 %. Any mask does: "
+        "SCEdit 17 Two controls, each in its half (SDXL)",
+        "Edges hold the left half from beginning to end, colours the right half for the first 60 %. Use any mask: "
         f"paint one in *Load Image*'s mask editor. {_CHOOSE_PICTURE} {_SAME_SKIPS}",
         (XL["canny"], XL["color"]),
     ),
+    "csc_train_canny_sd15": Workflow(
+        edges_from_pictures,
+        "sd15",
+        "SCEdit 18 Train a control for edges (SD 1.5)",
+        _TRAIN.format(folder="my_many_pictures", time="4000 steps, hours on a GPU") + _MANY + _CHOOSE_PICTURE,
+    ),
+    "csc_completion_sd15": Workflow(
+        completion,
+        "sd15",
+        "SCEdit 19 Train a control that continues pictures (SD 1.5)",
+        "*SCEdit Completion* puts the picture on a larger canvas; what is black in the hint is painted. To fill a "
+        "hole, connect a mask and set all margins to 0. "
+        + _TRAIN.format(folder="my_many_pictures", time="4000 steps, hours on a GPU")
+        + _MANY
+        + _CHOOSE_PICTURE,
+    ),
 }
+
+
+def template(stem: str) -> Path:
+    """The saved file of a template."""
+    return Path(__file__).resolve().parents[2] / "workflows" / f"{WORKFLOWS[stem].name}.json"
 
 
 def files(stem: str) -> list[ModelFile]:
@@ -289,4 +356,8 @@ def files(stem: str) -> list[ModelFile]:
 def note(stem: str) -> str:
     """The note of a workflow, in Markdown."""
     workflow = WORKFLOWS[stem]
-    return f"### {workflow.title}\n\n{workflow.text}\n\n**Files, in the folder of ComfyUI**\n\n{needed(files(stem))}"
+    where = "**Files, in the folder of ComfyUI** (keep the folders of the release)"
+    return f"### {workflow.name}\n\n{workflow.text}\n\n{where}\n\n{needed(files(stem))}\n\n{_THUMBNAIL}"
+
+
+_THUMBNAIL = "The picture in the list of templates was drawn by a small test model, not by these files."

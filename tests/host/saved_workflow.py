@@ -6,8 +6,8 @@ import copy
 import io
 import json
 
+import graphs
 import numpy as np
-from conftest import PACK_ROOT
 from host_server import Server, error_of
 from PIL import Image
 
@@ -17,7 +17,7 @@ _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 def saved_graph(stem: str, object_info: dict) -> dict:
     """A template in API form."""
-    return to_api(json.loads((PACK_ROOT / "workflows" / f"{stem}.json").read_text("utf-8")), object_info)
+    return to_api(json.loads(graphs.template(stem).read_text("utf-8")), object_info)
 
 
 def made_small(graph: dict, seed: int = 1, side: int = 64) -> dict:

@@ -16,10 +16,11 @@ import torch
 from checkpoint import UNET, Noise, random_checkpoint, random_tuner
 from model_files import CHECKPOINTS, CONTROLNET_DEPTH, ModelFile
 
+CANNY = "sd15_canny.safetensors"  # no template's: none is released for SD 1.5
 _LOADERS = {
     "CheckpointLoaderSimple": ("ckpt_name", CHECKPOINTS["sd15"].name),
     "SCEditLoadSCTuner": ("tuner_name", graphs.PIXEL_ART["sd15"].name),
-    "SCEditLoadCSCTuner": ("tuner_name", graphs.CANNY.name),
+    "SCEditLoadCSCTuner": ("tuner_name", CANNY),
 }
 
 
@@ -30,6 +31,7 @@ def write_random_files(pack, models: Path) -> None:
     wanted = {file for stem, each in graphs.WORKFLOWS.items() if each.family == "sd15" for file in each.files}
     for seed, file in enumerate(sorted(wanted, key=lambda file: file.name), start=2):
         _tuner(pack, file, models / file.folder / file.name, seed)
+    random_tuner(pack, models / "scedit" / CANNY, "csc", 1, kernel=1)
 
 
 def _tuner(pack, file: ModelFile, path: Path, seed: int) -> None:
@@ -55,9 +57,15 @@ def random_controlnet(path: Path, seed: int) -> Path:
 
 
 def on_sd15(graph: dict) -> dict:
-    """The graph with the files of SD 1.5 in its loaders."""
+    """The graph with the files of SD 1.5 in its loaders, and a loader in place of a training."""
     graph = copy.deepcopy(graph)
     for each in graph.values():
+        if each["class_type"] == "SCEditTrainTuner":
+            kind = "SCEditLoadSCTuner" if each["inputs"]["kind"] == "style" else "SCEditLoadCSCTuner"
+            each |= {"class_type": kind, "inputs": {}}
+        for name, value in each["inputs"].items():
+            if isinstance(value, list) and graph[value[0]]["class_type"] in ("SCEditTrainTuner", "SCEditLoadCSCTuner"):
+                each["inputs"][name] = [value[0], 0]  # the only output of a loader
         if each["class_type"] in _LOADERS:
             widget, name = _LOADERS[each["class_type"]]
             each["inputs"][widget] = name

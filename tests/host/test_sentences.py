@@ -30,7 +30,7 @@ def test_the_host_writes_no_path_before_the_sentence(pack):
     from execution import full_type_name
 
     errors = [each for each in vars(pack.core.errors).values() if isinstance(each, type)]
-    assert len(errors) == 5
+    assert len(errors) == 6
     assert {full_type_name(each) for each in errors} == {"SCEdit"}
 
 

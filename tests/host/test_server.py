@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 import graphs
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from checkpoint import random_tuner
 from host_server import error_of
 from saved_workflow import made_small, picture_of, saved_graph
+from template_files import CANNY, on_sd15
 
 SNAPSHOT = Path(__file__).with_name("object_info.json")
 FAILURES = ("IMPORT FAILED", "Traceback", "ComfyUI-SCEdit: ")
@@ -61,10 +63,10 @@ def test_nodes_are_as_saved_workflows_expect_them(object_info, pack):
 def test_the_page_is_served_templates_help_and_translations(server, pack):
     """At the addresses where it looks.  A top folder named examples would be served in place of workflows."""
     templates = server.get("/workflow_templates")["ComfyUI-SCEdit"]
-    assert set(templates) == set(graphs.WORKFLOWS)
-    for stem in templates:
-        assert json.loads(server.fetch(f"/api/workflow_templates/ComfyUI-SCEdit/{stem}.json"))["nodes"]
-        assert server.fetch(f"/api/workflow_templates/ComfyUI-SCEdit/{stem}.jpg")[:2] == b"\xff\xd8"
+    assert set(templates) == {each.name for each in graphs.WORKFLOWS.values()}
+    for name in map(quote, templates):
+        assert json.loads(server.fetch(f"/api/workflow_templates/ComfyUI-SCEdit/{name}.json"))["nodes"]
+        assert server.fetch(f"/api/workflow_templates/ComfyUI-SCEdit/{name}.jpg")[:2] == b"\xff\xd8"
     for node in pack.nodes:
         page = server.fetch(f"/extensions/ComfyUI-SCEdit/docs/{node}.md").decode()
         picture = page.split("](assets/")[1].split(")")[0]
@@ -95,15 +97,15 @@ def test_a_changed_file_is_read_again_by_the_same_graph(server, object_info, pac
 @pytest.mark.parametrize(
     ("stem", "node", "changes", "sentence"),
     [
-        ("sc_tuner_sd15", "10", {"tuner_name": graphs.CANNY.name}, "load it with Load CSC-Tuner"),
-        ("csc_canny_sd15", "30", {"tuner_name": graphs.PIXEL_ART["sd15"].name}, "load it with Load SC-Tuner"),
+        ("sc_tuner_sd15", "10", {"tuner_name": CANNY}, "load it with Load CSC-Tuner"),
+        ("csc_canny_sdxl", "30", {"tuner_name": graphs.PIXEL_ART["sd15"].name}, "load it with Load SC-Tuner"),
         ("sc_tuner_sd15", "10", {"tuner_name": "depth.safetensors"}, "expected a whole tuner file"),
-        ("csc_canny_on_model_sd15", "32", {"preset": "custom", "weights": "1, 1"}, "expected 12 numbers"),
+        ("csc_canny_on_model_sdxl", "32", {"preset": "custom", "weights": "1, 1"}, "expected 12 numbers"),
     ],
     ids=["csc-as-sc", "sc-as-csc", "empty-file", "block-weights"],
 )
 def test_bad_input_is_one_sentence_and_the_server_goes_on(server, object_info, stem, node, changes, sentence):
-    graph = made_small(saved_graph(stem, object_info))
+    graph = made_small(on_sd15(saved_graph(stem, object_info)))
     graph[node]["inputs"] |= changes
     prompt_id, answer = server.queue(graph)
     assert prompt_id, answer

@@ -6,6 +6,8 @@ After test_server_conditions.py, which wants detectors to be missing at first.
 from __future__ import annotations
 
 import copy
+import json
+import re
 
 import graphs
 import numpy as np
@@ -19,7 +21,7 @@ from template_files import on_sd15
 WORKFLOWS = sorted((PACK_ROOT / "workflows").glob("*.json"))
 HOSTS_OWN = {"comfy_extras", "nodes"}
 SIZES = {"sc_two_pass_upscale_sd15": (128, 128), "csc_completion_sd15": (64, 128)}
-TWICE = ("sc_tuner_sd15", "csc_canny_sd15", "merge_and_save_sd15")
+TWICE = ("sc_tuner_sd15", "csc_canny_sdxl", "merge_and_save_sd15")
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +41,33 @@ def detectors(server) -> None:
 
 def test_every_graph_is_saved_and_every_saved_one_is_a_graph(object_info):
     """The saved files have the links and values of the graphs that they were made from."""
-    assert {path.stem for path in WORKFLOWS} == set(graphs.WORKFLOWS)
+    assert set(WORKFLOWS) == {graphs.template(stem) for stem in graphs.WORKFLOWS}
     for stem, workflow in graphs.WORKFLOWS.items():
         saved, expected = saved_graph(stem, object_info), workflow.graph()
         assert set(saved) == set(expected)
         for node, each in expected.items():
             assert saved[node]["class_type"] == each["class_type"]
             assert each["inputs"].items() <= saved[node]["inputs"].items(), f"{stem}: node {node}"
-        with Image.open(PACK_ROOT / "workflows" / f"{stem}.jpg") as picture:
-            assert picture.width == 800
+        with Image.open(graphs.template(stem).with_suffix(".jpg")) as picture:
+            assert picture.size == (460, 460)
+
+
+def test_pages_offer_every_file_and_open_at_a_readable_zoom():
+    for stem in graphs.WORKFLOWS:
+        saved = json.loads(graphs.template(stem).read_text("utf-8"))
+        offered = [each for node in saved["nodes"] for each in node["properties"].get("models", ())]
+        wanted = [file for file in graphs.files(stem) if file.url]
+        assert {each["name"] for each in offered} == {file.name for file in wanted}, stem
+        for file in wanted:
+            assert {"name": file.name, "url": file.url, "directory": file.folder} in offered, stem
+        assert saved["extra"]["ds"]["scale"] >= 0.8
+
+
+def test_names_are_what_comes_out_and_are_found_by_the_pack():
+    names = [each.name for each in graphs.WORKFLOWS.values()]
+    assert names == sorted(names)
+    for stem, each in graphs.WORKFLOWS.items():
+        assert re.fullmatch(r"SCEdit \d\d [A-Z][a-z].* \((SD 1\.5|SD 2\.1|SDXL)\)", each.name), stem
 
 
 def test_no_template_needs_another_pack(object_info, pack):
@@ -65,6 +85,8 @@ def test_notes_name_every_file_with_its_place_and_source():
         assert named == {file.name for file in files if file.kind != "detector"}, stem
         for file in files:
             assert f"`models/{file.folder}/{file.name}`: {file.what}; {file.source}" in note
+            assert file.kind == "detector" or file.url.startswith("https://huggingface.co/")
+            assert file.kind == "detector" or file.url.endswith(file.name)
             assert file.kind != "detector" or file.name in {*values, "hed"}, stem
 
 
@@ -75,9 +97,10 @@ def values_of(graph: dict) -> list[str]:
 
 @pytest.mark.parametrize("stem", graphs.WORKFLOWS)
 def test_templates_run(server, object_info, detectors, stem):
-    """Those of SD 1.5 as they are but small; others with the files of SD 1.5."""
+    """Those of SD 1.5 as they are but small; others with the files of SD 1.5; a tuner in place of its training."""
     graph = made_small(saved_graph(stem, object_info))
-    if graphs.WORKFLOWS[stem].family != "sd15":
+    trains = any(each["class_type"] == "SCEditTrainTuner" for each in graph.values())
+    if trains or graphs.WORKFLOWS[stem].family != "sd15":
         graph = on_sd15(graph)
     first = picture_of(server, graph)
     assert first.shape == (*SIZES.get(stem, (64, 64)), 3)
