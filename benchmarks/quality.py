@@ -5,12 +5,13 @@
                                  [--rates FILE.json] [--work build/quality] [--out FILE.json] [--plot FILE.png]
 
 Needs requirements/train.txt and peft, and the embedded base in demo/.  All methods of a task see the same pictures,
-noise and timesteps for the same number of steps; each takes the learning rate with which its first seed has the best
-marks (style times agreement, or edge F1 after the second of --control-steps), or the one it had in the report --rates,
-which spares most of the time.  Marks are those of `make demo`: the judge in demo/ looks at pictures of held-out
-prompts, and edges are compared with the hints.  The defaults above are those on a GPU; a CPU does less of each.  Every
-finished part is kept in --work with what was trained, so that a run that was interrupted goes on, and one that asks for
-more seeds or steps adds to them.
+noise and timesteps for the same number of steps (a CSC-Tuner that learns from the ControlNet of 1000 steps fits its
+residuals for the first 250 of them, and pictures then); each takes the learning rate with which its first seed has the
+best marks (style times agreement, or edge F1 after the second of --control-steps), or the one it had in the report
+--rates, which spares most of the time.  Marks are those of `make demo`: the judge in demo/ looks at pictures of
+held-out prompts, and edges are compared with the hints.  The defaults above are those on a GPU; a CPU does less of
+each.  Every finished part is kept in --work with what was trained, so that a run that was interrupted resumes, and one
+that asks for more seeds or steps adds to them.
 Prints tables, writes JSON with the machine and the versions, and draws one plot.
 """
 
@@ -23,6 +24,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.quality_methods import ABLATION, CONTROL, STYLE, Method, to_device, untouched
+from benchmarks.quality_methods import ABLATION, CONTROL, STYLE, Method, distilled, to_device, untouched
 from benchmarks.quality_plot import draw
 from benchmarks.quality_tasks import control_lessons, mark_control, mark_style, style_lessons, teach
 from benchmarks.steady import keep_memory
@@ -46,6 +48,7 @@ from training.demo.judge import load_judge
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 NOISE = 0.01  # a rate that is better by less is not
+TEACHER_STEPS, RESIDUALS = 1000, 250  # of the ControlNet that teaches, and of what its student fits of it first
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "demo"
 
@@ -134,7 +137,13 @@ class Pupil:
             whole = self._kept.with_suffix(".part")
             torch.save(state | {"trained": [p.detach() for p in self.method.trained]}, whole)
             whole.replace(self._kept)
+            torch.save([p.detach() for p in self.method.trained], _after(self._kept, until))
         return loss
+
+
+def _after(kept: Path, steps: int) -> Path:
+    """Where the weights after that many steps are kept, beside what training goes on from."""
+    return kept.with_name(f"{kept.stem},_{steps}_steps.pt")
 
 
 def _part(name: str, seed: int) -> str:
@@ -195,7 +204,24 @@ def _task(school: School, task: str) -> list[dict]:
         rate = fixed or best(f"{task}, {name}", build)
         made = [learn(f"{task}, {name}", build, rate, seed, ends) for seed in range(seeds)]
         rows.append({"method": name, "parameters": made[0]["parameters"], "rate": rate, "seeds": made})
+        if name == "ControlNet" and TEACHER_STEPS in ends:
+            rows.append(_distilled(school, f"control, {name}, batch {options.batch}, rate {rate:g}", rows[1]["rate"]))
     return rows
+
+
+def _distilled(school: School, teacher: str, rate: float) -> dict:
+    """The row of the CSC-Tuner that each seed's ControlNet teaches, at the rate of the one that has no teacher."""
+    options, name = school.options, "CSC-Tuner, kernel 1, from a ControlNet"
+
+    def learn(seed: int) -> dict:
+        weights = _after(options.work / f"{_part(teacher, seed)}.pt", TEACHER_STEPS)
+        part = f"control, {name}, batch {options.batch}, rate {rate:g}"
+        ends = sorted({RESIDUALS // 2, *options.control_steps})
+        build = partial(distilled, teacher=weights, residuals=RESIDUALS)
+        return school.taught(part, build, "control", rate, seed, ends, mark_control)
+
+    made = [learn(seed) for seed in range(options.seeds)]
+    return {"method": name, "parameters": made[0]["parameters"], "rate": rate, "seeds": made}
 
 
 def _known_rates(report: Path | None) -> dict[str, float]:

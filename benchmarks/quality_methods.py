@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from scedit_core import CSCTuner, SCTuner, SkipLayout
 from scedit_core.diffusers import attach
+from scedit_core.fitting.distilling import residual_errors
+from training.bases.encoder_graph import encoder_skips
 
 Predict = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -23,6 +26,7 @@ class Method:
 
     predict: (noisy [B,4,h,w], timesteps, text states [B,L,D], hints [B,3,8h,8w] or None) -> prediction [B,4,h,w].
     sampling: a context around a sampling run with these hints, where they are encoded once.
+    lesson:   (what `predict` takes) -> loss of the first `lessons` steps, in place of that of its prediction.
     """
 
     trained: list[nn.Parameter]
@@ -30,6 +34,8 @@ class Method:
     sampling: Callable[[Tensor | None], contextlib.AbstractContextManager] = field(
         default=lambda _hints: contextlib.nullcontext()
     )
+    lesson: Predict | None = None
+    lessons: int = 0
 
     @property
     def parameters(self) -> int:
@@ -71,6 +77,25 @@ def controlnet(unet: UNet2DConditionModel) -> Method:
         ).sample
 
     return Method(list(network.parameters()), predict)
+
+
+def distilled(unet: UNet2DConditionModel, teacher: Path, residuals: int) -> Method:
+    """A CSC-Tuner that fits the residuals of a trained ControlNet first, `teacher` as `Pupil` keeps it."""
+    network = ControlNetModel.from_unet(unet)
+    network.set_attn_processor(next(iter(unet.attn_processors.values())))
+    with torch.no_grad():
+        for p, was in zip(network.parameters(), torch.load(teacher, weights_only=True), strict=True):
+            p.copy_(was)
+    network.requires_grad_(False).to(unet.device)
+    tuner = CSCTuner(SkipLayout.from_diffusers(unet.config))
+
+    def lesson(noisy, timesteps, states, hints):
+        with torch.no_grad():
+            skips = encoder_skips(unet, noisy, timesteps, encoder_hidden_states=states)
+            down, _ = network(noisy, timesteps, states, controlnet_cond=hints, return_dict=False)
+        return residual_errors(tuner, skips, hints, down[::-1]).mean()
+
+    return replace(_attached(unet, tuner), lesson=lesson, lessons=residuals)
 
 
 def t2i_adapter(unet: UNet2DConditionModel) -> Method:

@@ -86,7 +86,9 @@ def teach(
         problem = objective.pose(latents.to(device), seed, step)
         with torch.autocast(device.type, torch.bfloat16):
             hints = None if hints is None else hints.to(device)
-            loss = loss_of(method.predict(problem.noisy, problem.timesteps, states.to(device), hints), problem)
+            given = problem.noisy, problem.timesteps, states.to(device), hints
+            taught = step < method.lessons
+            loss = method.lesson(*given) if taught else loss_of(method.predict(*given), problem)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(method.trained, 1.0)
         optimizer.step()
