@@ -125,9 +125,8 @@ def test_errors_of_residuals_are_shares_of_what_the_teacher_adds(school):
         by_hand = []
         for b in student.blocks:
             ours = student.residual(b, skips[b], features[b])
-            by_hand.append(
-                (ours - wanted[b]).square().mean((1, 2, 3)).double() / wanted[b].square().mean((1, 2, 3)).double()
-            )
+            rows = (ours - wanted[b]).square().mean((1, 2, 3)).double()
+            by_hand.append(rows / wanted[b].double().square().mean())
         own = [student.residual(b, skips[b], features[b]) for b in range(len(skips))]
         nothing = TrainingStep(base, student)(**batch, wanted=own)
     torch.testing.assert_close(errors.double(), torch.stack(by_hand).mean(0), rtol=1e-5, atol=0)
