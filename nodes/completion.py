@@ -21,7 +21,7 @@ class SCEditCompletion(io.ComfyNode):
             display_name="SCEdit Completion",
             category=CATEGORY,
             description="What a tuner that completes pictures needs: for inpainting a picture and a mask, for "
-            "outpainting a picture and margins. What is to be made is black in the hint.",
+            "outpainting a picture and margins. What will be painted is black in the hint.",
             inputs=[
                 image_input(),
                 *(

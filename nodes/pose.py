@@ -58,7 +58,7 @@ class SCEditPose(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="How sure the detector must be that there is a person, from 0 to 1. Raise it where it sees "
-                    "people who are none.",
+                    "people where there are none.",
                 ),
                 io.Float.Input(
                     "joint_threshold",

@@ -40,7 +40,7 @@ class SCEditTrainTuner(io.ComfyNode):
             category="SCEdit/training",
             description="Trains a style or a control from a folder of pictures, in a process of its own. The tuner "
             "goes to models/scedit; checkpoints, previews and a report to output/scedit. Cancel saves a checkpoint "
-            "first, and queueing again goes on from it.",
+            "first, and queueing again resumes from it.",
             inputs=[
                 io.Combo.Input(
                     "ckpt_name",
@@ -57,7 +57,7 @@ class SCEditTrainTuner(io.ComfyNode):
                     "name",
                     default="my_tuner",
                     tooltip="Name of the tuner's file in models/scedit, without ending. A training that was cancelled "
-                    "goes on under the same name.",
+                    "resumes under the same name.",
                 ),
                 io.Combo.Input(
                     "kind",
@@ -94,7 +94,7 @@ class SCEditTrainTuner(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip="Put before every caption, and used alone for pictures without one: for instance a word "
-                    "that calls the style.",
+                    "that you will use to ask for the style.",
                 ),
                 io.Boolean.Input(
                     "low_memory",
@@ -106,7 +106,7 @@ class SCEditTrainTuner(io.ComfyNode):
                     "resume",
                     default=True,
                     optional=True,
-                    tooltip="On: go on from the last checkpoint of this name, where there is one. Off: begin anew.",
+                    tooltip="On: resume from the last checkpoint of this name, if there is one. Off: begin anew.",
                 ),
                 io.String.Input(
                     "config_file",
@@ -193,7 +193,7 @@ class SCEditTrainTuner(io.ComfyNode):
         tuner = ManagedTuner(load_tuner(output), f"{name}.safetensors", output)
         control = isinstance(tuner.tuner, CSCTuner)
         blocked = ExecutionBlocker(
-            f"{'sc_tuner' if control else 'control_net'}: expected the other kind of tuner, found that this training "
+            f"{'sc_tuner' if control else 'control_net'}: expected nothing connected here, found a link; this training "
             f"made a {'control' if control else 'style'}; connect {'control_net' if control else 'sc_tuner'}, or "
             "choose another kind"
         )

@@ -39,8 +39,8 @@ def range_inputs() -> tuple[io.Float.Input, io.Float.Input]:
             min=0.0,
             max=1.0,
             step=0.001,
-            tooltip="Where in the noise schedule the tuner ends, as a fraction from 0 to 1. A step exactly here "
-            "belongs to the range that starts here; 1 includes the last step.",
+            tooltip="Where in the noise schedule the tuner ends, as a fraction from 0 to 1. The range ends just "
+            "before this point; 1 includes the last step.",
         ),
     )
 

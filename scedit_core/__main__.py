@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def inspect(options: argparse.Namespace) -> int:
-    """Print what each file is; goes on after a bad one and then returns 2."""
+    """Print what each file is; continues after a bad one and then returns 2."""
     found, code = [], 0
     for path in options.paths:
         try:

@@ -32,7 +32,7 @@ class SkipLayout:
     strides:  how many times smaller than the latent that skip is, per side (1, 2, 4, 8).
     family:   "sd1", "sd2", "sd1-or-sd2" (same shapes), "sdxl" or "custom".
 
-    Source: DESIGN "The method, exactly"; SCEdit paper, section 3.
+    Source: SCEdit paper, section 3; docs/method.md.
     """
 
     channels: tuple[int, ...]
@@ -74,7 +74,7 @@ class SkipLayout:
 
     @classmethod
     def from_host(cls, unet_config: Mapping[str, Any]) -> SkipLayout:
-        """The layout of the host's `UNetModel` from its `unet_config` (reference/host.md).
+        """The layout of the host's `UNetModel` from its `unet_config`.
 
         Raises LayoutError for models without output blocks (transformers such as Flux or SD 3).
         """

@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--resume",
         default="auto",
         metavar="WHERE",
-        help="auto: go on from the newest checkpoint where there is one (default); latest: insist on one; "
+        help="auto: resume from the newest checkpoint where there is one (default); latest: insist on one; "
         "never: begin anew; or the path of a checkpoint, whatever its settings",
     )
     train.add_argument("--cache-only", action="store_true", help="encode pictures and captions, then stop")
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     demo.add_argument("--base", type=Path, default=Path(__file__).parent.parent / "demo", help="the demo folder")
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="where pictures and numbers go")
     base = commands.add_parser("demo-base", help="train the embedded base, its judge and its canny tuner from scratch")
-    base.add_argument("--work", type=Path, default=Path("build/base"), help="checkpoints; a restart goes on from them")
+    base.add_argument("--work", type=Path, default=Path("build/base"), help="checkpoints; a restart resumes from them")
     base.add_argument("--output", type=Path, default=Path(__file__).parent.parent / "demo", help="the demo folder")
     base.add_argument("--vae-minutes", type=float, default=30)
     base.add_argument("--base-minutes", type=float, default=180)

@@ -24,7 +24,7 @@ _PROBE = 16  # side of the latent on which a saved file is tried; enough for eve
 
 
 def tuner_metadata(config: Settings, base: FrozenBase, images: int, steps: int) -> dict[str, str]:
-    """Metadata of a trained tuner: what DESIGN asks for, the ModelSpec 1.0.1 keys, and the run's settings."""
+    """Metadata of a trained tuner: the pack's own keys, the ModelSpec 1.0.1 keys, and the run's settings."""
     side = config.data.resolution
     kind = "SC-Tuner" if config.tuner.kind == "sc" else "Controllable SC-Tuner"
     settings = {**config.loop.values(), **config.objective.values(), "ratio": config.tuner.ratio}

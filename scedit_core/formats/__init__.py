@@ -8,7 +8,7 @@ and, where they apply,
   notes(sidecars, name) metadata that the JSON beside the weights holds, and TunerFileError where it rules the file out;
   write(tensors, layout, metadata) -> Release, how the format names and places a tuner's weights.
 
-The own names are those of the pack's own format (DESIGN): `tuners.{b}.down.weight`, `hint.dense.{i}.bias` and so on.
+The own names are those of the pack's own format: `tuners.{b}.down.weight`, `hint.dense.{i}.bias` and so on.
 """
 
 from . import scedit, scedit_pytorch, scepter_csc, scepter_sc, swift_diffusers, swift_scepter

@@ -1,4 +1,4 @@
-"""scedit-pytorch: `up_blocks.{u}.sc_tuners.{j}.down|up.weight|bias` (reference/weights.md)."""
+"""scedit-pytorch: `up_blocks.{u}.sc_tuners.{j}.down|up.weight|bias`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SCEPTER's CSC-Tuner: `pre_hint_blocks`, `dense_hint_blocks`, `lsc_tuner_blocks` (reference/weights.md).
+"""SCEPTER's CSC-Tuner: `pre_hint_blocks`, `dense_hint_blocks`, `lsc_tuner_blocks`.
 
 Keys may begin with `0.` (the index in a list of controls, of which one file can hold several) and with `model.`.
 """

@@ -1,4 +1,4 @@
-"""SCEPTER's SC-Tuner: `[model.]lsc_identity.{b}.tuner_op.ln1|ln2.weight|bias` (reference/weights.md)."""
+"""SCEPTER's SC-Tuner: `[model.]lsc_identity.{b}.tuner_op.ln1|ln2.weight|bias`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""SWIFT on diffusers, decoder mode: `[unet.]up_blocks.{u}.resnets.{j}.scetuner_{adapter}.tuner_op.ln1|ln2...`.
-
-Source: reference/weights.md.
-"""
+"""SWIFT on diffusers, decoder mode: `[unet.]up_blocks.{u}.resnets.{j}.scetuner_{adapter}.tuner_op.ln1|ln2...`."""
 
 from __future__ import annotations
 

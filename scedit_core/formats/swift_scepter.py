@@ -1,4 +1,4 @@
-"""SWIFT inside SCEPTER: `model.lsc_identity.{b}.scetuner_{adapter}.tuner_op.ln1|ln2...` (reference/weights.md)."""
+"""SWIFT inside SCEPTER: `model.lsc_identity.{b}.scetuner_{adapter}.tuner_op.ln1|ln2...`."""
 
 from __future__ import annotations
 

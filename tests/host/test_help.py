@@ -41,6 +41,24 @@ def test_every_node_has_a_page_and_every_page_a_node(schemas):
     assert {path.stem for path in DOCS.glob("*.md")} == set(schemas)
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_page_finds_its_help_in_both_languages(schemas, language):
+    """Asked for as <id>/<language>.md first, and for other languages as <id>.md."""
+    assert {path.parent.name for path in DOCS.glob(f"*/{language}.md")} == set(schemas)
+    for name, schema in schemas.items():
+        english = (DOCS / f"{name}.md").read_text("utf-8")
+        page = (DOCS / name / f"{language}.md").read_text("utf-8")
+        if language == "en":
+            assert page == english, f"{name}: copy {name}.md to {name}/en.md"
+            continue
+        assert re.findall(r"\]\((assets/[^)]+)\)", page) == re.findall(r"\]\((assets/[^)]+)\)", english), name
+        for each in schema.inputs:
+            assert f"- `{each.id}`（" in page, f"{name}: {each.id}"
+        head, inputs = page.split("## 输入")
+        assert CHINESE.search(head)
+        assert inputs.count("\n- ") > len(schema.inputs) + len(schema.outputs), f"{name}: nothing of what goes wrong"
+
+
 ENTRY = re.compile(r"^- (?:`([^`]+)`|\*\*([^*]+)\*\*)(?: \(([^)]*)\))?: (.+)$", re.MULTILINE)
 
 

@@ -14,7 +14,7 @@ def checkpoint_decoder(unet: nn.Module) -> None:
 
     Without re-entry, which alone needs no requires_grad on the block's input.  The encoder and the middle block keep
     no graph, so there is nothing to save in them; the tuners work in hooks before the up blocks, outside of what is
-    recomputed (reference/training.md, "Do").
+    recomputed.
     """
     for part in unet.up_blocks.modules():
         if hasattr(part, "gradient_checkpointing"):

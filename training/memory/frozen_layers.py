@@ -1,6 +1,6 @@
 """Layers whose weights never change, so that they keep no more for the backward pass than the gradient of their input.
 
-Eager torch keeps the input of a convolution although a frozen weight needs no gradient (reference/training.md), keeps
+Eager torch keeps the input of a convolution although a frozen weight needs no gradient, keeps
 both the input and the output of the SiLU after a norm, and both factors of a gated GELU beside the gate.  The layers
 here keep a norm's input or a gate's, compute the elementwise rest again, and call the same kernels in the same order:
 outputs and gradients are equal to those of the layers that they replace, bit for bit.

@@ -79,7 +79,7 @@ class Terminal:
         self._say(f"base {event['base']}{' (' + ', '.join(nature) + ')' if nature else ''}, {what}")
         often = f" ({event['epochs']:.1f} epochs)" if event.get("epochs") is not None else ""
         size = f" at {event['resolution']} px" if event.get("resolution") is not None else ""
-        on = f"; goes on from step {event['first_step']}" if event.get("first_step") else ""
+        on = f"; resumes from step {event['first_step']}" if event.get("first_step") else ""
         images = "images in shards" if event.get("images") is None else f"{event['images']} images"
         self._say(f"{images}{size}, {event['steps']} updates of {event['batch']} images{often}{on}")
 
@@ -131,7 +131,7 @@ class Terminal:
         self._bars.stop()
         where = f"at step {event['step']} " if event.get("step") is not None else ""
         same = "the same command" + ("" if event.get("resume") in (None, "auto", "latest") else " without --resume")
-        self._say(f"stopped {where}({event['reason']}); {same} goes on from here")
+        self._say(f"stopped {where}({event['reason']}); {same} resumes from here")
 
     def _show_finished(self, event: dict[str, Any]) -> None:
         self._bars.stop()
