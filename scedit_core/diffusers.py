@@ -65,9 +65,7 @@ def attach(unet: nn.Module, tuners: Iterable[tuple[SCTuner | CSCTuner, float, Te
                 if hint is None:
                     features.append(None)
                     continue
-                cast = each.tuner.dtype != dtype and dtype in _HALF
-                with torch.autocast(device.type, dtype=dtype) if cast else contextlib.nullcontext():
-                    features.append(each.tuner.encode_hint(_fitted(hint, size, each.tuner).to(device, dtype)))
+                features.append(each.tuner.encode_hint(_fitted(hint, size, each.tuner).to(device, dtype)))
             encoded[key] = features
         return encoded[key]
 
@@ -75,7 +73,7 @@ def attach(unet: nn.Module, tuners: Iterable[tuple[SCTuner | CSCTuner, float, Te
 
     def edit(b: int, skip: Tensor, active: list[Edit]) -> Tensor:
         if torch.is_grad_enabled():
-            return _edit_in_dtype(b, skip, active)
+            return edit_skip(b, skip, active)
         state = (skip.dtype, skip.device, *map(_state, active))
         if "edits" not in kept or kept["edits"][0] != state:
             kept["edits"] = (state, folded(active, skip))
@@ -126,13 +124,6 @@ def _fitted(hint: Tensor, size: Sequence[int], tuner: CSCTuner) -> Tensor:
     if tuple(hint.shape[-3:]) == (3, *size):
         return hint
     return fit_hint(hint, *size, trained_fitting(tuner.metadata))
-
-
-def _edit_in_dtype(b: int, skip: Tensor, edits: list[Edit]) -> Tensor:
-    if all(edit.tuner.dtype == skip.dtype for edit in edits):
-        return edit_skip(b, skip, edits)
-    with torch.autocast(skip.device.type, dtype=skip.dtype, enabled=skip.dtype in _HALF):
-        return edit_skip(b, skip, edits)
 
 
 def _state(edit: Edit) -> tuple:

@@ -40,20 +40,34 @@ class SkipAdapter(nn.Module):
 
 
 @functools.cache
+def _casting(operations: Any) -> type[nn.Conv2d]:
+    """The Conv2d of `operations`, with weights that are cast to the dtype of what they are applied to.
+
+    So float32 weights can be trained under a U-Net in half precision.
+    """
+
+    class CastingConv2d(operations.Conv2d):
+        def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return super()._conv_forward(input, weight.to(input.dtype), bias.to(input.dtype))
+
+    return CastingConv2d
+
+
+@functools.cache
 def _pointwise(operations: Any) -> type[nn.Conv2d]:
-    """The Conv2d of `operations` for kernels of 1, as one matrix product for each picture where nothing is trained.
+    """The same for kernels of 1, as one matrix product for each picture where nothing is trained.
 
     In half precision a convolution of a tensor in NCHW order costs half as much again (benchmarks/NOTES.md).  With
     gradients it stays a convolution, since the product would make a gradient of the weights for each picture.
     """
 
-    class Pointwise(operations.Conv2d):
+    class Pointwise(_casting(operations)):
         def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             if torch.is_grad_enabled() or not input.is_contiguous():
                 return super()._conv_forward(input, weight, bias)
             pictures, _, height, width = input.shape
-            matrix = weight.flatten(1).expand(pictures, -1, -1)
-            return torch.baddbmm(bias[:, None], matrix, input.flatten(2)).unflatten(2, (height, width))
+            matrix = weight.to(input.dtype).flatten(1).expand(pictures, -1, -1)
+            return torch.baddbmm(bias.to(input.dtype)[:, None], matrix, input.flatten(2)).unflatten(2, (height, width))
 
     return Pointwise
 
@@ -169,12 +183,12 @@ class HintEncoder(nn.Module):
         place = {"device": device, "dtype": dtype}
         widths = [3, *(int(w * hint_ratio) for w in _STEM_WIDTHS), stem_width]
         self.stem = nn.ModuleList(
-            operations.Conv2d(i, o, 3, stride=s, padding=1, **place)
+            _casting(operations)(i, o, 3, stride=s, padding=1, **place)
             for i, o, s in zip(widths, widths[1:], _STEM_STRIDES, strict=False)
         )
         channels, strides = layout.channels[::-1], (1, *layout.strides[::-1])
         self.dense = nn.ModuleList(
-            operations.Conv2d(i, o, kernel, stride=s // before, padding=kernel // 2, **place)
+            _casting(operations)(i, o, kernel, stride=s // before, padding=kernel // 2, **place)
             for i, o, before, s in zip((stem_width, *channels), channels, strides, strides[1:], strict=False)
         )
         for conv in self.dense:

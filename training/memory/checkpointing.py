@@ -1,12 +1,12 @@
-"""Decoder blocks and hint encoders that are computed again in the backward pass instead of being kept."""
+"""Decoder blocks and tuners that are computed again in the backward pass instead of being kept."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from scedit_core import CSCTuner
-from scedit_core.tuners import HintEncoder
+from scedit_core import CSCTuner, SCTuner
+from scedit_core.tuners import HintEncoder, SkipAdapter
 
 
 def checkpoint_decoder(unet: nn.Module) -> None:
@@ -14,7 +14,7 @@ def checkpoint_decoder(unet: nn.Module) -> None:
 
     Without re-entry, which alone needs no requires_grad on the block's input.  The encoder and the middle block keep
     no graph, so there is nothing to save in them; the tuners work in hooks before the up blocks, outside of what is
-    recomputed.
+    recomputed here.
     """
     for part in unet.up_blocks.modules():
         if hasattr(part, "gradient_checkpointing"):
@@ -22,9 +22,27 @@ def checkpoint_decoder(unet: nn.Module) -> None:
             part._gradient_checkpointing_func = _recomputed
 
 
+def checkpoint_adapters(tuner: SCTuner | CSCTuner) -> None:
+    """Recompute each adapter of `tuner` from the skip that it reads.  In place.
+
+    It would keep its hidden features before and after the GELU, each as large as the skip, and, trained in float32
+    under a U-Net in half precision, a copy of its weights.  It is a hundredth of a step's work (benchmarks/NOTES.md).
+    """
+    for adapter in tuner.tuners.values():
+        adapter.__class__ = RecomputedAdapter
+
+
 def checkpoint_hint_encoder(tuner: CSCTuner) -> None:
     """Recompute the hint encoder of `tuner`, which works at the hint's full size, from the hint.  In place."""
     tuner.hint.__class__ = RecomputedHintEncoder
+
+
+class RecomputedAdapter(SkipAdapter):
+    """An adapter that keeps its input only."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        """See SkipAdapter."""
+        return checkpoint(super().forward, z, use_reentrant=False, preserve_rng_state=False)
 
 
 class RecomputedHintEncoder(HintEncoder):

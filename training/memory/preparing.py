@@ -8,7 +8,7 @@ from torch import nn
 from scedit_core import CSCTuner, SCTuner
 
 from ..config import MemoryConfig
-from .checkpointing import checkpoint_decoder, checkpoint_hint_encoder
+from .checkpointing import checkpoint_adapters, checkpoint_decoder, checkpoint_hint_encoder
 from .compiling import compile_blocks
 from .float8 import store_in_8_bits
 from .frozen_layers import freeze_layers, freeze_output_layers
@@ -28,11 +28,13 @@ def prepare_unet(unet: nn.Module, memory: MemoryConfig, compute_dtype: torch.dty
         store_in_8_bits(unet)
     if memory.checkpointing:
         checkpoint_decoder(unet)
-    if memory.compile:
+    if memory.compile is True:  # "auto" is for with_compiling_settled to decide
         compile_blocks(unet)
 
 
 def prepare_tuner(tuner: SCTuner | CSCTuner, memory: MemoryConfig) -> None:
     """Change `tuner` in place.  Its output and gradients stay equal, bit for bit, and so do its weights' names."""
+    if memory.checkpointing or memory.frozen_convolutions:
+        checkpoint_adapters(tuner)
     if memory.checkpointing and isinstance(tuner, CSCTuner):
         checkpoint_hint_encoder(tuner)
