@@ -248,14 +248,15 @@ class MemoryConfig(Section):
     checkpointing:       decoder blocks are computed again in the backward pass.
     frozen_convolutions: frozen layers of the decoder keep no inputs for the backward pass.
     fp8:                 the frozen U-Net is stored in 8 bits and computed in `loop.precision`.
-    compile:             torch.compile on the U-Net's two halves.
+    compile:             torch.compile on the U-Net's two halves; "auto" where that is known to work and the run is long
+                         enough to gain by it (memory/compiling.py).
     vae:                 precision of the VAE; fp16 is not offered, since SDXL's VAE overflows in it.
     """
 
     checkpointing: bool = False
     frozen_convolutions: bool = True
     fp8: bool = False
-    compile: bool = False
+    compile: bool | Literal["auto"] = "auto"
     vae: Literal["fp32", "bf16"] = "fp32"
 
 

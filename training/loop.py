@@ -31,6 +31,7 @@ from .bases.teacher import load_teacher
 from .config import TrainConfig
 from .data.training_set import TrainingSet
 from .errors import TrainingError
+from .memory.compiling import with_compiling_settled
 from .memory.preparing import prepare_tuner, prepare_unet
 from .seeing.listening import open_events
 from .seeing.previews import Previews
@@ -87,6 +88,7 @@ def prepare(
     """Load the base, encode the data, build the tuner, and go back to a checkpoint where `start` asks for one."""
     loop, device = config.loop, accelerator.device
     dtype = frozen_dtype(loop.precision, device)
+    memory = with_compiling_settled(config.memory, device, loop.steps)
     base = load_base(
         config.base,
         dtype,
@@ -115,9 +117,9 @@ def prepare(
     if wish:
         raise Stopped(wish)
     base.release_encoders()
-    prepare_unet(base.unet, config.memory, dtype)
+    prepare_unet(base.unet, memory, dtype)
     base.unet.to(device)
-    prepare_tuner(tuner, config.memory)
+    prepare_tuner(tuner, memory)
     lessons = None
     if config.teacher is not None:
         told = config.teacher

@@ -12,6 +12,7 @@ from ..saving import save_tuner
 from ..tuners import CSCTuner, SCTuner
 from .checkpoints import checkpoints_in
 from .errors import TrainingError
+from .machine import moved
 from .new_tuner import trainable
 from .objective import loss_of
 from .processes import Processes
@@ -69,15 +70,15 @@ def update(run: Run) -> tuple[float, float]:
     for piece in range(loop.accumulate):
         number = run.step * loop.accumulate + piece
         batch = run.data.batch(number, size, run.part)
-        problem = run.objective.pose(batch.latents.to(device), loop.seed, number, size, run.part)
-        hints, masks = (None if x is None else x.to(device) for x in (batch.hints, batch.masks))
+        problem = run.objective.pose(moved(batch.latents, device), loop.seed, number, size, run.part)
+        hints, masks = (None if x is None else moved(x, device) for x in (batch.hints, batch.masks))
         last = piece == loop.accumulate - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(run.step_module):
             if run.lessons is not None:
                 loss = run.lessons.loss(run.step_module, run.step, problem, hints, masks, batch)
             else:
                 prediction = run.step_module(problem.noisy, problem.timesteps, hints, batch.text, batch.sizes)
-                loss = loss_of(prediction, problem, masks, batch.weights.to(device))
+                loss = loss_of(prediction, problem, masks, moved(batch.weights, device))
             accelerator.backward(run.scaler.scale(loss))
         losses.append(loss.detach())
     run.scaler.unscale_(run.optimizer)

@@ -26,6 +26,13 @@ def frozen_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` on `device`; to a GPU from pinned memory, so that nobody waits for the copy."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def peak_memory_mib(device: torch.device) -> float:
     """The most memory this process has held so far: of the GPU where it trains on one, else of the computer."""
     if device.type == "cuda":

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .chance import generator_for
 from .errors import BaseModelError, ConfigError
+from .machine import moved
 from .settings import ObjectiveSettings
 
 _NO_SIGNAL = 1e-6  # alpha_bar; some libraries keep a little in place of zero
@@ -68,7 +69,8 @@ class Objective:
         rows = slice(part[0], size, part[1])
         device, latents = latents.device, latents.float()
         timesteps = torch.randint(0, len(self.alphas_cumprod), (size,), generator=generator)[rows]
-        noise = torch.randn(size, *latents.shape[1:], generator=generator)[rows].to(device)
+        noise = torch.randn(size, *latents.shape[1:], generator=generator)[rows]
+        noise = moved(noise, device)
         if self.config.noise_offset:
             offset = torch.randn(size, latents.shape[1], 1, 1, generator=generator)[rows].to(device)
             noise = noise + self.config.noise_offset * offset

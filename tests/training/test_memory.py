@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch._dynamo
 from diffusers import UNet2DConditionModel
 from torch import nn
 
@@ -17,7 +18,8 @@ from scedit_core.fitting.step import TrainingStep
 from training.bases.base_model import BaseModel
 from training.bases.encoder_graph import encoder_without_graph
 from training.config import MemoryConfig
-from training.memory.compiling import compile_blocks
+from training.errors import ConfigError
+from training.memory.compiling import compile_blocks, with_compiling_settled
 from training.memory.float8 import Float8Conv2d, Float8Linear, to_8_bits
 from training.memory.frozen_layers import FrozenConv2d, FrozenGEGLU, FrozenNormSiLU, freeze_layers, full_weight
 from training.memory.preparing import prepare_tuner, prepare_unet
@@ -59,7 +61,7 @@ def _tuner(unet: nn.Module, kind: str):
 def _step(unet: nn.Module, kind: str = "sc", seed: int = 2, **memory):
     """Prediction, gradients and bytes saved for the backward pass of one step of a tuner."""
     tuner, draw = _tuner(unet, kind), torch.Generator().manual_seed(seed)
-    prepare_tuner(tuner, MemoryConfig(**memory))
+    prepare_tuner(tuner, MemoryConfig(**({"frozen_convolutions": False} | memory)))
     noisy, states = torch.randn(2, 4, 16, 16, generator=draw), torch.randn(2, 7, 24, generator=draw)
     hint = torch.rand(2, 3, 128, 128, generator=draw) if kind == "csc" else None
     frozen = {p.untyped_storage().data_ptr() for p in (*unet.parameters(), *unet.buffers(), *tuner.parameters())}
@@ -97,6 +99,18 @@ def test_the_same_bits_with_less_kept(plain, memory, kind, dtype):
     _assert_same(expected, found)
     # frozen layers change nothing in a control's hint encoder
     assert found[2] < (0.9 if kind == "csc" and not memory["checkpointing"] else 0.75) * expected[2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_adapters_keep_the_skips_that_they_edit_alone(plain, dtype):
+    """Under a U-Net in half precision, float32 weights too: no copy of them, no hidden features."""
+    unet = _prepared(plain, dtype)
+    kept = [_step(unet, frozen_convolutions=on)[2] for on in (True, False)]
+    layout = SkipLayout.from_diffusers(unet.config)
+    size = dtype.itemsize
+    skips = sum(2 * c * (16 // s) ** 2 for c, s in zip(layout.channels, layout.strides, strict=True))
+    copies = 0 if dtype == torch.float32 else sum(2 * c * c for c in layout.channels)  # biases are not needed again
+    assert kept[1] - kept[0] == size * (2 * skips + copies)
 
 
 def test_channels_last_gives_the_same_bits(plain):
@@ -201,6 +215,38 @@ def test_compiled_blocks_agree_and_are_compiled_once(plain):
         for name, grad in one[1].items():
             torch.testing.assert_close(other[1][name], grad, rtol=1e-3, atol=1e-6)
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("asked", "capability", "steps", "fp8", "wanted"),
+    [
+        ("auto", None, 5000, False, False),
+        ("auto", (9, 0), 5000, False, True),
+        ("auto", (9, 0), 499, False, False),
+        ("auto", (7, 5), 5000, False, False),
+        ("auto", (8, 6), 5000, True, False),
+        ("auto", (8, 9), 5000, True, True),
+        (True, (8, 6), 10, False, True),
+        (True, None, 10, True, True),
+        (False, (9, 0), 5000, False, False),
+    ],
+)
+def test_compiling_is_settled_by_gpu_and_length_of_the_run(monkeypatch, asked, capability, steps, fp8, wanted):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    device = torch.device("cpu" if capability is None else "cuda")
+    with torch._dynamo.config.patch(suppress_errors=False):
+        settled = with_compiling_settled(MemoryConfig(compile=asked, fp8=fp8), device, steps)
+        assert torch._dynamo.config.suppress_errors is (asked == "auto" and wanted)  # what nobody asked for ends no run
+    assert settled.compile is wanted
+
+
+def test_compiling_8_bit_weights_is_refused_where_triton_cannot(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    with pytest.raises(ConfigError, match=r"memory\.compile: expected .* 8\.9 or newer with memory\.fp8, found 8\.6"):
+        with_compiling_settled(MemoryConfig(compile=True, fp8=True), torch.device("cuda"), 10)
 
 
 def test_8_bit_storage_goes_through_distributed_training(plain, tmp_path):
