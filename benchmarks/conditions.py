@@ -32,6 +32,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.frame import finish, machine, parser
 from scedit_core.conditions.canny import canny
 from scedit_core.conditions.color_palette import color_palette
 from scedit_core.conditions.depth import depth, load_depth
@@ -42,11 +43,10 @@ DEPTH_SIDE, MEMORY_TARGET = 1024, 1.1
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--rounds", type=int, default=30, help="how often each is run")
-    parser.add_argument("--depth", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)  # in the child process
-    options = parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("--rounds", type=int, default=30, help="how often each is run")
+    made.add_argument("--depth", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)  # in the child process
+    options = made.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     if options.depth:
@@ -67,8 +67,7 @@ def main() -> None:
     print(f"before the run {memory['before_mib']:.0f}")
     print(f"ratio {memory['ratio']:.3f}, of what the run itself takes {memory['run_ratio']:.3f}", end="")
     print(f"; target: at most {MEMORY_TARGET}")
-    if options.out:
-        options.out.write_text(json.dumps({"time": rows, "depth_memory": memory}, indent=1) + "\n")
+    finish({"machine": machine(), "time": rows, "depth_memory": memory}, options)
 
 
 def _bare_canny(picture: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""All that a GPU can tell, in one command: sampling and training, at most nine minutes on an H100.
+"""All that a GPU can tell, in one command: parity, sampling and training, at most nine minutes on an H100.
 
     python benchmarks/gpu.py [--host COMFYUI | --no-host] [--wheels FOLDER] [--parts ...] [--minutes 9]
                              [--out build/gpu] [--dry-run]
@@ -77,7 +77,7 @@ print(json.dumps(found))
 class Part:
     """One command: a script of this folder.
 
-    tiny:    arguments in place of `arguments` in a dry run.
+    tiny:    arguments in place of `arguments` in a dry run, which leaves the part out where there are none.
     seconds: what it is expected to take on an H100; it is stopped after twice that.
     on_host: whether it runs on a ComfyUI checkout where there is one.
     """
@@ -93,27 +93,48 @@ class Part:
 
 _SAMPLED = '--variants SC-Tuner CSC-Tuner "two CSC-Tuners" "four CSC-Tuners" T2I-Adapter ControlNet'
 _TINY_SAMPLING = "--dtype float32 --width 32 --latent 16 --steps 2 --rounds 1 --variants SC-Tuner CSC-Tuner ControlNet"
-_TINY_TRAINING = "--tiny --measure-only --steps 1 --batches 1 --methods"
+_LEAN, _LEANEST = "'frozen layers'", "'frozen layers, checkpointing, 8 bits'"
+_TINY_TRAINING = f"--tiny --measure-only --steps 1 --batches 1 --savings {_LEAN} {_LEANEST} --methods"
+_MEASURED = "--measure-only --steps 5 --savings"
 PARTS = [
+    Part(
+        "parity", "whether half precision, 8 bits, compiling and fused updates agree with the CPU", "parity.py",
+        "--kinds sc csc", "--kinds sc", 45,
+    ),
     Part(
         "sampling SD 1.5", "a step at 512 px, batch 2, fp16, eager", "inference.py",
         f"--model sd15 --dtype float16 --steps 5 --rounds 4 {_SAMPLED}",
         f"--model sd15 {_TINY_SAMPLING}", 60, on_host=True,
     ),
     Part(
-        "training SD 1.5", "a step at 512 px, batches 1, 4 and 16: peak and steps per second", "training.py",
-        "--models sd15 --measure-only --batches 1 4 16 --steps 5",
-        f"--models sd15 {_TINY_TRAINING} SC-Tuner ControlNet", 140,
+        "training SD 1.5", "an update at 512 px, batches 1, 4 and 16, eager: peak and steps per second", "training.py",
+        f"--models sd15 --batches 1 4 16 {_MEASURED} {_LEAN} 'frozen layers, checkpointing' "
+        "--methods SC-Tuner 'LoRA r64' CSC-Tuner ControlNet 'LoRA r4'",
+        f"--models sd15 {_TINY_TRAINING} SC-Tuner ControlNet", 120,
+    ),
+    Part(
+        "training SDXL", "an update at 1024 px, batches 1 and 4, eager: peak and steps per second", "training.py",
+        f"--models sdxl --batches 1 4 {_MEASURED} {_LEAN} {_LEANEST} "
+        "--methods SC-Tuner 'LoRA r64' CSC-Tuner ControlNet",
+        f"--models sdxl {_TINY_TRAINING} CSC-Tuner 'LoRA r64'", 120,
+    ),
+    Part(
+        "training SD 1.5, compiled", "the same at batch 4 with compiled blocks", "training.py",
+        f"--models sd15 --batches 4 --compile {_MEASURED} {_LEAN} --methods SC-Tuner 'LoRA r64'", "", 90,
     ),
     Part(
         "sampling SDXL", "a step at 1024 px, batch 2, fp16, eager", "inference.py",
-        f"--model sdxl --dtype float16 --steps 5 --rounds 3 {_SAMPLED}",
-        f"--model sdxl {_TINY_SAMPLING}", 90, on_host=True,
+        f"--model sdxl --dtype float16 --steps 5 --rounds 2 {_SAMPLED}",
+        f"--model sdxl {_TINY_SAMPLING}", 80, on_host=True,
     ),
     Part(
-        "training SDXL", "a step at 1024 px, batches 1 and 4: peak and steps per second", "training.py",
-        "--models sdxl --measure-only --batches 1 4 --steps 4",
-        f"--models sdxl {_TINY_TRAINING} CSC-Tuner 'LoRA r64'", 170,
+        "training SDXL, compiled", "the same at batch 1 with compiled blocks", "training.py",
+        f"--models sdxl --batches 1 --compile {_MEASURED} {_LEAN} --methods SC-Tuner 'LoRA r64'", "", 150,
+    ),
+    Part(
+        "full fine-tuning", "SD 1.5 at batch 4, SDXL at batch 1", "training.py",
+        "--models sd15 sdxl --batches 1 4 --measure-only --steps 4 --savings none checkpointing "
+        "--methods 'full fine-tuning'", "", 60,
     ),
 ]  # fmt: skip
 
@@ -163,6 +184,7 @@ def main() -> int:
     report = Report(options.out / f"{_file_name(card)}.json", machine)
     host = _host(options)
     chosen = [part for part in PARTS if options.parts is None or part.name in options.parts]
+    chosen = [part for part in chosen if part.tiny or not options.dry_run]
     plan = [(part, _arguments(part, options.dry_run, host)) for part in chosen]
     _print_plan(plan, report, card, host, options)
     for part, arguments in plan:

@@ -9,13 +9,14 @@ writes JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+from frame import finish, parser
 
 PACK = Path(__file__).resolve().parents[1]
 TARGET_SECONDS = 0.3
@@ -44,11 +45,10 @@ print(json.dumps({{"seconds": seconds, "cpu": busy, "nodes": len(found), "module
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("host", type=Path, help="a ComfyUI checkout")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    options = parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("host", type=Path, help="a ComfyUI checkout")
+    made.add_argument("--rounds", type=int, default=5)
+    options = made.parse_args()
     rounds = [_round(options.host.resolve()) for _ in range(options.rounds + 1)][1:]
     seconds = [each["seconds"] for each in rounds]
     version = (options.host / "comfyui_version.py").read_text().split('"')[1]
@@ -66,9 +66,7 @@ def main() -> None:
     print(f"({min(seconds):.3f} to {max(seconds):.3f}), ", end="")
     print(f"of which {report['cpu_seconds']:.3f} s the processor was at work; target {TARGET_SECONDS} s")
     print(f"imported beside the pack: {', '.join(report['modules']) or 'nothing'}")
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    finish(report, options)
 
 
 def _round(host: Path) -> dict:

@@ -18,11 +18,8 @@ the versions, and draws one plot.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import platform
-import signal
 import statistics
 import sys
 from collections.abc import Callable
@@ -30,8 +27,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from frame import finish, keep_memory, listen_to_ctrl_c, machine, parser
 from inference_turns import in_turns
-from steady import keep_memory
 from step_counts import StepCost
 from torch import Tensor
 
@@ -76,21 +73,21 @@ def main() -> None:
     """Measure, print, write, draw."""
     options = _options()
     keep_memory()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it starts in the background
-    report: dict[str, Any] = {"machine": _machine(), "batch": 2, "models": {}}
+    listen_to_ctrl_c()
+    report: dict[str, Any] = {"machine": machine(), "batch": 2, "models": {}}
     for model in options.model:
         latent = options.latent or _latent(model)
         backend = _backend(options, model, latent)
         report |= {"backend": backend.title, "device": backend.device, "dtype": backend.dtype}
         report["models"][model] = {"latent": latent, "width": options.width, "rows": _rows(backend, options)}
         _print(report, model)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    if options.plot:
-        from inference_plot import draw
+    finish(report, options, _draw)
 
-        draw(report, options.plot)
+
+def _draw(report: dict[str, Any], path: Path) -> None:
+    from inference_plot import draw  # matplotlib, which a host may not have
+
+    draw(report, path)
 
 
 def _rows(backend: Backend, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -191,28 +188,20 @@ def _backend(options: argparse.Namespace, model: str, latent: int) -> Backend:
     return DiffusersBackend(model, latent, options.width, options.dtype)
 
 
-def _machine() -> dict[str, str]:
-    return {"torch": torch.__version__, "python": platform.python_version(), "system": platform.platform(terse=True)}
-
-
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--host", type=Path, default=_found_host(), help="a ComfyUI checkout")
-    parser.add_argument("--no-host", dest="host", action="store_const", const=None, help="measure on diffusers")
-    parser.add_argument("--model", nargs="+", choices=LATENTS, default=["sd15"])
-    parser.add_argument(
-        "--latent", type=int, help="side of the latent, by default the model's own, on a CPU half of it"
-    )
-    parser.add_argument("--width", type=int, default=320, help="channels of the U-Net's first level, truly 320")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="that of weights and computation")
-    parser.add_argument("--steps", type=int, default=4, help="sampling steps in each run")
-    parser.add_argument("--rounds", type=int, help="runs of each variant, 8 by default, on a CPU 2")
-    parser.add_argument("--variants", nargs="+", help="names of those to measure, all by default")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--plot", type=Path, help="PNG file to draw")
-    options = parser.parse_args()
+    made = parser(__doc__, plot=True)
+    made.add_argument("--host", type=Path, default=_found_host(), help="a ComfyUI checkout")
+    made.add_argument("--no-host", dest="host", action="store_const", const=None, help="measure on diffusers")
+    made.add_argument("--model", nargs="+", choices=LATENTS, default=["sd15"])
+    made.add_argument("--latent", type=int, help="side of the latent, by default the model's own, on a CPU half of it")
+    made.add_argument("--width", type=int, default=320, help="channels of the U-Net's first level, truly 320")
+    made.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="that of weights and computation")
+    made.add_argument("--steps", type=int, default=4, help="sampling steps in each run")
+    made.add_argument("--rounds", type=int, help="runs of each variant, 8 by default, on a CPU 2")
+    made.add_argument("--variants", nargs="+", help="names of those to measure, all by default")
+    options = made.parse_args()
     if options.steps < 2:
-        parser.error(f"--steps: expected at least 2, since the first is told apart, found {options.steps}; raise it")
+        made.error(f"--steps: expected at least 2, since the first is told apart, found {options.steps}; raise it")
     return options
 
 

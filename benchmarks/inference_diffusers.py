@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import diffusers
 import torch
 from diffusers import ControlNetModel, T2IAdapter
-from inference_clock import device_name, mark, seconds
+from frame import device_name, mark, seconds
 from torch import nn
 from training_models import MODELS, Model
 
@@ -31,7 +31,7 @@ class DiffusersBackend:
         self._device = torch.device("cuda" if self._gpu else "cpu")
         self._dtype = getattr(torch, dtype or ("bfloat16" if self._gpu else "float32"))
         self.title = f"diffusers {diffusers.__version__}"
-        self.device = device_name(self._gpu)
+        self.device = device_name()
         self.dtype = str(self._dtype).removeprefix("torch.")
         torch.manual_seed(0)
         torch.set_default_dtype(self._dtype)

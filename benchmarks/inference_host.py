@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-from inference_clock import device_name, mark, seconds
+from frame import device_name, mark, seconds
 
 PACK = Path(__file__).resolve().parents[1]
 NAME = "scedit_pack_benchmarked"
@@ -53,7 +53,7 @@ class HostBackend:
         self.title = f"ComfyUI {self._host.version}"
         self.dtype = str(self._host.dtype).removeprefix("torch.")
         self._gpu = self._host.device.type == "cuda"
-        self.device = device_name(self._gpu)
+        self.device = device_name()
         self.variants = list(self._variants)
         self.edit_seconds, self._editing = 0.0, False
         if not self._gpu:  # where calls return when their work is done

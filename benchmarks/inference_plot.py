@@ -8,8 +8,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from frame import OTHERS, OURS
 
-_OURS, _OTHERS = "#0f766e", "#9ca3af"
 _TITLES = {"sd15": "SD 1.5", "sdxl": "SDXL"}
 
 
@@ -22,7 +22,7 @@ def draw(report: dict, path: Path) -> None:
         rows = [row for row in told["rows"] if row["variant"] != "base"][::-1]
         extra = [_percent(row["inside"] or row["ratio"]) for row in rows]
         ends = [[_percent(end) for end in row["ratio_interval"]] for row in rows]
-        colours = [_OURS if "Tuner" in row["variant"] else _OTHERS for row in rows]
+        colours = [OURS if "Tuner" in row["variant"] else OTHERS for row in rows]
         panel.barh([row["variant"] for row in rows], extra, color=colours)
         # what was measured inside a step is not disturbed, and has no interval worth drawing
         open_ends = [y for y, row in enumerate(rows) if not row["inside"]]
@@ -36,7 +36,6 @@ def draw(report: dict, path: Path) -> None:
         panel.set_title(f"{_TITLES[model]}, {told['latent'] * 8} px, {report['device']}", fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)
         panel.margins(y=0.02)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

@@ -8,10 +8,7 @@ reads nothing of it, `load_tuner` sees whether its weights are finite, so the ot
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -21,9 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
 from safetensors.torch import load_file
 
+from benchmarks.frame import finish, machine, parser
 from scedit_core import CSCTuner, SkipLayout, load_tuner, save_tuner
 
 TARGET = 1.5
@@ -31,10 +28,9 @@ TARGET = 1.5
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    options = parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("--rounds", type=int, default=15)
+    options = made.parse_args()
     tuner = CSCTuner(SkipLayout.from_channels([1280] * 5 + [640] * 3 + [320] * 4, "sd1"), kernel=3)
     parameters = sum(p.numel() for p in tuner.parameters())
     with tempfile.TemporaryDirectory() as folder:
@@ -50,16 +46,13 @@ def main() -> None:
         "load_file_ms": round(1000 * statistics.median(bare), 1),
         "ratio": round(statistics.median(a / b for a, b in zip(ours, bare, strict=True)), 3),
         "target": TARGET,
-        "torch": torch.__version__,
-        "system": f"{platform.platform(terse=True)}, {torch.get_num_threads()} threads",
+        "machine": machine(),
     }
     print(
         f"{parameters / 1e6:.1f} M parameters: load_tuner {report['load_tuner_ms']} ms, load_file "
         f"{report['load_file_ms']} ms, ratio {report['ratio']:.2f} (target {TARGET})"
     )
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    finish(report, options)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -30,17 +29,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder, where training.py hides the package
 
-import diffusers
-import peft
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.frame import finish, keep_memory, machine, parser
 from benchmarks.quality_methods import ABLATION, CONTROL, STYLE, Method, distilled, to_device, untouched
 from benchmarks.quality_plot import draw
 from benchmarks.quality_tasks import control_lessons, mark_control, mark_style, style_lessons, teach
-from benchmarks.steady import keep_memory
 from scedit_core.fitting.objective import Objective
 from training.bases.loading import load_base
 from training.config import ObjectiveConfig
@@ -169,15 +166,11 @@ def main() -> None:
     options = _options()
     keep_memory()
     school = School(options)
-    report = {"machine": _machine(school), "batch": options.batch, "prompts": options.prompts, "tasks": {}}
+    report = {"machine": machine("diffusers", "peft"), "batch": options.batch, "prompts": options.prompts, "tasks": {}}
     for task in options.only:
         report["tasks"][task] = _task(school, task)
         _print(school.console, task, report["tasks"][task])
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    if options.plot:
-        draw(report, options.plot)
+    finish(report, options, draw)
 
 
 def _task(school: School, task: str) -> list[dict]:
@@ -250,33 +243,21 @@ def _print(console: Console, task: str, rows: list[dict]) -> None:
     console.print(table)
 
 
-def _machine(school: School) -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if school.device.type == "cuda" else None
-    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "peft": peft.__version__}
-    return {
-        "device": gpu or f"CPU, {torch.get_num_threads()} threads",
-        "system": platform.platform(terse=True),
-        **versions,
-    }
-
-
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    made = parser(__doc__, plot=True)
     gpu = torch.cuda.is_available()
-    parser.add_argument("--seeds", type=int, default=3 if gpu else 1)
-    parser.add_argument("--ablation-seeds", type=int, default=3 if gpu else 1)
-    parser.add_argument("--control-steps", type=int, nargs="+", default=[250, 500, 1000, 2000] if gpu else [250, 500])
-    parser.add_argument("--style-steps", type=int, default=600 if gpu else 300)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--prompts", type=int, default=72 if gpu else 36)
-    parser.add_argument(
+    made.add_argument("--seeds", type=int, default=3 if gpu else 1)
+    made.add_argument("--ablation-seeds", type=int, default=3 if gpu else 1)
+    made.add_argument("--control-steps", type=int, nargs="+", default=[250, 500, 1000, 2000] if gpu else [250, 500])
+    made.add_argument("--style-steps", type=int, default=600 if gpu else 300)
+    made.add_argument("--batch", type=int, default=16)
+    made.add_argument("--prompts", type=int, default=72 if gpu else 36)
+    made.add_argument(
         "--only", nargs="+", choices=("style", "control", "ablation"), default=["style", "control", "ablation"]
     )
-    parser.add_argument("--rates", type=Path, help="a report whose learning rates are used, instead of searching them")
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "quality", help="finished parts, for a restart")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--plot", type=Path, help="picture to draw")
-    return parser.parse_args()
+    made.add_argument("--rates", type=Path, help="a report whose learning rates are used, instead of searching them")
+    made.add_argument("--work", type=Path, default=ROOT / "build" / "quality", help="finished parts, for a restart")
+    return made.parse_args()
 
 
 if __name__ == "__main__":

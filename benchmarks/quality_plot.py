@@ -22,7 +22,6 @@ def draw(report: dict, path: Path) -> None:
         )
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.25)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

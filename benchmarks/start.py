@@ -9,11 +9,9 @@ itself, told besides, takes little.  Prints a table and writes JSON.
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,11 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 PACK = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PACK))
 
+from benchmarks.frame import finish, machine, parser  # noqa: E402
 from training.demo.pictures import write_pictures  # noqa: E402
 
 TARGET_SECONDS = 20
@@ -33,12 +30,11 @@ TARGET_SECONDS = 20
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("base", type=Path, help="a checkpoint file or a diffusers folder")
-    parser.add_argument("--tokenizer", type=Path, help="folder of CLIP's tokenizer, where none is found")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    options = parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("base", type=Path, help="a checkpoint file or a diffusers folder")
+    made.add_argument("--tokenizer", type=Path, help="folder of CLIP's tokenizer, where none is found")
+    made.add_argument("--rounds", type=int, default=3)
+    options = made.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder) / "pictures", 4, seed=5, style="lantern")
         config = _config(Path(folder), options.base.resolve(), options.tokenizer)
@@ -47,7 +43,7 @@ def main() -> None:
     report = {
         "base": options.base.name,
         "gigabytes": _size(options.base) / 1e9,
-        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU",
+        "machine": machine(),
         "cores": os.cpu_count(),
         "seconds_to_first_step": statistics.median(ready),
         "lowest": min(ready),
@@ -64,8 +60,7 @@ def main() -> None:
         f"| command to the end of that step | {statistics.median(stepped):.1f} | {min(stepped):.1f} "
         f"| {max(stepped):.1f} | |"
     )
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=2) + "\n")
+    finish(report, options)
 
 
 def _config(folder: Path, base: Path, tokenizer: Path | None) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -66,7 +67,9 @@ class SavedBytes:
 
 
 class StepCost(TorchDispatchMode):
-    """FLOPs of matrix products, convolutions and attention, and the most bytes that live tensors held at once.
+    """FLOPs of matrix products, convolutions and attention, operators, and the most bytes that tensors held at once.
+
+    launches: operators that compute something: no views, and none that only make room.
 
     tensors: what lies in memory before; their bytes count from the start.  What kernels need while they run, such as
     the workspace of a convolution, is not counted.
@@ -75,7 +78,7 @@ class StepCost(TorchDispatchMode):
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         super().__init__()
         self._seen: set[int] = set()
-        self.flops = self.now = self.peak = 0
+        self.flops = self.launches = self.now = self.peak = 0
         for tensor in tensors:
             self._add(tensor)
 
@@ -101,10 +104,18 @@ class StepCost(TorchDispatchMode):
                 return out
         out, flops = _shapes_of(func, args, kwargs or {})
         self.flops += flops
+        self.launches += _computes(func)
         for leaf in out if isinstance(out, tuple | list) else (out,):
             if isinstance(leaf, Tensor):
                 self._add(leaf)
         return out
+
+
+@functools.cache
+def _computes(func) -> bool:
+    """Whether an operator does more than to name or to reserve memory."""
+    view = any(each.alias_info is not None and not each.alias_info.is_write for each in func._schema.returns)
+    return not view and not func._schema.name.startswith(("aten::empty", "aten::new_empty", "aten::detach"))
 
 
 _KNOWN: dict[tuple, tuple[tuple, int]] = {}

@@ -1,19 +1,21 @@
-"""What training SC-Tuners and CSC-Tuners costs beside LoRA, ControlNet, T2I-Adapter and full fine-tuning.
+"""What training SC-Tuners and CSC-Tuners costs beside LoRA and its kin, ControlNets, T2I-Adapter and full fine-tuning.
 
-    python benchmarks/training.py [--models sd15 sd21 sdxl] [--batches 1 4 16] [--methods ...] [--count-only]
-                                  [--measure-only] [--tiny] [--out FILE.json] [--plot FILE.png]
+    python benchmarks/training.py [--models sd15 sd21 sdxl] [--batches 1 4] [--methods ...] [--savings ...]
+                                  [--count-only | --measure-only] [--compile] [--tiny]
+                                  [--out FILE.json] [--plot FILE.png]
 
-Needs requirements/train.txt and peft.  Every method trains the same U-Net, with random weights, in bfloat16, at
-the size at which that model is used.  Without a GPU it is counted, on tensors that hold no numbers:
+Needs requirements/train.txt and peft.  Every method trains the same U-Net, with random weights, in bfloat16, at the
+size at which that model is used; what is trained is kept in float32.  Each is taken without and with each saving, which
+one column names, so that rows with the same savings can be compared.  Counted, on tensors that hold no numbers:
 
-    saved    bytes that autograd keeps for the backward pass, weights excluded
-    FLOPs    of matrix products, convolutions and attention in one step, forward and backward, over those of the forward
-    peak     the most that all tensors together ever hold in a step: weights, gradients, AdamW's state, activations
+    kept      bytes that autograd keeps for the backward pass, weights excluded
+    peak      the most that all tensors together ever hold in a step: weights, gradients, AdamW's state, activations
+    FLOPs     of matrix products, convolutions and attention in one step at the first batch size, over a forward's
+    launches  operators of that step that compute something: views are left out, each other is at least one kernel
 
-FLOPs and peak are those of the first batch size.
-With a GPU each is also run: steps per second (median of CUDA events) and the peak that the allocator saw.
-Prints a table, writes JSON with the machine and the versions, and draws one plot; Ctrl+C ends it with the rows so far.
---tiny shrinks the models to a tenth and measures on any device, which tries the script and tells nothing.
+With a GPU each is also run, by the trainer's own update with clipping and AdamW: steps per second (median of CUDA
+events) and the peak that the allocator saw.  Prints a table, writes JSON and draws one plot; Ctrl+C ends it with the
+rows so far.  --tiny shrinks the models to a tenth and measures on any device, which tries the script and tells nothing.
 """
 
 from __future__ import annotations
@@ -21,119 +23,90 @@ from __future__ import annotations
 import argparse
 import gc
 import itertools
-import json
-import platform
-import signal
 import statistics
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder, where this file hides the package
 
 import diffusers
-import peft
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.inference_clock import device_name, mark, seconds
+from benchmarks.frame import device_name, finish, listen_to_ctrl_c, machine, mark, parser, seconds, show
 from benchmarks.step_counts import SavedBytes, StepCost, fused_attention
-from benchmarks.training_methods import METHODS, Method, Options
+from benchmarks.training_methods import EACH, METHODS, Method, Savings, compiled
 from benchmarks.training_models import MODELS, Model
 from benchmarks.training_plot import draw
+from scedit_core.fitting.base import TextStates
+from scedit_core.fitting.batches import Batch
+from scedit_core.fitting.loop import update
+from scedit_core.fitting.objective import Objective
+from scedit_core.fitting.optimizing import build_optimizer, build_schedule
+from scedit_core.fitting.processes import OneProcess
+from scedit_core.fitting.settings import LoopSettings, ObjectiveSettings
 
 MIB = 2**20
-# (model, method, options, over, at most): saved bytes at batch 1 over those of another method without options
+# (what, model, batch, method, over which other with the same savings, savings, at most); a number of MiB over nothing
 TARGETS = [
-    ("sd15", "SC-Tuner", "plain", "LoRA r64", 0.65),
-    ("sdxl", "SC-Tuner", "plain", "LoRA r64", 0.55),
-    ("sd15", "SC-Tuner", "frozen layers", "LoRA r64", 0.55),
-    ("sdxl", "SC-Tuner", "frozen layers", "LoRA r64", 0.50),
-    ("sd15", "CSC-Tuner", "plain", "ControlNet", 0.70),
-    ("sd21", "CSC-Tuner", "plain", "ControlNet", 0.70),
-    ("sdxl", "CSC-Tuner", "plain", "ControlNet", 0.70),
+    *(("kept_bytes", model, 1, "SC-Tuner", "LoRA r64", "none", 0.65) for model in MODELS),
+    *(("kept_bytes", model, 1, "SC-Tuner", "LoRA r64", "frozen layers", 0.65) for model in MODELS),
+    *(("kept_bytes", model, 1, "SC-Tuner", "LoRA r64", "frozen layers, checkpointing", 1.00) for model in MODELS),
+    *(("kept_bytes", model, 1, "CSC-Tuner", "ControlNet", "none", 0.70) for model in MODELS),
+    ("peak_bytes", "sd15", 4, "SC-Tuner", "LoRA r64", "frozen layers", 0.80),
+    ("peak_bytes", "sd15", 4, "SC-Tuner", "LoRA r64", "frozen layers, checkpointing", 1.00),
+    ("peak_bytes", "sd15", 4, "CSC-Tuner", "ControlNet", "frozen layers", 0.50),
+    ("peak_bytes", "sdxl", 1, "SC-Tuner", None, "frozen layers, checkpointing, 8 bits", 4.5 * 1024),
 ]
 
 
 def main() -> None:
     """Count, measure where there is a GPU, print, write, draw."""
     options = _options()
-    console = Console(width=None if sys.stdout.isatty() else 175)
+    listen_to_ctrl_c()
     diffusers.utils.logging.set_verbosity_error()  # it warns at every cast to bfloat16
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it starts in the background
-    gpu = (torch.cuda.is_available() or options.tiny) and not options.count_only
-    began, rows = time.perf_counter(), []
+    measured = (torch.cuda.is_available() or options.tiny) and not options.count_only
+    report: dict[str, Any] = {"machine": machine("diffusers", "peft"), "dtype": "bfloat16, float32 where trained"}
+    report |= {"counted": not options.measure_only, "measured": measured, "compiled": options.compile, "rows": []}
+    began = time.perf_counter()
     try:
         for key in options.models:
             model = MODELS[key].tiny() if options.tiny else MODELS[key]
             for name in options.methods:
-                for which in METHODS[name][1]:
-                    row: dict[str, Any] = {"model": key, "resolution": model.side}
-                    row |= {"method": name, "options": str(which)}
-                    if not options.measure_only:
-                        row |= _count(model, name, which, options.batches)
-                    if gpu:
-                        row |= _measure(model, name, which, options.batches, options.steps)
-                    rows.append(row)
-                    print(f"{time.process_time():5.0f} s: {model.title}, {name}, {which}", file=sys.stderr)
+                for savings in METHODS[name][1]:
+                    if str(savings) in options.savings:
+                        report["rows"].append(_row(key, model, name, savings, measured, options))
+                        print(f"{time.process_time():5.0f} s: {model.title}, {name}, {savings}", file=sys.stderr)
     except KeyboardInterrupt:
         print("stopped; here are the rows so far", file=sys.stderr)
-    report = {
-        "machine": _machine(gpu),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "peft": peft.__version__,
-        },
-        "dtype": "bfloat16",
-        "seconds": round(time.perf_counter() - began, 1),
-        "cpu_seconds": round(time.process_time(), 1),
-        "targets": _targets(rows),
-        "rows": rows,
-    }
+    report |= {"seconds": round(time.perf_counter() - began, 1), "targets": _targets(report["rows"])}
     for key in options.models:
-        console.print(_table(key, [row for row in rows if row["model"] == key], options.batches, gpu))
+        _show(key, [row for row in report["rows"] if row["model"] == key], report, options.batches)
     for target in report["targets"]:
-        verdict = "reached" if target["ratio"] <= target["at_most"] else "missed"
-        console.print(
-            f"{MODELS[target['model']].title}: saved by {target['method']} ({target['options']}) over {target['over']} "
-            f"{target['ratio']:.3f}, target at most {target['at_most']:.2f}, {verdict}",
-            highlight=False,
-        )
-    console.print(
-        f"{report['machine']}, torch {torch.__version__}, {report['cpu_seconds']} s of one core", highlight=False
-    )
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
-    if options.plot:
-        options.plot.parent.mkdir(parents=True, exist_ok=True)
-        draw(report, options.plot)
+        print(_sentence(target))
+    finish(report, options, draw)
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16])
-    parser.add_argument("--count-only", action="store_true", help="do not use the GPU")
-    parser.add_argument("--measure-only", action="store_true", help="do not count")
-    parser.add_argument("--tiny", action="store_true", help="models of a tenth of the width")
-    parser.add_argument("--steps", type=int, default=10, help="steps to time on a GPU, after three that are not")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--plot", type=Path, help="PNG file to draw")
-    return parser.parse_args()
+def _row(key: str, model: Model, name: str, savings: Savings, measured: bool, options) -> dict[str, Any]:
+    row = {"model": key, "resolution": model.side, "method": name, "savings": str(savings)}
+    try:
+        if not options.measure_only:
+            row |= _count(model, name, savings, options.batches)
+        if measured:
+            row |= _measure(model, name, savings, options)
+    except Exception as error:  # one method that fails must not take the others along
+        row["failed"] = f"{type(error).__name__}: {error}"[:300]
+    return row
 
 
-def _build(model: Model, name: str, which: Options, device: torch.device) -> Method:
+def _build(model: Model, name: str, savings: Savings, device: torch.device) -> Method:
     torch.set_default_dtype(torch.bfloat16)
     try:
         with device:
-            return METHODS[name][0](model.build(), which)
+            return METHODS[name][0](model.build(), savings)
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -143,42 +116,42 @@ def _inputs(model: Model, batch: int, device: torch.device) -> tuple[dict[str, A
     return model.inputs(batch, device), hint
 
 
-def _count(model: Model, name: str, which: Options, batches: list[int]) -> dict[str, Any]:
+def _count(model: Model, name: str, savings: Savings, batches: list[int]) -> dict[str, Any]:
     """What one step costs, on tensors without storage."""
     device = torch.device("meta")
-    method = _build(model, name, which, device)
+    method = _build(model, name, savings, device)
     learning = method.parameters()
-    row: dict[str, Any] = {"parameters": sum(p.numel() for p in learning), "saved_bytes": {}}
-    saved = SavedBytes(method.modules())
+    row: dict[str, Any] = {"parameters": sum(p.numel() for p in learning), "kept_bytes": {}, "peak_bytes": {}}
+    kept = SavedBytes(method.modules())
     weights = [t for module in method.modules() for t in (*module.parameters(), *module.buffers())]
     adamw = [torch.empty_like(p) for p in (*learning, *learning)]
     for batch in batches:
         with fused_attention(), StepCost([*weights, *adamw]) as cost:
             inputs, hint = _inputs(model, batch, device)
             target = torch.empty(inputs["sample"].shape, device=device)
-            with saved.counting():
+            with kept.counting():
                 loss = F.mse_loss(method.forward(inputs, hint).float(), target)
-            row["saved_bytes"][str(batch)] = saved.total()
-            if batch != batches[0]:
-                continue  # one backward pass is enough: FLOPs are those of one picture, and time is short
-            row["forward_flops"] = cost.flops // batch
+            row["kept_bytes"][str(batch)] = kept.total()
+            forward = cost.flops
             loss.backward()
-        row |= {"step_flops": cost.flops // batch, "peak_bytes": cost.peak}
+        if batch == batches[0]:
+            row |= {"forward_flops": forward // batch, "step_flops": cost.flops // batch, "launches": cost.launches}
+        row["peak_bytes"][str(batch)] = cost.peak
         for p in learning:
             p.grad = None
     return row
 
 
-def _measure(model: Model, name: str, which: Options, batches: list[int], steps: int) -> dict[str, Any]:
+def _measure(model: Model, name: str, savings: Savings, options: argparse.Namespace) -> dict[str, Any]:
     """Steps per second and peak of the CUDA allocator at each batch; None from where memory runs out."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     result: dict[str, Any] = {"steps_per_second": {}, "measured_peak_bytes": {}}
-    for batch in sorted(batches):
+    for batch in sorted(options.batches):
         try:
-            seconds, peak = _timed(model, name, which, batch, device, steps)
-        except torch.cuda.OutOfMemoryError:
-            seconds, peak = None, None
-        result["steps_per_second"][str(batch)] = seconds and 1 / seconds
+            each, peak = _timed(model, name, savings, batch, device, options)
+        except torch.OutOfMemoryError:
+            each, peak = None, None
+        result["steps_per_second"][str(batch)] = each and 1 / each
         result["measured_peak_bytes"][str(batch)] = peak
         gc.collect()
         torch.cuda.empty_cache()
@@ -187,78 +160,112 @@ def _measure(model: Model, name: str, which: Options, batches: list[int], steps:
     return result
 
 
-def _timed(model: Model, name: str, which: Options, batch: int, device, steps: int) -> tuple[float, int]:
+def _timed(
+    model: Model, name: str, savings: Savings, batch: int, device: torch.device, options: argparse.Namespace
+) -> tuple[float, int]:
+    """Median seconds of an update, and the allocator's peak."""
     torch.manual_seed(0)
     gpu = device.type == "cuda"
-    method = _build(model, name, which, device)
-    optimizer = torch.optim.AdamW(method.parameters(), lr=1e-5, fused=True)
-    inputs, hint = _inputs(model, batch, device)
-    target = torch.randn(inputs["sample"].shape, device=device)
+    method = _build(model, name, savings, device)
+    if options.compile:
+        compiled(method)
+    run = _run(model, method, batch, device)
     marks = []
-    for step in range(-3 if gpu else -1, steps):
+    for step in range(-3 if gpu else -1, options.steps):
         if step == 0:
             torch.cuda.reset_peak_memory_stats() if gpu else None
             marks.append(mark(gpu))
-        loss = F.mse_loss(method.forward(inputs, hint).float(), target)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        update(run)
         if step >= 0:
             marks.append(mark(gpu))
-    if not torch.isfinite(loss):
-        raise RuntimeError(f"{name}: expected a finite loss, found {loss.item()}; check the method")
     times = [seconds(a, b) for a, b in itertools.pairwise(marks)]
     return statistics.median(times), torch.cuda.max_memory_allocated() if gpu else 0
 
 
+def _run(model: Model, method: Method, batch: int, device: torch.device) -> SimpleNamespace:
+    """What the trainer's `update` asks of a run, for any method."""
+    inputs, hint = _inputs(model, batch, torch.device("cpu"))
+    told = inputs.get("added_cond_kwargs", {})
+    data = Batch(
+        latents=inputs["sample"].float(), text=TextStates(inputs["encoder_hidden_states"], told.get("text_embeds")),
+        sizes=told.get("time_ids"), hints=hint.float(), masks=None, weights=torch.ones(batch),
+    )  # fmt: skip
+
+    def step(noisy, timesteps, hints, text, sizes):
+        text = text.to(device, torch.bfloat16)
+        named = {"sample": noisy.bfloat16(), "timestep": timesteps, "encoder_hidden_states": text.states}
+        if sizes is not None:
+            named["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": sizes.to(device)}
+        return method.forward(named, hints.bfloat16())
+
+    loop = LoopSettings(batch=batch, steps=1000, warmup=0, learning_rate=1e-5)
+    optimizer = build_optimizer(method.parameters(), loop)
+    return SimpleNamespace(
+        config=SimpleNamespace(loop=loop), accelerator=OneProcess(device), part=(0, 1), step=0, ema=None,
+        data=SimpleNamespace(batch=lambda step, size, part: data), step_module=step, tuner=method.owner,
+        objective=Objective(torch.linspace(0.999, 0.005, 1000), "epsilon", ObjectiveSettings()), optimizer=optimizer,
+        schedule=build_schedule(optimizer, loop), scaler=torch.amp.GradScaler(device.type, enabled=False),
+    )  # fmt: skip
+
+
 def _targets(rows: list[dict]) -> list[dict]:
-    found = {
-        (row["model"], row["method"], row["options"]): row["saved_bytes"].get("1")
-        for row in rows
-        if "saved_bytes" in row
-    }
+    found = {(row["model"], row["method"], row["savings"]): row for row in rows if "kept_bytes" in row}
     targets = []
-    for model, method, options, over, at_most in TARGETS:
-        one, other = found.get((model, method, options)), found.get((model, over, "plain"))
+    for what, model, batch, method, over, savings, at_most in TARGETS:
+        one = found.get((model, method, savings), {}).get(what, {}).get(str(batch))
+        other = found.get((model, over, savings), {}).get(what, {}).get(str(batch)) if over else MIB
         if one and other:
-            told = {"model": model, "method": method, "options": options, "over": over, "at_most": at_most}
-            targets.append(told | {"ratio": round(one / other, 4)})
+            told = {"what": what, "model": model, "batch": batch, "method": method, "over": over, "savings": savings}
+            targets.append(told | {"at_most": at_most, "ratio": round(one / other, 4)})
     return targets
 
 
-def _table(key: str, rows: list[dict], batches: list[int], gpu: bool) -> Table:
-    model = MODELS[key]
-    table = Table(title=f"{model.title} at {model.side}, bfloat16")
-    columns, counted = ["method", "options"], all("saved_bytes" in row for row in rows)
-    if counted:
-        columns += ["trained M", "step/fwd FLOPs"]
-        columns += [f"saved MiB, {b}" for b in batches] + ["of LoRA r64", f"peak MiB, {batches[0]}"]
-    if gpu:
-        columns += [f"{what}, {b}" for b in batches for what in ("steps/s", "GPU MiB")]
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i < 2 else "right")
-    lora = next((row for row in rows if row["method"] == "LoRA r64" and row["options"] == "plain"), None)
-    first = str(batches[0])
-    before = None
+def _sentence(target: dict) -> str:
+    verdict = "reached" if target["ratio"] <= target["at_most"] else "missed"
+    over = f"over {target['over']} {target['ratio']:.3f}" if target["over"] else f"in MiB {target['ratio']:.0f}"
+    return (
+        f"{MODELS[target['model']].title}, batch {target['batch']}, savings: {target['savings']}: "
+        f"{target['what'].split('_')[0]} of {target['method']} {over}, at most {target['at_most']:g}: {verdict}"
+    )
+
+
+def _show(key: str, rows: list[dict], report: dict, batches: list[int]) -> None:
+    heads, lines = ["method", "savings"], []
+    if report["counted"]:
+        heads += ["trained M", *(f"kept MiB, {b}" for b in batches), *(f"peak MiB, {b}" for b in batches)]
+        heads += ["step/fwd FLOPs", "launches"]
+    if report["measured"]:
+        heads += [f"{what}, {b}" for b in batches for what in ("steps/s", "GPU MiB")]
     for row in rows:
-        cells = [row["method"] if row["method"] != before else "", row["options"]]
-        if counted:
-            cells += [f"{row['parameters'] / 1e6:.2f}", f"{row['step_flops'] / row['forward_flops']:.2f}"]
-            cells += [f"{row['saved_bytes'][str(b)] / MIB:.0f}" for b in batches]
-            cells += [f"{row['saved_bytes'][first] / lora['saved_bytes'][first]:.2f}" if lora else ""]
-            cells += [f"{row['peak_bytes'] / MIB:.0f}"]
-        for b in batches if gpu else ():
+        cells = [row["method"], row["savings"]]
+        if "failed" in row:
+            lines.append([*cells, row["failed"]])
+            continue
+        if report["counted"]:
+            cells += [f"{row['parameters'] / 1e6:.2f}"]
+            cells += [f"{row[what][str(b)] / MIB:.0f}" for what in ("kept_bytes", "peak_bytes") for b in batches]
+            cells += [f"{row['step_flops'] / row['forward_flops']:.2f}", str(row["launches"])]
+        for b in batches if report["measured"] else ():
             speed, peak = row["steps_per_second"].get(str(b)), row["measured_peak_bytes"].get(str(b))
             cells += [f"{speed:.2f}", f"{peak / MIB:.0f}"] if speed else ["out of memory", ""]
-        table.add_row(*cells, end_section=False)
-        before = row["method"]
-    return table
+        lines.append(cells)
+    where = device_name() if report["measured"] else "counted"
+    show(f"{MODELS[key].title} at {rows[0]['resolution'] if rows else ''}, {where}", heads, lines, left=2)
 
 
-def _machine(gpu: bool) -> str:
-    if gpu:
-        return device_name(torch.cuda.is_available())
-    return f"counted on meta tensors, {platform.machine()}, no GPU"
+def _options() -> argparse.Namespace:
+    made = parser(__doc__, plot=True)
+    made.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    made.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    names = [str(savings) for savings in EACH]
+    made.add_argument("--savings", nargs="+", choices=names, default=names, metavar="SAVINGS", help="; ".join(names))
+    made.add_argument("--batches", nargs="+", type=int, default=[1, 4])
+    made.add_argument("--compile", action="store_true", help="compile the U-Net's blocks, where it is run")
+    made.add_argument("--count-only", action="store_true", help="do not use the GPU")
+    made.add_argument("--measure-only", action="store_true", help="do not count")
+    made.add_argument("--tiny", action="store_true", help="models of a tenth of the width")
+    made.add_argument("--steps", type=int, default=10, help="steps to time on a GPU, after three that are not")
+    return made.parse_args()
 
 
 if __name__ == "__main__":

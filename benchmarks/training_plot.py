@@ -1,4 +1,4 @@
-"""The plot of benchmarks/training.py: what each method keeps for the backward pass, for each model."""
+"""The plot of benchmarks/training.py: what each method keeps for the backward pass, by equal savings."""
 
 from __future__ import annotations
 
@@ -9,43 +9,32 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from benchmarks.frame import OTHERS, OURS
 from benchmarks.training_models import MODELS
 
-_BARS = [
-    ("full fine-tuning", "plain"),
-    ("ControlNet", "plain"),
-    ("T2I-Adapter", "plain"),
-    ("LoRA r64", "plain"),
-    ("LoRA r4", "plain"),
-    ("LoRA r64", "checkpointing"),
-    ("CSC-Tuner", "plain"),
-    ("CSC-Tuner", "frozen layers"),
-    ("CSC-Tuner", "checkpointing + frozen layers"),
-    ("SC-Tuner", "plain"),
-    ("SC-Tuner", "frozen layers"),
-    ("SC-Tuner", "checkpointing + frozen layers"),
-]
-_OURS, _OTHERS = "#0f766e", "#9ca3af"
+_SAVINGS = ("none", "frozen layers", "frozen layers, checkpointing")
 
 
 def draw(report: dict, path: Path) -> None:
-    """Write a PNG: one panel for each model that `report` holds, saved MiB at its smallest batch."""
-    keys = list(dict.fromkeys(row["model"] for row in report["rows"]))
-    figure, panels = plt.subplots(1, len(keys), figsize=(4.2 * len(keys) + 2, 4.4), sharey=True, squeeze=False)
-    for panel, key in zip(panels[0], keys, strict=True):
-        rows = {(row["method"], row["options"]): row for row in report["rows"] if row["model"] == key}
-        bars = [(name, options) for name, options in _BARS if (name, options) in rows]
-        batch = min(rows[bars[0]]["saved_bytes"], key=int)
-        values = [rows[bar]["saved_bytes"][batch] / 2**20 for bar in bars]
-        labels = [name if options == "plain" else f"{name}, {options}" for name, options in bars]
-        colours = [_OURS if name.endswith("Tuner") else _OTHERS for name, _ in bars]
-        drawn = panel.barh(labels, values, color=colours)
-        panel.bar_label(drawn, fmt="{:,.0f}", padding=3, fontsize=9)
-        panel.set_title(f"{MODELS[key].title}, {MODELS[key].side} px, batch {batch}", fontsize=11)
-        panel.set_xlim(0, max(values) * 1.18)
-        panel.set_xlabel("MiB kept for the backward pass")
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.invert_yaxis() if panel is panels[0][0] else None
-    figure.tight_layout()
+    """Write a PNG: a row for each model, a panel for each of three savings, MiB at the smallest batch."""
+    rows = [row for row in report["rows"] if "kept_bytes" in row and row["savings"] in _SAVINGS]
+    keys = list(dict.fromkeys(row["model"] for row in rows))
+    if not keys:
+        return
+    figure, panels = plt.subplots(
+        len(keys), 3, figsize=(13, 3.1 * len(keys)), squeeze=False, layout="constrained", sharex="row"
+    )
+    for line, key in zip(panels, keys, strict=True):
+        for panel, savings in zip(line, _SAVINGS, strict=True):
+            mine = [row for row in rows if (row["model"], row["savings"]) == (key, savings)][::-1]
+            values = [next(iter(row["kept_bytes"].values())) / 2**20 for row in mine]
+            colours = [OURS if row["method"].endswith("Tuner") else OTHERS for row in mine]
+            drawn = panel.barh([row["method"] for row in mine], values, color=colours)
+            panel.bar_label(drawn, fmt="{:,.0f}", padding=3, fontsize=8)
+            panel.set_title(f"{MODELS[key].title}, {MODELS[key].side} px; savings: {savings}", fontsize=9)
+            panel.tick_params(labelsize=8)
+            panel.margins(x=0.16)
+            panel.spines[["top", "right"]].set_visible(False)
+        line[1].set_xlabel("MiB kept for the backward pass, batch 1")
     figure.savefig(path, dpi=110)
     plt.close(figure)
