@@ -38,12 +38,14 @@ class Picture:
     graph: makes what is on it.  folded: ids of nodes that are shown as their title alone.
     runs:  whether it is run first; a detector that is not on this machine cannot be.
     steps: for a training, which is stopped after the picture: how many steps its panel has to show.
+    stack: ids of the nodes that the help is about, one below the other and nothing else; () for the whole graph.
     """
 
     graph: Callable[[], dict]
     folded: tuple[str, ...] = _FOLDED
     runs: bool = True
     steps: int = 0
+    stack: tuple[str, ...] = ()
 
 
 def sc_tuner() -> dict:
@@ -131,20 +133,26 @@ def train() -> dict:
 
 # File stem: picture.
 PICTURES = {
-    "sc_tuner": Picture(sc_tuner),
-    "csc_tuner": Picture(csc_tuner),
-    "csc_on_model": Picture(csc_on_model),
+    "sc_tuner": Picture(sc_tuner, stack=("10", "11", "7")),
+    "csc_tuner": Picture(csc_tuner, stack=("21", "30", "31", "7")),
+    "csc_on_model": Picture(csc_on_model, stack=("30", "31", "7")),
     "style_and_control": Picture(style_and_control),
-    "block_weights": Picture(block_weights),
-    "tuner_info": Picture(tuner_info, ()),
-    "merge_and_save": Picture(merge_and_save),
-    "canny": Picture(lambda: condition("SCEditCanny", **_EDGES), ()),
-    "color_palette": Picture(lambda: condition("SCEditColorPalette", cell=64), ()),
-    "completion": Picture(completion, ()),
+    "block_weights": Picture(block_weights, stack=("12", "11", "7")),
+    "tuner_info": Picture(tuner_info, (), stack=("30", "15", "16")),
+    "merge_and_save": Picture(merge_and_save, stack=("13", "14")),
+    "canny": Picture(lambda: condition("SCEditCanny", **_EDGES), (), stack=("20", "21")),
+    "color_palette": Picture(lambda: condition("SCEditColorPalette", cell=64), (), stack=("20", "21")),
+    "completion": Picture(completion, (), stack=("20", "21")),
     "soft_edge": Picture(
-        lambda: detected("SCEditSoftEdge", SOFT_EDGE, polarity="auto", safe=False, scribble=False), runs=False
+        lambda: detected("SCEditSoftEdge", SOFT_EDGE, polarity="auto", safe=False, scribble=False),
+        runs=False,
+        stack=("20", "21", "30"),
     ),
-    "depth": Picture(lambda: detected("SCEditDepth", DEPTH, detector="dpt-hybrid-midas", invert=False), runs=False),
+    "depth": Picture(
+        lambda: detected("SCEditDepth", DEPTH, detector="dpt-hybrid-midas", invert=False),
+        runs=False,
+        stack=("20", "21", "30"),
+    ),
     "pose": Picture(
         lambda: detected(
             "SCEditPose",
@@ -156,9 +164,12 @@ PICTURES = {
             hands=True,
         ),
         runs=False,
+        stack=("20", "21", "30"),
     ),
     "segmentation": Picture(
-        lambda: detected("SCEditSegmentation", SEGMENTATION, detector="upernet-convnext-small"), runs=False
+        lambda: detected("SCEditSegmentation", SEGMENTATION, detector="upernet-convnext-small"),
+        runs=False,
+        stack=("20", "21", "30"),
     ),
-    "train": Picture(train, steps=30),
+    "train": Picture(train, steps=30, stack=("10",)),
 }

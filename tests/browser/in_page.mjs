@@ -130,10 +130,24 @@ export async function layOut({ api, note, name, folded = [], run = false }) {
   sheet.widgets[0].value = note;
 }
 
-// The whole graph on the screen, below the top bar and beside the side bar.
-export function fitView({ width, height }) {
+// These nodes one below the other, and all others out of sight.
+export function stack(ids) {
+  const { graph } = window.app;
+  let y = 0;
+  for (const node of graph._nodes) if (!ids.includes(String(node.id))) node.pos = [node.pos[0] + 20000, node.pos[1]];
+  for (const id of ids) {
+    const node = graph.getNodeById(Number(id));
+    node.flags.collapsed = false;
+    node.setSize([Math.max(300, node.size[0]), Math.max(node.size[1], node.computeSize()[1])]);
+    node.pos = [0, y];
+    y += node.size[1] + 50;
+  }
+}
+
+// The whole graph on the screen, or some of its nodes, below the top bar and beside the side bar.
+export function fitView({ width, height, alone }) {
   const { graph, canvas } = window.app;
-  const boxes = graph._nodes.map((node) => [node.pos[0], node.pos[1] - 30,
+  const boxes = graph._nodes.filter((node) => !alone || alone.includes(String(node.id))).map((node) => [node.pos[0], node.pos[1] - 30,
     node.pos[0] + (node.flags.collapsed ? node._collapsed_width ?? 150 : node.size[0]),
     node.pos[1] + (node.flags.collapsed ? 0 : node.size[1])]);
   const [left, top] = [0, 1].map((i) => Math.min(...boxes.map((box) => box[i])));
@@ -145,9 +159,10 @@ export function fitView({ width, height }) {
   canvas.setDirty(true, true);
 }
 
-// Where the nodes are on the screen, with a margin.
-export function box() {
-  const { graph, canvas } = window.app;
+// Where the nodes, or some of them, are on the screen, with a margin.
+export function box(alone) {
+  const { canvas } = window.app;
+  const graph = { _nodes: window.app.graph._nodes.filter((node) => !alone || alone.includes(String(node.id))) };
   const place = canvas.canvas.getBoundingClientRect();
   const { scale, offset } = canvas.ds;
   const margin = 16;

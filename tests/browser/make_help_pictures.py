@@ -27,6 +27,7 @@ from scedit_core import load_tuner, save_tuner  # noqa: E402
 from scedit_core.converting import without_blocks  # noqa: E402
 
 PICTURE_WIDTH = 1000
+HELP_WIDTH = 564  # twice what the page's help shows
 README = PACK / "docs"
 
 
@@ -51,13 +52,16 @@ def main(host: Path, lantern: Path, stems: Iterable[str]) -> None:
         for stem in stems:
             picture = help_graphs.PICTURES[stem]
             task = {"name": stem, "api": picture.graph(), "folded": picture.folded, "run": picture.runs}
-            tasks.append(task | {"picture": str(base / f"{stem}.png"), "crop": True, "steps": picture.steps})
+            tasks.append(
+                task
+                | {"picture": str(base / f"{stem}.png"), "crop": True, "steps": picture.steps, "stack": picture.stack}
+            )
         with Server(host, PACK, base, [PACK / "tests" / "host" / "demo_nodes"]) as server:
             for result in chromium.visit(server.url, tasks, base, seconds=900):
                 name = result["name"]
                 print(name, result.get("failed") or result.get("error") or "complete", *result["problems"])
                 target = README / f"graph_{name}.jpg" if name == "style_and_control" else assets / f"{name}.jpg"
-                as_jpeg(base / f"{name}.png", target, PICTURE_WIDTH)
+                as_jpeg(base / f"{name}.png", target, HELP_WIDTH if help_graphs.PICTURES[name].stack else PICTURE_WIDTH)
 
 
 if __name__ == "__main__":

@@ -71,10 +71,16 @@ async function done(task) {
   if (task.run && task.steps) await train(task.steps);
   else if (task.run) Object.assign(result, await run());
   if (task.picture) {
-    await page.evaluate(inPage.fitView, VIEW);
-    await page.waitForTimeout(500);
-    const clip = task.crop ? await page.evaluate(inPage.box) : undefined;
+    const alone = task.stack?.length ? task.stack : undefined;
+    if (alone) {
+      await page.setViewportSize({ width: 900, height: 1700 });
+      await page.evaluate(inPage.stack, alone);
+    }
+    await page.evaluate(inPage.fitView, alone ? { width: 900, height: 1700, alone } : VIEW);
+    await page.waitForTimeout(800);
+    const clip = task.crop ? await page.evaluate(inPage.box, alone) : undefined;
     await page.screenshot({ path: task.picture, type: "png", clip });
+    if (alone) await page.setViewportSize(VIEW);
   }
   if (task.steps) await page.evaluate(() => window.app.api.interrupt());
   return result;

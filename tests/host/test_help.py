@@ -111,7 +111,7 @@ def test_pages_show_real_pictures(schemas):
         assert pictures, name
         for picture in pictures:
             with Image.open(DOCS / picture) as image:
-                assert image.width >= 400, picture
+                assert 282 <= image.width <= 564, f"{picture}: the page shows 282 pixels"
             shown.add(DOCS / picture)
     assert shown == set((DOCS / "assets").iterdir()), "pictures that no page shows"
 
