@@ -26,6 +26,7 @@ GROUPS = {
     "pose": ("SCEditPose",),
     "segmentation": ("SCEditSegmentation",),
     "train": ("SCEditTrainTuner",),
+    "training.on_model": ("SCEditTrainOnModel",),
 }
 
 

@@ -26,7 +26,7 @@ class Previews(Protocol):
     """Draws pictures while the training goes on."""
 
     def draw(self, step: int, tuner: SCTuner | CSCTuner) -> Path:
-        """Draw with the tuner as it is, and return the file.  Raises torch.OutOfMemoryError and OSError."""
+        """Draw with the tuner as it is, and return the file.  Raises Stopped, torch.OutOfMemoryError and OSError."""
 
 
 def train_to_end(run: Run, previews: Previews | None) -> Path:
@@ -45,14 +45,14 @@ def train_to_end(run: Run, previews: Previews | None) -> Path:
             grad_norm=norm,
             learning_rate=run.optimizer.param_groups[0]["lr"],
         )
-        last = run.step == config.loop.steps
+        wish, last = None, run.step == config.loop.steps
         if validation and (last or run.step % config.validation.every == 0):
             _validate(run, validation)  # before the checkpoint, which holds the best loss so far
         if last or run.step % config.saving.every == 0 or (main and run.folder.save_wish()):
             run.save()  # before previews, which may run out of memory
         if previews and (last or run.step % config.previews.every == 0):
-            _preview(run, previews)
-        wish = agreed(run.accelerator, run.folder.stop_wish())
+            wish = _preview(run, previews)
+        wish = agreed(run.accelerator, wish or run.folder.stop_wish())
         if wish and not last:
             run.save()
             raise Stopped(wish)
@@ -135,17 +135,21 @@ def _validate(run: Run, validation: Validation) -> None:
         save_tuner(run.result(), run.folder.best, {**run.metadata(), "scedit.step": str(run.step)})
 
 
-def _preview(run: Run, previews: Previews) -> None:
+def _preview(run: Run, previews: Previews) -> str | None:
+    """Draw; gives the wish to stop that was seen meanwhile."""
     try:
         path = previews.draw(run.step, run.result())
+    except Stopped as stop:
+        return stop.args[0]
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         run.events.emit("note", message=f"step {run.step}: no memory for previews; set previews.count to less")
-        return
+        return None
     except OSError as error:  # a full disk, or a picture that another program holds open
         run.events.emit("note", message=f"step {run.step}: no previews ({error.strerror or error}); the run goes on")
-        return
+        return None
     run.events.emit("preview", step=run.step, path=str(path))
+    return None
 
 
 def _finish(run: Run) -> Path:

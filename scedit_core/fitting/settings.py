@@ -86,16 +86,51 @@ class ValidationSettings(Section):
     every: int = 250
     images: int = 8
     timesteps: int = 4
+    folder: Path | None = None
+    hold_out: int = 0
+
+
+@dataclass(frozen=True)
+class ConditionSettings(Section):
+    """What the hints of a control show, and the options of how they are made; name: what own hints are called."""
+
+    type: str
+    options: dict[str, Any] = field(default_factory=dict)
+    name: str = "custom"
+
+    def values(self) -> dict[str, Any]:
+        """Type and options."""
+        return {"type": self.type, **self.options}
+
+
+@dataclass(frozen=True)
+class DataSettings(Section):
+    """The pictures; see training/config.py, DataConfig.
+
+    model: a fingerprint of the base, where no path names it.
+    """
+
+    folder: Path | None = None
+    resolution: int = 512
+    captions: Literal["required", "optional", "none"] = "optional"
+    caption: str = ""
+    condition: ConditionSettings | None = None
+    model: str = ""
+    hints: Path | None = None
+    masks: Path | None = None
+    prior: None = None
+    cache: Path | None = None
+    annotators: list[Path] | None = None
 
 
 @dataclass(frozen=True)
 class Settings(Section):
-    """One run.  `data` holds plain values that its numbers depend on, besides `resolution` and `condition`."""
+    """One run."""
 
     output: Path
     run_folder: Path
     tuner: TunerSettings
-    data: Any
+    data: DataSettings
     title: str | None = None
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     loop: LoopSettings = field(default_factory=LoopSettings)

@@ -1,0 +1,1 @@
+"""Training on the MODEL of the graph, in the process of ComfyUI."""

@@ -1,0 +1,340 @@
+"""Train on the MODEL of the graph: pictures in, tuner out, nothing to install."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
+
+from ...scedit_core import CSCTuner, SCEditError, load_tuner
+from ...scedit_core.conditions.trained import options_of
+from ...scedit_core.fitting.rates import default_warmup
+from ...scedit_core.fitting.settings import (
+    ConditionSettings,
+    DataSettings,
+    LoopSettings,
+    ObjectiveSettings,
+    PreviewSettings,
+    SavingSettings,
+    Settings,
+    TunerSettings,
+    ValidationSettings,
+)
+from .. import folders
+from ..control import SCEditControl
+from ..detectors import FOLDER as ANNOTATORS  # which makes that folder known to the host
+from ..managed import ManagedTuner
+from ..train import _contents, _inside_input
+from ..train_page import TrainingPage
+from ..wires import SCTunerWire
+from .running import Sources, has_checkpoints, run_training
+
+_RUNS = "scedit"  # inside the host's output folder
+STYLE, OWN_HINTS, NONE = "style", "own hints", "none"
+KINDS = (STYLE, "canny", "soft_edge", "depth", "pose", "segmentation", "color_palette", "completion", OWN_HINTS)
+LossMapWire = io.Custom("LOSS_MAP")
+
+
+class SCEditTrainOnModel(io.ComfyNode):
+    """MODEL and pictures -> SC_TUNER or CONTROL_NET, and the file in models/scedit."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SCEditTrainOnModel",
+            display_name="Train SCEdit on Model",
+            category="SCEdit/training",
+            description="Trains a style or a control on exactly the MODEL of the graph: merged, quantised, with LoRA "
+            "or other tuners on it. Needs nothing but ComfyUI. The tuner goes to models/scedit; checkpoints, previews "
+            "and a report to output/scedit. Cancel saves a checkpoint first, and queueing again resumes.",
+            is_input_list=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model to train on: SD 1.5, SD 2.1, SDXL or a relative."),
+                io.Latent.Input(
+                    "latents",
+                    optional=True,
+                    tooltip="The pictures as latents, such as from Load Image Dataset and VAE Encode. Leave it open "
+                    "and name a folder instead.",
+                ),
+                io.Conditioning.Input(
+                    "positive",
+                    optional=True,
+                    tooltip="The captions of the latents in their order, from CLIP Text Encode: one for each picture, "
+                    "or one for all.",
+                ),
+                io.Image.Input(
+                    "hints",
+                    optional=True,
+                    tooltip="Hints of your own for a control, one for each picture in its order.",
+                ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Encodes the pictures of a folder, and decodes previews.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="Encodes the captions of a folder, and the empty caption: a tenth of the steps is trained "
+                    "without a caption, so that guidance works.",
+                ),
+                io.String.Input(
+                    "folder",
+                    default="",
+                    tooltip="Folder of pictures, each with its caption in a .txt file of the same name. A path, or a "
+                    "folder inside ComfyUI/input. Empty where latents are connected.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="my_tuner",
+                    tooltip="Name of the tuner's file in models/scedit, without ending. A cancelled training resumes "
+                    "under the same name.",
+                ),
+                io.Combo.Input(
+                    "kind",
+                    options=list(KINDS),
+                    default=STYLE,
+                    tooltip="Style: what the pictures have in common, as SC_TUNER. All others: a control by that "
+                    "condition, as CONTROL_NET, whose hints are made from the pictures of the folder; own hints: those "
+                    "that are connected.",
+                ),
+                io.Int.Input("steps", default=400, min=1, max=1_000_000, tooltip="Updates of the tuner."),
+                io.Int.Input(
+                    "batch",
+                    default=1,
+                    min=1,
+                    max=1024,
+                    tooltip="Pictures in one pass. Each has its own caption, noise and noise level.",
+                ),
+                io.Int.Input(
+                    "accumulate",
+                    default=1,
+                    min=1,
+                    max=1024,
+                    tooltip="Passes in one update: a larger batch for more time and no more memory.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=2e-4,
+                    min=1e-7,
+                    max=10.0,
+                    step=1e-7,
+                    round=False,
+                    tooltip="How far an update goes. 0.0001 to 0.0005 for adamw, 1 for prodigy.",
+                ),
+                io.Float.Input(
+                    "ratio",
+                    default=1.0,
+                    min=0.01,
+                    max=8.0,
+                    step=0.01,
+                    tooltip="Width of the tuner over the channels of the skips: 1 is the authors' choice.",
+                ),
+                io.Combo.Input(
+                    "kernel",
+                    options=["1", "3"],
+                    default="1",
+                    tooltip="Kernel of a control's hint convolutions: 1 is small, 3 follows fine hints better.",
+                ),
+                io.Combo.Input(
+                    "optimizer",
+                    options=["adamw", "adamw8bit", "prodigy"],
+                    default="adamw",
+                    tooltip="Adamw needs nothing; adamw8bit needs the package bitsandbytes, prodigy needs prodigyopt.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=["auto", "fp32", "bf16", "fp16"],
+                    default="auto",
+                    tooltip="What the model computes in; auto as ComfyUI does. The tuner is always trained in float32.",
+                ),
+                io.Boolean.Input(
+                    "checkpointing",
+                    default=False,
+                    tooltip="Less memory for about a third more time: the decoder is computed twice.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFF,
+                    tooltip="Decides on noise, noise levels and the order of the pictures.",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=512,
+                    min=64,
+                    max=2048,
+                    step=64,
+                    tooltip="For a folder: pixels along the side of a square; others have as many pixels. 512 for SD "
+                    "1.5, 768 for SD 2.1, 1024 for SDXL.",
+                ),
+                io.String.Input(
+                    "caption",
+                    default="",
+                    tooltip="For a folder: put before every caption, and used alone for pictures without one.",
+                ),
+                io.Int.Input(
+                    "hold_out",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    tooltip="Pictures to keep out of training and to measure the tuner on; at most a tenth of all.",
+                ),
+                io.Int.Input(
+                    "preview_every",
+                    default=100,
+                    min=0,
+                    max=100_000,
+                    tooltip="Steps between preview pictures and measurements; 0 for none.",
+                ),
+                io.Combo.Input(
+                    "start_from",
+                    options=[NONE, *folders.names(folders.KEY)],
+                    default=NONE,
+                    tooltip="A tuner in models/scedit whose weights and shapes the training begins with.",
+                ),
+                io.Boolean.Input(
+                    "resume",
+                    default=True,
+                    tooltip="On: resume from the last checkpoint of this name, where there is one. Off: begin anew.",
+                ),
+            ],
+            outputs=[
+                SCTunerWire.Output("sc_tuner", display_name="SC_TUNER", tooltip="The style, for Apply SC-Tuner."),
+                io.ControlNet.Output(
+                    "control_net",
+                    display_name="CONTROL_NET",
+                    tooltip="The control, for Apply ControlNet or Apply CSC-Tuner.",
+                ),
+                LossMapWire.Output("loss_map", display_name="loss_map", tooltip="The losses, for Plot Loss Graph."),
+                io.Int.Output("steps_done", display_name="steps", tooltip="Updates that the tuner has had."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder=None, **_widgets) -> str:
+        """Changes with the pictures of the folder, so that new ones are trained on."""
+        return _contents(_inside_input(_one(folder) or ""))
+
+    @classmethod
+    def execute(cls, model, name, kind, steps, **widgets: Any) -> io.NodeOutput:
+        given = {key: value if key in _LISTS else _one(value) for key, value in widgets.items()}
+        model, kind, steps = _one(model), _one(kind), _one(steps)
+        output = folders.path_for(_one(name))
+        name = os.path.relpath(output, folders.home()).removesuffix(".safetensors").replace(os.sep, "/")
+        run = Path(folder_paths.get_output_directory(), _RUNS, name)
+        sources = Sources(
+            model,
+            latents=given.get("latents"),
+            positive=given.get("positive"),
+            hints=given.get("hints"),
+            vae=given.get("vae"),
+            clip=given.get("clip"),
+        )
+        folder = _inside_input(given.get("folder") or "")
+        _check(sources, folder, kind)
+        settings = settings_of(Path(output), run, folder, kind, steps, given)
+        page = TrainingPage(getattr(cls.hidden, "unique_id", None), name, run)
+        try:
+            if os.path.exists(output) and not has_checkpoints(run):
+                raise SCEditError(
+                    f"name: expected one that no other tuner has, found {output}; choose another name, or move that "
+                    "file away"
+                )
+            start = "auto" if given.get("resume", True) else "never"
+            losses = run_training(settings, sources, given["checkpointing"], start, page)
+        except comfy.model_management.InterruptProcessingException:
+            raise
+        except SCEditError as error:
+            sentence = str(error)
+            if "--resume" in sentence:
+                sentence += " (on this node: turn resume off to begin anew)"
+            page.end("failed", sentence)
+            raise SCEditError(sentence) from error
+        except Exception as error:
+            page.end("failed", str(error))
+            raise
+        page.end("finished", f"finished after {steps} steps")
+        tuner = ManagedTuner(load_tuner(output), f"{name}.safetensors", output)
+        control = isinstance(tuner.tuner, CSCTuner)
+        blocked = ExecutionBlocker(
+            f"{'sc_tuner' if control else 'control_net'}: expected the other kind of tuner, found that this training "
+            f"made a {'control' if control else 'style'}; connect {'control_net' if control else 'sc_tuner'}, or "
+            "choose another kind"
+        )
+        outputs = (blocked, SCEditControl(tuner)) if control else (tuner, blocked)
+        return io.NodeOutput(*outputs, {"loss": losses or [0.0]}, steps, ui={"text": [f"Saved {output}"]})
+
+
+def settings_of(output: Path, run: Path, folder: str, kind: str, steps: int, given: dict[str, Any]) -> Settings:
+    """The settings that the node's widgets mean."""
+    start_from = given.get("start_from", NONE)
+    every = given.get("preview_every", 100)
+    condition = None if kind == STYLE else _condition(kind)
+    return Settings(
+        output=output,
+        run_folder=run,
+        tuner=TunerSettings(
+            kind="sc" if kind == STYLE else "csc",
+            ratio=given["ratio"],
+            kernel=int(given["kernel"]),
+            start_from=None if start_from == NONE else Path(folders.path_of(start_from, folders.KEY)),
+        ),
+        data=DataSettings(
+            folder=Path(folder) if folder else None,
+            resolution=given["resolution"],
+            caption=given.get("caption", ""),
+            condition=condition,
+            annotators=[Path(path) for path in folder_paths.get_folder_paths(ANNOTATORS)],
+        ),
+        objective=ObjectiveSettings(),
+        loop=LoopSettings(
+            steps=steps,
+            batch=given["batch"],
+            accumulate=given["accumulate"],
+            optimizer=given["optimizer"],
+            learning_rate=given["learning_rate"],
+            warmup=default_warmup(steps),
+            precision=given["precision"],
+            seed=given["seed"],
+        ),
+        saving=SavingSettings(every=max(1, min(500, steps // 4))),
+        previews=PreviewSettings(every=every),
+        validation=ValidationSettings(every=every, hold_out=given.get("hold_out", 0)),
+    )
+
+
+def _condition(kind: str) -> ConditionSettings:
+    if kind == OWN_HINTS:
+        return ConditionSettings("custom")
+    return ConditionSettings(kind, asdict(options_of({"type": kind})))
+
+
+_LISTS = ("latents", "positive", "hints")
+
+
+def _one(value: Any) -> Any:
+    """The value of a widget or wire that is no list of pictures; all come in lists."""
+    return value[0] if isinstance(value, list) and value else value
+
+
+def _check(sources: Sources, folder: str, kind: str) -> None:
+    """Raise SCEditError at once for what cannot be trained on."""
+    if sources.latents is None and not os.path.isdir(folder):
+        raise SCEditError(
+            f"folder: expected latents or a folder of pictures, found {f'none at {folder}' if folder else 'neither'}; "
+            "connect latents, or put a folder into ComfyUI/input and write its name"
+        )
+    if sources.latents is not None and sources.positive is None:
+        raise SCEditError("positive: expected the captions of the latents, found none; connect CLIP Text Encode")
+    if kind == OWN_HINTS and sources.hints is None:
+        raise SCEditError("hints: expected hints of your own for this kind, found none; connect them")

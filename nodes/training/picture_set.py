@@ -1,0 +1,302 @@
+"""The pictures that a MODEL is trained on: latents and conditionings of the graph, or a folder with VAE and CLIP.
+
+All is encoded once and kept in memory; what chance decides is drawn as the command line draws it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...scedit_core.conditions.fitting import fit_hint, fitting_of
+from ...scedit_core.conditions.random_masks import random_completion
+from ...scedit_core.conditions.trained import hint_maker
+from ...scedit_core.fitting.base import TextStates
+from ...scedit_core.fitting.batches import Batch, draw
+from ...scedit_core.fitting.chance import generator_for
+from ...scedit_core.fitting.errors import DataError
+from ...scedit_core.fitting.order import Order
+from ...scedit_core.fitting.remarks import Remarks
+from ...scedit_core.fitting.settings import Settings
+from ...scedit_core.pictures.finding import find_candidates
+from ...scedit_core.pictures.framing import Framing, bucket_of, bucket_sizes
+from ...scedit_core.pictures.reading import read_picture, to_tensor
+from .host_base import HostBase, stacked
+
+COMPLETION = "completion"
+_PIXELS = 8  # of a picture for one of its latents
+
+
+@dataclass
+class Picture:
+    """One picture, encoded, on the CPU.
+
+    digest:  changes with what the picture shows.
+    mean:    [4,h,w] and its deviation `std`, of latents as the model sees them.
+    text:    one row, of its caption.
+    hint:    [3,8h,8w] as uint8 for a control: what a step's hint is made of.
+    sizes:   what SDXL is told of it.
+    """
+
+    name: str
+    caption: str
+    digest: str
+    mean: Tensor
+    std: Tensor | None
+    text: TextStates
+    sizes: tuple[float, ...]
+    pixels: Tensor | None = None
+    mask: None = None
+    weight: float = 1.0
+
+    @property
+    def hint(self) -> SimpleNamespace | None:
+        """What a checkpoint knows of the hint."""
+        if self.pixels is None:
+            return None
+        return SimpleNamespace(digest=_digest(self.pixels))
+
+    @property
+    def bucket(self) -> tuple[int, int]:
+        """Width and height of the latents."""
+        return self.mean.shape[-1], self.mean.shape[-2]
+
+
+@dataclass
+class PictureSet:
+    """See DataSet.  empty: the states of the empty caption, None where they are not known: no caption is dropped."""
+
+    examples: list[Picture]
+    config: Settings
+    needs_sizes: bool
+    empty: TextStates | None
+    remarks: Remarks = field(default_factory=Remarks)
+    held: list[Picture] = field(default_factory=list)
+    unseen: bool = False
+
+    def __post_init__(self) -> None:
+        self._hold_out()
+        buckets = sorted({picture.bucket for picture in self.examples})
+        groups = [[i for i, p in enumerate(self.examples) if p.bucket == bucket] for bucket in buckets]
+        self._order = Order(groups, self.config.loop.seed)
+        condition = self.config.data.condition
+        self._per_step = condition is not None and condition.type == COMPLETION
+
+    def _hold_out(self) -> None:
+        """As the command line: at most a tenth, chosen by name; where that is none, the first are measured."""
+        wanted = min(self.config.validation.hold_out, len(self.examples) // 10)
+        if not wanted:
+            self.held = self.examples[: self.config.validation.images]
+            return
+        order = sorted(self.examples, key=lambda p: hashlib.blake2b(p.name.encode(), digest_size=8).digest())
+        names = {picture.name for picture in order[:wanted]}
+        self.held = [picture for picture in self.examples if picture.name in names]
+        self.examples = [picture for picture in self.examples if picture.name not in names]
+        self.unseen = True
+
+    def batch(self, step: int, size: int, part: tuple[int, int] = (0, 1)) -> Batch:
+        """See DataSet."""
+        pictures = [self.examples[i] for i in self._order.rows(step, size)]
+        seed, said = self.config.loop.seed, self.config.objective
+        dropped = (said.caption_dropout if self.empty is not None else 0.0), said.condition_dropout
+        draws = draw(seed, step, size, pictures[0].mean.shape, 0.0, *dropped)
+        latents, texts, hints = [], [], []
+        for row in range(part[0], size, part[1]):
+            picture = pictures[row]
+            latents.append(picture.mean if picture.std is None else picture.mean + picture.std * draws.noise[row])
+            texts.append(self.empty if draws.no_caption[row] else picture.text)
+            if picture.pixels is not None:
+                hint = self._hint(picture, generator_for(seed, step, f"hidden {row}"))
+                hints.append(torch.zeros_like(hint) if draws.no_hint[row] else hint)
+        return self._batch(pictures[part[0] :: part[1]], latents, texts, hints)
+
+    def batch_of(self, examples: Sequence[Picture]) -> Batch:
+        """See DataSet."""
+        hints = [
+            self._hint(each, generator_for(0, 0, f"hidden of {each.digest}"))
+            for each in examples
+            if each.pixels is not None
+        ]
+        return self._batch(examples, [e.mean for e in examples], [e.text for e in examples], hints)
+
+    def _hint(self, picture: Picture, chance: torch.Generator) -> Tensor:
+        hint = picture.pixels.float() / 255
+        if not self._per_step:
+            return hint
+        return random_completion(hint.permute(1, 2, 0)[None], generator=chance)[0].permute(2, 0, 1)
+
+    def _batch(self, pictures: Sequence[Picture], latents: list, texts: list, hints: list) -> Batch:
+        return Batch(
+            latents=torch.stack(latents),
+            text=stacked(texts),
+            sizes=torch.tensor([p.sizes for p in pictures]) if self.needs_sizes else None,
+            hints=torch.stack(hints) if hints else None,
+            masks=None,
+            weights=torch.tensor([p.weight for p in pictures]),
+        )
+
+
+def from_folder(config: Settings, base: HostBase, vae: Any, clip: Any, say: Callable[..., None]) -> list[Picture]:
+    """The pictures of `data.folder` with their captions, encoded by the graph's VAE and CLIP.
+
+    Raises DataError for a folder without pictures; files that cannot be read are told and left out.
+    """
+    for what, part in (("vae", vae), ("clip", clip)):
+        if part is None:
+            raise DataError(
+                f"{what}: expected one to encode the pictures of {config.data.folder}, found none; connect the "
+                f"checkpoint's {what.upper()}"
+            )
+    found = find_candidates(config)
+    for problem in found.problems:
+        say("note", message=f"not used: {problem}")
+    sizes = bucket_sizes(config.data.resolution)
+    pictures, total = [], len(found.candidates)
+    texts: dict[str, TextStates] = {}
+    for done, candidate in enumerate(found.candidates, 1):
+        caption = candidate.caption or ""
+        try:
+            image = read_picture(candidate.path, candidate.path)
+        except DataError as error:
+            say("note", message=f"not used: {error}")
+            continue
+        framing = Framing(image.size, bucket_of(image.size, sizes))
+        pixels = to_tensor(framing.apply(image))
+        if caption not in texts:
+            texts[caption] = encode_text(clip, caption)
+        mean, std = _moments(vae, base, pixels.permute(1, 2, 0)[None])
+        digest = hashlib.blake2b(Path(candidate.path).read_bytes(), digest_size=16).hexdigest()
+        sizes_told = tuple(map(float, framing.micro_conditions))
+        hint = _framed_pixels(pixels) if config.data.condition is not None else None
+        pictures.append(Picture(candidate.name, caption, digest, mean, std, texts[caption], sizes_told, hint))
+        say("caching", done=done, total=total, hits=0, misses=done)
+    if not pictures:
+        raise DataError(f"{config.data.folder}: expected pictures that can be read, found none; replace them")
+    return pictures
+
+
+def from_graph(config: Settings, base: HostBase, latents: Sequence[dict], positive: Sequence[list]) -> list[Picture]:
+    """Pictures of the graph: LATENT and CONDITIONING as core's dataset nodes give them, one caption to a picture.
+
+    Raises DataError where there are none, where the counts differ, and for latents of another model.
+    """
+    samples = [each for latent in latents for each in latent["samples"].clone().float()]
+    texts = [row for conditioning in positive for row in _rows(conditioning)]
+    if not samples:
+        raise DataError("latents: expected at least one picture, found none; connect pictures through VAE Encode")
+    if len(texts) == 1:
+        texts *= len(samples)
+    if len(texts) != len(samples):
+        raise DataError(
+            f"positive: expected one caption for each of {len(samples)} pictures, or one for all, found {len(texts)}; "
+            "encode as many captions as pictures"
+        )
+    for each in samples:
+        if each.ndim != 3 or each.shape[0] != base.latent_channels:
+            raise DataError(
+                f"latents: expected {base.latent_channels} channels for {base.layout.title}, found "
+                f"{list(each.shape)}; encode the pictures with the VAE of this checkpoint"
+            )
+    pictures = []
+    for i, (latent, text) in enumerate(zip(samples, texts, strict=True)):
+        height, width = (float(side * _PIXELS) for side in latent.shape[-2:])
+        told = (height, width, 0.0, 0.0, height, width)
+        mean = base.model.model.process_latent_in(latent[None])[0]
+        shown = _digest(text.states) if text.pooled is None else _digest(text.states) + _digest(text.pooled)
+        pictures.append(Picture(f"{i:06d}", shown, _digest(latent), mean, None, text, told))
+    return pictures
+
+
+def give_hints(config: Settings, pictures: list[Picture], images: Sequence[Tensor] | None, device: Any, say) -> None:
+    """Give every picture its hint: the own one of `images` [B,H,W,C], or made from its pixels as the condition says.
+
+    Raises DataError where there are not as many hints as pictures or they have other proportions, ConditionError
+    where a detector is missing.
+    """
+    condition = config.data.condition
+    if images is not None:
+        own = [each.clone() for batch in images for each in batch]
+        if len(own) != len(pictures):
+            raise DataError(
+                f"hints: expected one for each of {len(pictures)} pictures, found {len(own)}; connect as many hints as "
+                "pictures, in their order"
+            )
+        fitting = fitting_of(condition.values())
+        for i, (picture, hint) in enumerate(zip(pictures, own, strict=True), 1):
+            width, height = (side * _PIXELS for side in picture.bucket)
+            if abs(hint.shape[1] * height / (hint.shape[0] * width) - 1) > 0.03:
+                raise DataError(
+                    f"hints: expected the shape of their pictures, found hint {i} of {hint.shape[1]}x{hint.shape[0]} "
+                    f"for a picture of {width}x{height}; make hints from the same pictures"
+                )
+            fitted = fit_hint(hint.movedim(-1, 0)[None].float(), height, width, fitting)[0]
+            picture.pixels = _framed_pixels(fitted)
+        return
+    if any(picture.pixels is None for picture in pictures):
+        raise DataError(
+            f"hints: expected pictures to make {condition.type} hints of, found latents alone; connect hints that were "
+            "made of the same pictures, or name a folder"
+        )
+    if condition.type == COMPLETION:
+        return
+    make = hint_maker(condition.values(), None, device, None, config.data.annotators)
+    for done, picture in enumerate(pictures, 1):
+        with torch.inference_mode():
+            made = make(picture.pixels.permute(1, 2, 0)[None].float() / 255)[0].permute(2, 0, 1)
+        picture.pixels = _framed_pixels(made.clone().cpu())
+        say("caching", done=done, total=len(pictures), hits=0, misses=done)
+
+
+def encode_text(clip: Any, caption: str) -> TextStates:
+    """The states of one caption, one row."""
+    with torch.inference_mode():
+        conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(caption))
+    return _rows(conditioning)[0]
+
+
+def _rows(conditioning: list) -> list[TextStates]:
+    """One for each row of a CONDITIONING."""
+    rows = []
+    for states, options in conditioning:
+        pooled = options.get("pooled_output")
+        pooled = itertools.repeat(None) if pooled is None else pooled.clone().float().cpu()[:, None]
+        rows += [TextStates(s[None], p) for s, p in zip(states.clone().float().cpu(), pooled, strict=False)]
+    return rows
+
+
+def _moments(vae: Any, base: HostBase, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Mean and deviation [4,h,w] of the latents of a picture [1,H,W,3], scaled as the model sees them."""
+    seen: list[Tensor] = []
+    regularization = getattr(getattr(vae, "first_stage_model", None), "regularization", None)
+    hook = None
+    if regularization is not None and type(regularization).__name__ == "DiagonalGaussianRegularizer":
+        hook = regularization.register_forward_pre_hook(lambda _module, args: seen.append(args[0].detach()))
+    try:
+        with torch.inference_mode():
+            mean = vae.encode(pixels)
+    finally:
+        if hook is not None:
+            hook.remove()
+    mean = mean.clone().float().cpu()
+    scaled = base.model.model.process_latent_in(mean)
+    if len(seen) != 1 or seen[0].shape[1] != 2 * mean.shape[1] or seen[0].shape[-2:] != mean.shape[-2:]:
+        return scaled[0], None  # no posterior, or encoded in tiles
+    std = seen[0].clone().float().cpu().chunk(2, 1)[1].clamp(-30, 20).mul(0.5).exp()
+    zero = base.model.model.process_latent_in(torch.zeros_like(mean))
+    return scaled[0], (base.model.model.process_latent_in(std) - zero)[0]
+
+
+def _framed_pixels(pixels: Tensor) -> Tensor:
+    return (pixels.clamp(0, 1) * 255).round().byte().contiguous()
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.blake2b(tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy(), digest_size=16).hexdigest()

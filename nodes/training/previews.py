@@ -1,0 +1,117 @@
+"""Pictures drawn while a MODEL is trained on, as KSampler draws them with sampler ddim and scheduler sgm_uniform."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_management
+import comfy.sample
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...scedit_core import CSCTuner, SCTuner
+from ...scedit_core.fitting.base import TextStates
+from ...scedit_core.fitting.run_folder import Stopped
+from ..managed import ManagedTuner
+from ..patch import ImageHint, SkipPatch, patched
+from .picture_set import Picture
+
+STEPS, GUIDANCE, SEED = 20, 5.0, 1
+SAMPLER, SCHEDULER = "ddim", "sgm_uniform"
+
+
+class HostPreviews:
+    """Draws the first of `pictures` with the tuner as it is, and once without it, side by side.
+
+    empty: the states of the negative prompt.  vae: decodes; without one, colours are those of the latents.
+    """
+
+    def __init__(
+        self, model: Any, folder: Path, pictures: Sequence[Picture], empty: TextStates, vae: Any, count: int = 2
+    ) -> None:
+        self._model, self._folder, self._vae = model, folder, vae
+        self._pictures, self._empty = list(pictures[:count]), empty
+        self._without: list[Image.Image] | None = None
+        self.latest: Image.Image | None = None
+        self.afterwards: Callable[[], None] = lambda: None  # has the model that is trained on loaded again
+
+    def draw(self, step: int, tuner: SCTuner | CSCTuner) -> Path:
+        """A sheet: a row for each picture; without the tuner, with it.
+
+        Raises Stopped where the host is cancelled, OSError where it cannot be written.
+        """
+        try:
+            with torch.inference_mode():
+                if self._without is None:
+                    self._without = [self._shown(self._sample(i, None)) for i in range(len(self._pictures))]
+                drawn = [self._shown(self._sample(i, tuner)) for i in range(len(self._pictures))]
+        except comfy.model_management.InterruptProcessingException:
+            raise Stopped("Cancel") from None
+        finally:
+            self.afterwards()
+        self.latest = _sheet(list(zip(self._without, drawn, strict=True)))
+        path = self._folder / f"step-{step:06d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        self.latest.save(part, "JPEG", quality=92)
+        os.replace(part, path)
+        return path
+
+    def _sample(self, i: int, tuner: SCTuner | CSCTuner | None) -> Tensor:
+        picture, model = self._pictures[i], self._model
+        if tuner is not None:
+            with torch.inference_mode(False):
+                held = copy.deepcopy(tuner).requires_grad_(False)
+            managed = ManagedTuner(held, "the tuner in training", "", mapped=False)
+            hint = None
+            if isinstance(tuner, CSCTuner):
+                hint = ImageHint(managed, picture.pixels.movedim(0, -1)[None].float() / 255, "crop")
+            model = patched(model, SkipPatch(managed, 1.0, hint=hint), 0.0, 1.0)
+        return sample(model, picture.text, self._empty, picture.mean.shape, SEED + i)
+
+    def _shown(self, latent: Tensor) -> Image.Image:
+        if self._vae is not None:
+            pixels = self._vae.decode(latent)[0].float().cpu().clamp(0, 1)
+        else:
+            pixels = _colours(latent, self._model.model.latent_format)
+        return Image.fromarray((pixels * 255).round().byte().numpy())
+
+
+def sample(model: Any, text: TextStates, empty: TextStates, shape: Sequence[int], seed: int) -> Tensor:
+    """The latent [1,4,h,w] that KSampler gives for that seed."""
+    noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
+    positive, negative = (
+        [[each.states, {} if each.pooled is None else {"pooled_output": each.pooled}]] for each in (text, empty)
+    )
+    latent = torch.zeros_like(noise)
+    options = {"seed": seed, "disable_pbar": True}
+    return comfy.sample.sample(model, noise, STEPS, GUIDANCE, SAMPLER, SCHEDULER, positive, negative, latent, **options)
+
+
+def _colours(latent: Tensor, form: comfy.latent_formats.LatentFormat) -> Tensor:
+    """Roughly what a latent shows, [8h,8w,3] in 0..1."""
+    factors = form.latent_rgb_factors
+    latent = form.process_in(latent[0].float().cpu()).movedim(0, -1)
+    colours = latent[..., :3] if factors is None else latent @ torch.tensor(factors)
+    bias = getattr(form, "latent_rgb_factors_bias", None)
+    colours = colours if bias is None else colours + torch.tensor(bias)
+    return ((colours + 1) / 2).clamp(0, 1).repeat_interleave(8, 0).repeat_interleave(8, 1)
+
+
+def _sheet(rows: list[tuple[Image.Image, ...]]) -> Image.Image:
+    width = max(sum(p.width for p in row) for row in rows)
+    sheet = Image.new("RGB", (width, sum(max(p.height for p in row) for row in rows)))
+    y = 0
+    for row in rows:
+        x = 0
+        for picture in row:
+            sheet.paste(picture, (x, y))
+            x += picture.width
+        y += max(p.height for p in row)
+    return sheet

@@ -1,0 +1,223 @@
+"""A training run on a MODEL, from its settings to the saved tuner: what the node does between its two wires."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+
+from ...scedit_core import SCEditError
+from ...scedit_core.fitting.checkpoints import checkpoints_in, forget_checkpoints
+from ...scedit_core.fitting.errors import TrainingError
+from ...scedit_core.fitting.event_log import EVENTS_FILE, EventLog, latest_run_of_steps, read_events
+from ...scedit_core.fitting.events import Events
+from ...scedit_core.fitting.loop import train_to_end
+from ...scedit_core.fitting.new_tuner import new_tuner, trainable
+from ...scedit_core.fitting.objective import Objective
+from ...scedit_core.fitting.optimizing import build_ema, build_optimizer, build_schedule
+from ...scedit_core.fitting.processes import OneProcess
+from ...scedit_core.fitting.rates import rate_remarks
+from ...scedit_core.fitting.run import Run, resume
+from ...scedit_core.fitting.run_folder import RunFolder, Stopped, open_run
+from ...scedit_core.fitting.settings import Settings
+from ...scedit_core.fitting.step import TrainingStep
+from ...scedit_core.fitting.tuner_file import check_writable
+from ..train_page import TrainingPage
+from .host_base import HostBase
+from .picture_set import PictureSet, encode_text, from_folder, from_graph, give_hints
+from .previews import HostPreviews
+from .report import Report
+
+
+@dataclass
+class Sources:
+    """What the node is connected to.
+
+    latents, positive, hints: lists, None where not connected.
+    """
+
+    model: Any
+    latents: Sequence[dict] | None = None
+    positive: Sequence[list] | None = None
+    hints: Sequence[torch.Tensor] | None = None
+    vae: Any = None
+    clip: Any = None
+
+
+def run_training(
+    settings: Settings, sources: Sources, checkpointing: bool, start: str, page: TrainingPage
+) -> list[float]:
+    """Train one tuner, saved at `settings.output`; gives the loss of each of its steps.
+
+    start: "auto" goes on from the newest checkpoint where there is one; "never" begins anew.
+
+    Raises the host's InterruptProcessingException where it is cancelled, after a checkpoint; SCEditError with one
+    sentence for everything that a user can act on.
+    """
+    check_writable(settings.output)
+    # Nodes run in inference mode, in which nothing can be trained.
+    with torch.inference_mode(False), torch.enable_grad(), open_run(settings.run_folder) as folder:
+        if start == "never":
+            forget_checkpoints(folder.checkpoints)
+            (folder.path / EVENTS_FILE).unlink(missing_ok=True)
+        log, report = EventLog(folder.path / EVENTS_FILE), Report(folder.path, settings.output.stem)
+        listeners = [log, report, _Page(page)]
+        with contextlib.closing(Events(listeners)) as events:
+            try:
+                _train(settings, sources, checkpointing, start, _Folder(folder.path), events)
+            except Stopped as stop:
+                events.emit("stopped", reason=stop.args[0], resume=start)
+                page.end("stopped", f"stopped at step {page.step}; queue again to resume")
+                raise comfy.model_management.InterruptProcessingException from None
+            except comfy.model_management.OOM_EXCEPTION as error:
+                failure = _out_of_memory(settings, checkpointing)
+                events.emit("error", message=str(failure))
+                raise failure from error
+            except SCEditError as error:
+                events.emit("error", message=str(error))
+                raise
+            finally:
+                gc.collect()
+                comfy.model_management.soft_empty_cache()
+    steps = latest_run_of_steps(read_events(settings.run_folder / EVENTS_FILE))
+    return [event["loss"] for event in steps if event["event"] == "step" and event.get("loss") is not None]
+
+
+def _train(
+    settings: Settings, sources: Sources, checkpointing: bool, start: str, folder: _Folder, events: Events
+) -> None:
+    loop = settings.loop
+
+    def say(event: str, **values: Any) -> None:
+        events.emit(event, **values)
+        folder.check()
+
+    clip = sources.clip
+    encode = None if clip is None else (lambda caption: encode_text(clip, caption))
+    base = HostBase(sources.model, loop.precision, checkpointing, encode)
+    objective = Objective(base.alphas_cumprod, base.prediction, settings.objective)
+    settings = replace(settings, data=replace(settings.data, model=base.fingerprint()))
+    if sources.latents is not None:
+        pictures = from_graph(settings, base, sources.latents, sources.positive or [])
+    else:
+        pictures = from_folder(settings, base, sources.vae, sources.clip, say)
+    if settings.data.condition is not None:
+        give_hints(settings, pictures, sources.hints, base.unet_device, say)
+    empty = None if encode is None else encode("")
+    base.know_empty(empty or pictures[0].text)
+    data = PictureSet(pictures, settings, base.needs_sizes, empty)
+    tuner = new_tuner(settings.tuner, base.layout, loop.seed).to(base.unet_device)
+    optimizer = build_optimizer(trainable(tuner), loop)
+    half = base.compute_dtype == torch.float16
+    processes = OneProcess(base.unet_device, loop.accumulate)
+    run = Run(
+        config=settings,
+        accelerator=processes,
+        folder=folder,
+        events=events,
+        base=base,
+        data=data,
+        tuner=tuner,
+        objective=objective,
+        step_module=TrainingStep(base, tuner),
+        optimizer=optimizer,
+        schedule=build_schedule(optimizer, loop),
+        scaler=torch.amp.GradScaler(base.unet_device.type, enabled=half),
+        ema=build_ema(trainable(tuner), loop),
+    )
+    run.remarks.take(rate_remarks(loop))
+    if base.taken_off:
+        run.remarks.add(f"not used while training: {', '.join(base.taken_off)}")
+    if empty is None and settings.objective.caption_dropout:
+        run.remarks.add("no caption is left out in training, since no CLIP is connected", "connect clip")
+    resume(run, start)
+    previews = None
+    if settings.previews.every:
+        shown = empty or base.encode_captions([""])
+        previews = HostPreviews(sources.model, folder.path / "previews", data.held or data.examples, shown, sources.vae)
+        previews.afterwards = base.load
+    folder.follow(run, previews)
+    with base.loaded(_memory(base, pictures, loop.batch, checkpointing)):
+        train_to_end(run, previews)
+
+
+class _Folder(RunFolder):
+    """The run folder, where a Cancel of the host is a wish to stop; moves the host's bar as well."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._run: Run | None = None
+        self._previews: HostPreviews | None = None
+        self._bar: comfy.utils.ProgressBar | None = None
+        self._cancelled = False
+
+    def follow(self, run: Run, previews: HostPreviews | None) -> None:
+        """Show the steps of `run` from now on."""
+        self._run, self._previews = run, previews
+        self._bar = comfy.utils.ProgressBar(run.config.loop.steps)
+
+    def stop_wish(self) -> str | None:
+        """See RunFolder."""
+        self._look()
+        return "Cancel" if self._cancelled else super().stop_wish()
+
+    def check(self, *_args: Any, **_values: Any) -> None:
+        """See RunFolder."""
+        self._look()
+        if self._cancelled:
+            raise Stopped("Cancel")
+        super().check()
+
+    def _look(self) -> None:
+        try:
+            if self._bar is not None:
+                picture = self._previews.latest if self._previews is not None else None
+                shown = None if picture is None else ("JPEG", picture, 512)
+                if self._previews is not None:
+                    self._previews.latest = None
+                self._bar.update_absolute(self._run.step, self._run.config.loop.steps, shown)
+            comfy.model_management.throw_exception_if_processing_interrupted()
+        except comfy.model_management.InterruptProcessingException:  # which takes the wish away
+            self._cancelled = True
+
+
+class _Page:
+    """The page as a listener."""
+
+    def __init__(self, page: TrainingPage) -> None:
+        self._page = page
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Show an event."""
+        self._page.hear(event)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _memory(base: HostBase, pictures: Sequence[Any], batch: int, checkpointing: bool) -> float:
+    """Bytes to leave free beside the model: what a forward needs, some of it kept for the backward pass."""
+    width, height = max(p.bucket for p in pictures)
+    forward = base.model.memory_required([batch, base.latent_channels, height, width])
+    return forward * (1.5 if checkpointing else 3)
+
+
+def _out_of_memory(settings: Settings, checkpointing: bool) -> TrainingError:
+    advice = "lower batch and raise accumulate instead" if settings.loop.batch > 1 else "use smaller pictures"
+    if not checkpointing:
+        advice = f"turn checkpointing on, or {advice}"
+    return TrainingError(
+        f"GPU memory: expected room for {settings.loop.batch} pictures a step, found too little; {advice}"
+    )
+
+
+def has_checkpoints(run_folder: Path) -> bool:
+    """Whether a run of that folder can be resumed."""
+    return bool(checkpoints_in(run_folder / "checkpoints"))
