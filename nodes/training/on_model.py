@@ -229,9 +229,31 @@ class SCEditTrainOnModel(io.ComfyNode):
     def execute(cls, model, name, kind, steps, **widgets: Any) -> io.NodeOutput:
         given = {key: value if key in _LISTS else _one(value) for key, value in widgets.items()}
         model, kind, steps = _one(model), _one(kind), _one(steps)
-        output = folders.path_for(_one(name))
+        page = TrainingPage(getattr(cls.hidden, "unique_id", None), _one(name))
+        try:
+            return cls._trained(page, model, _one(name), kind, steps, given)
+        except comfy.model_management.InterruptProcessingException:
+            resume = given.get("resume", True)
+            page.end("stopped", ("stopped" if resume else "stopped_resume_off", {"step": page.step}))
+            raise
+        except SCEditError as error:
+            sentence = str(error)
+            if "--resume" in sentence:
+                sentence += " (on this node: turn resume off to begin anew)"
+            page.end("failed", sentence)
+            raise SCEditError(sentence) from error
+        except Exception as error:
+            page.end("failed", str(error))
+            raise
+
+    @classmethod
+    def _trained(
+        cls, page: TrainingPage, model: Any, name: str, kind: str, steps: int, given: dict[str, Any]
+    ) -> io.NodeOutput:
+        output = folders.path_for(name)
         name = os.path.relpath(output, folders.home()).removesuffix(".safetensors").replace(os.sep, "/")
         run = Path(folder_paths.get_output_directory(), _RUNS, name)
+        page.at(name, run, output)
         sources = Sources(
             model,
             latents=given.get("latents"),
@@ -243,27 +265,14 @@ class SCEditTrainOnModel(io.ComfyNode):
         folder = _inside_input(given.get("folder") or "")
         _check(sources, folder, kind)
         settings = settings_of(Path(output), run, folder, kind, steps, given)
-        page = TrainingPage(getattr(cls.hidden, "unique_id", None), name, run)
-        try:
-            if os.path.exists(output) and not has_checkpoints(run):
-                raise SCEditError(
-                    f"name: expected one that no other tuner has, found {output}; choose another name, or move that "
-                    "file away"
-                )
-            start = "auto" if given.get("resume", True) else "never"
-            losses = run_training(settings, sources, given["checkpointing"], start, page)
-        except comfy.model_management.InterruptProcessingException:
-            raise
-        except SCEditError as error:
-            sentence = str(error)
-            if "--resume" in sentence:
-                sentence += " (on this node: turn resume off to begin anew)"
-            page.end("failed", sentence)
-            raise SCEditError(sentence) from error
-        except Exception as error:
-            page.end("failed", str(error))
-            raise
-        page.end("finished", f"finished after {steps} steps")
+        if os.path.exists(output) and not has_checkpoints(run):
+            raise SCEditError(
+                f"name: expected one that no other tuner has, found {output}; choose another name, or move that file "
+                "away"
+            )
+        start = "auto" if given.get("resume", True) else "never"
+        losses = run_training(settings, sources, given["checkpointing"], start, page)
+        page.end("finished", ("finished", {"steps": steps}))
         tuner = ManagedTuner(load_tuner(output), f"{name}.safetensors", output)
         control = isinstance(tuner.tuner, CSCTuner)
         blocked = ExecutionBlocker(

@@ -71,10 +71,9 @@ def run_training(
         listeners = [log, report, _Page(page)]
         with contextlib.closing(Events(listeners)) as events:
             try:
-                _train(settings, sources, checkpointing, start, _Folder(folder.path), events)
+                _train(settings, sources, checkpointing, start, _Folder(folder.path, page), events)
             except Stopped as stop:
                 events.emit("stopped", reason=stop.args[0], resume=start)
-                page.end("stopped", f"stopped at step {page.step}; queue again to resume")
                 raise comfy.model_management.InterruptProcessingException from None
             except comfy.model_management.OOM_EXCEPTION as error:
                 failure = _out_of_memory(settings, checkpointing)
@@ -149,10 +148,11 @@ def _train(
 
 
 class _Folder(RunFolder):
-    """The run folder, where a Cancel of the host is a wish to stop; moves the host's bar as well."""
+    """The run folder, where a Cancel of the host or the page is a wish to stop; moves the host's bar as well."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, page: TrainingPage) -> None:
         super().__init__(path)
+        self._page = page
         self._run: Run | None = None
         self._previews: HostPreviews | None = None
         self._bar: comfy.utils.ProgressBar | None = None
@@ -184,6 +184,7 @@ class _Folder(RunFolder):
                     self._previews.latest = None
                 self._bar.update_absolute(self._run.step, self._run.config.loop.steps, shown)
             comfy.model_management.throw_exception_if_processing_interrupted()
+            self._cancelled |= self._page.stop_wanted
         except comfy.model_management.InterruptProcessingException:  # which takes the wish away
             self._cancelled = True
 

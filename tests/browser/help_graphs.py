@@ -122,6 +122,38 @@ def detected(class_type: str, tuner: str, **options) -> dict:
     return {name: graph[name] for name in ("20", "21", "30", "31", "2", "3")}
 
 
+def train_on_model() -> dict:
+    """A style that is being trained on the model of the graph, and what comes after it."""
+    graph = demo_picture("a yellow star in the middle, in a meadow")
+    graph["18"] = node("SCEditDemoCLIP")
+    graph["10"] = node(
+        "SCEditTrainOnModel",
+        model=("1", 0),
+        vae=("8", 0),
+        clip=("18", 0),
+        folder="lanterns",
+        name="lantern",
+        kind="style",
+        steps=400,
+        batch=4,
+        accumulate=1,
+        learning_rate=2e-3,
+        ratio=4.0,
+        kernel="1",
+        optimizer="adamw",
+        precision="auto",
+        checkpointing=False,
+        seed=0,
+        resolution=128,
+        caption="",
+        hold_out=0,
+        preview_every=10,
+        start_from="none",
+        resume=True,
+    )
+    return with_style_from(graph, ("10", 0), 1.0, 11)
+
+
 def train() -> dict:
     """A style that is being trained on the embedded base, and what comes after it."""
     widgets = {"ckpt_name": BASE, "folder": "lanterns", "name": "my_lanterns", "kind": "style", "preset": "fast"}
@@ -172,4 +204,5 @@ PICTURES = {
         stack=("20", "21", "30"),
     ),
     "train": Picture(train, steps=30, stack=("10",)),
+    "train_on_model": Picture(train_on_model, steps=30, stack=("10",)),
 }

@@ -32,7 +32,7 @@ def contract(object_info: dict, pack) -> dict:
         for group in ("required", "optional"):
             for each, spec in info["input"].get(group, {}).items():
                 kind, options = spec[0], dict(spec[1]) if len(spec) > 1 else {}
-                if each in ("tuner_name", "ckpt_name"):
+                if each in ("tuner_name", "ckpt_name", "start_from"):
                     kind, options["options"] = "COMBO", "files"
                 kept = {k: options[k] for k in ("default", "min", "max", "step", "options") if k in options}
                 inputs[each] = {"group": group, "type": kind, **kept}

@@ -24,16 +24,6 @@ sys.path.append(str(Path(__file__).parent / "demo_nodes"))
 import embedded_base
 
 
-class DemoClip(embedded_base.DemoText):
-    """The embedded base's text encoder as the host's CLIP."""
-
-    def tokenize(self, text: str) -> str:
-        return text
-
-    def encode_from_tokens_scheduled(self, tokens: str) -> list:
-        return self.encode(tokens)
-
-
 @pytest.fixture(scope="module")
 def training(pack) -> SimpleNamespace:
     """The modules of nodes/training, and of the core's room for it."""
@@ -131,7 +121,7 @@ def test_losses_and_tuner_equal_the_command_lines(pack, train, folders, commande
         embedded_base.load_model(),
         folder=str(PACK_ROOT / "demo" / "style"),
         vae=embedded_base.DemoVAE(),
-        clip=DemoClip(),
+        clip=embedded_base.DemoText(),
         kind="style" if kind == "sc" else "canny",
         steps=20,
         preview_every=20,

@@ -1,4 +1,4 @@
-"""Three nodes that load the embedded base (demo/) into the host, for tests and for pictures of the page."""
+"""Four nodes that load the embedded base (demo/) into the host, for tests and for pictures of the page."""
 
 from __future__ import annotations
 
@@ -62,11 +62,29 @@ class SCEditDemoVAE(io.ComfyNode):
         return io.NodeOutput(DemoVAE())
 
 
+class SCEditDemoCLIP(io.ComfyNode):
+    """-> CLIP."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SCEditDemoCLIP",
+            display_name="Demo CLIP",
+            category="SCEdit/demo",
+            description="The text encoder of the embedded base.",
+            outputs=[io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(DemoText())
+
+
 class DemoExtension(ComfyExtension):
-    """The three."""
+    """The four."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [SCEditDemoModel, SCEditDemoPrompt, SCEditDemoVAE]
+        return [SCEditDemoModel, SCEditDemoPrompt, SCEditDemoVAE, SCEditDemoCLIP]
 
 
 async def comfy_entrypoint() -> DemoExtension:

@@ -75,7 +75,7 @@ def load_model() -> comfy.model_patcher.ModelPatcher:
 
 
 class DemoText:
-    """Tokenizer and text encoder."""
+    """Tokenizer and text encoder; what the host's nodes ask of a CLIP."""
 
     def __init__(self) -> None:
         from transformers import CLIPTextModel, CLIPTokenizer  # here, since it takes the host seconds to start
@@ -92,6 +92,14 @@ class DemoText:
         ).input_ids
         with torch.no_grad():
             return [[self.encoder(ids).last_hidden_state, {"pooled_output": None}]]
+
+    def tokenize(self, text: str) -> str:
+        """The text itself, which `encode_from_tokens_scheduled` takes."""
+        return text
+
+    def encode_from_tokens_scheduled(self, tokens: str) -> list:
+        """CONDITIONING of what `tokenize` gave."""
+        return self.encode(tokens)
 
 
 class DemoVAE:
