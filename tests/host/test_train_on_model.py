@@ -22,6 +22,7 @@ from train_on_model_widgets import WIDGETS
 
 sys.path.append(str(Path(__file__).parent / "demo_nodes"))
 import embedded_base
+import kept_bytes
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +137,24 @@ def test_losses_and_tuner_equal_the_command_lines(pack, train, folders, commande
     assert distance(tuner, pack.core.load_tuner(commanded / f"{kind}.safetensors")) < 1e-4
     assert isinstance(control if kind == "sc" else sc, ExecutionBlocker)
     assert (folders / "scedit" / f"{kind}.safetensors").is_file()
+
+
+def test_as_much_is_kept_for_the_backward_pass_as_by_the_command_line(pack, training):
+    """With its frozen layers, in bytes on the embedded base."""
+    code = Path(kept_bytes.__file__)
+    done = subprocess.run(
+        [sys.executable, str(code), str(PACK_ROOT)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = int(done.stdout.splitlines()[-1])
+    model = embedded_base.load_model()
+    with torch.inference_mode(False), torch.enable_grad():
+        base = training.host_base.HostBase(model, "auto", False, None)
+        tuner = pack.core.SCTuner(base.layout)
+        text = training.base.TextStates(torch.cat([embedded_base.DemoText().encode(c)[0][0].clone() for c in "ab"]))
+        with base.loaded(), kept_bytes.counted(model.model, tuner) as found:
+            kept_bytes.step(base, tuner, text)
+    assert abs(found[0] / expected - 1) < 0.05
 
 
 # ---- what each row of a batch is ----
