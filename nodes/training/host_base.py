@@ -96,7 +96,8 @@ class HostBase:
 
     def load(self) -> None:
         """Have the host load the model, or load it again after something else."""
-        others = [each for patch in self._others for each in patch.models()]
+        with torch.inference_mode():  # in which the weights of running tuners are made
+            others = [each for patch in self._others for each in patch.models()]
         comfy.model_management.load_models_gpu([self.model, *others], memory_required=self._memory)
 
     @contextlib.contextmanager
