@@ -21,7 +21,9 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 @contextlib.contextmanager
-def attach(unet: nn.Module, tuners: Iterable[tuple[SCTuner | CSCTuner, float, Tensor | None]]) -> Iterator[list[Edit]]:
+def attach(
+    unet: nn.Module, tuners: Iterable[tuple[SCTuner | CSCTuner, float, Tensor | None]], apart: bool = False
+) -> Iterator[list[Edit]]:
     """Edit the skips of a diffusers U-Net while the context is open.
 
         with attach(pipeline.unet, [(style, 1.0, None), (canny, 0.8, hint)]):
@@ -36,6 +38,9 @@ def attach(unet: nn.Module, tuners: Iterable[tuple[SCTuner | CSCTuner, float, Te
     Without gradients all tuners work as one (folding.py); with them one by one, so that each can be trained.
     Float32 weights under a half-precision U-Net are cast where they are used, so that they can be trained; in all other
     cases a tuner of another dtype or device than the U-Net's works through a copy.
+
+    apart: each tuner edits a copy of the batch of its own: the rows of the U-Net's output are those of the first tuner,
+    then those of the second, and so on, after one pass of the encoder and the middle block.
 
     Raises LayoutError for a tuner of another U-Net, HintError for a hint that is missing or does not fit.
     """
@@ -87,13 +92,19 @@ def attach(unet: nn.Module, tuners: Iterable[tuple[SCTuner | CSCTuner, float, Te
             )
         skips: Sequence[Tensor] = kwargs["res_hidden_states_tuple"]
         active = [each for each in edits if each.strength != 0]
-        if not active:
+        if not active and not apart:
             return args, kwargs
         for each, features in zip(edits, encode(skips[-1].dtype, skips[-1].device), strict=True):
             each.hint_features = features
         edited = list(skips)
         for j in range(len(module.resnets)):
-            edited[-1 - j] = edit(first + j, skips[-1 - j], active)
+            skip, b = skips[-1 - j], first + j
+            if apart:
+                edited[-1 - j] = torch.cat([edit(b, skip, [each] if each.strength else []) for each in edits])
+            else:
+                edited[-1 - j] = edit(b, skip, active)
+        if apart:
+            kwargs = _for_each(kwargs, len(edits), first == 0)
         return args, {**kwargs, "res_hidden_states_tuple": tuple(edited)}
 
     handles, first = [unet.conv_in.register_forward_pre_hook(before_conv_in)], 0
@@ -109,6 +120,15 @@ def attach(unet: nn.Module, tuners: Iterable[tuple[SCTuner | CSCTuner, float, Te
         kept.clear()
         for each in edits:
             each.hint_features = None
+
+
+def _for_each(kwargs: dict, copies: int, begins: bool) -> dict:
+    """What an up block is given besides its skips, for `copies` batches; what goes through is copied once."""
+    repeated = {"temb", "encoder_hidden_states"} | ({"hidden_states"} if begins else set())
+    return {
+        key: value.repeat(copies, *(1,) * (value.ndim - 1)) if key in repeated and value is not None else value
+        for key, value in kwargs.items()
+    }
 
 
 def _beside(unet: nn.Module, tuner: SCTuner | CSCTuner) -> SCTuner | CSCTuner:

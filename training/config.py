@@ -298,6 +298,15 @@ class ValidationConfig(Section):
     hold_out: Count = 0
 
 
+class SweepConfig(Section):
+    """Several tuners in one pass: lists of what differs between them; all combinations are trained, at most 16."""
+
+    learning_rate: list[Annotated[float, Field(gt=0)]] = []
+    ratio: list[Annotated[float, Field(gt=0, le=8)]] = []
+    blocks: list[list[Count]] = []
+    kernel: list[Literal[1, 3]] = []
+
+
 class TrainConfig(Section):
     """One run: a base model, a tuner, data, and the file that comes out.
 
@@ -323,6 +332,7 @@ class TrainConfig(Section):
     saving: SavingConfig = SavingConfig()
     previews: PreviewConfig = PreviewConfig()
     validation: ValidationConfig = ValidationConfig()
+    sweep: SweepConfig | None = None
     tensorboard: bool = True
     wandb: bool = False
 

@@ -24,13 +24,14 @@ from scedit_core.fitting.rates import rate_remarks
 from scedit_core.fitting.run import Run, resume
 from scedit_core.fitting.run_folder import RunFolder, Stopped, open_run
 from scedit_core.fitting.step import TrainingStep
+from scedit_core.fitting.sweep import train_sweep, variants
 from scedit_core.fitting.tuner_file import check_writable
 
 from .bases.loading import load_base
 from .bases.teacher import load_teacher
 from .config import TrainConfig
 from .data.training_set import TrainingSet
-from .errors import TrainingError
+from .errors import ConfigError, TrainingError
 from .memory.compiling import with_compiling_settled
 from .memory.preparing import prepare_tuner, prepare_unet
 from .seeing.listening import open_events
@@ -63,8 +64,10 @@ def train(
             (folder.path / "events.jsonl").unlink(missing_ok=True)
         with contextlib.closing(open_events(config, console or Console(), main)) as events:
             try:
-                run = prepare(config, accelerator, folder, events, allow_download, start)
-                return None if cache_only else _train(run)
+                run = prepare(
+                    config, accelerator, folder, events, allow_download, start if config.sweep is None else "never"
+                )
+                return None if cache_only else _train(run, start)
             except Stopped as stop:
                 events.emit("stopped", reason=stop.args[0], resume=start)
                 return None
@@ -147,8 +150,17 @@ def prepare(
     return run
 
 
-def _train(run: Run) -> Path:
+def _train(run: Run, start: str) -> Path:
     config = run.config
+    if config.sweep is not None:
+        if run.accelerator.num_processes > 1 or run.lessons is not None:
+            found = "several" if run.lessons is None else "a teacher"
+            raise ConfigError(
+                f"sweep: expected one process and no teacher, found {found}; take sweep out, or the other"
+            )
+        return train_sweep(
+            run, variants(config, config.sweep.values()), start, lambda tuner: prepare_tuner(tuner, config.memory)
+        )
     drawn = config.previews.every and run.accelerator.is_main_process
     return train_to_end(
         run, Previews(config, run.base, run.data, run.lessons and run.lessons.teacher) if drawn else None

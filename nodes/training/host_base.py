@@ -10,6 +10,8 @@ from typing import Any
 import comfy.model_management
 import comfy.model_sampling
 import torch
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor
 
 from ...scedit_core import CSCTuner, SCEditError
@@ -142,15 +144,20 @@ class HostBase:
         text: TextStates,
         sizes: Tensor | None,
         edits: Sequence[Attached] = (),
+        added: None = None,
+        apart: bool = False,
     ) -> Tensor:
         """See FrozenBase; to be called while `loaded`."""
         inner, device, dtype = self.model.model, self.unet_device, self.compute_dtype
         noisy, timesteps = noisy.to(device), timesteps.to(device).expand(len(noisy))
         conditions = self._conditions(noisy, text, sizes)
         seen = [noisy, *conditions.pop("c_concat", [])]
-        skips = _Skips(self._attached(edits), self._others)
+        skips = _Skips(self._attached(edits), self._others, apart)
+        patches: dict[str, list] = {"output_block_patch": [skips]}
+        if apart:
+            patches["forward_timestep_embed_patch"] = [(ResBlock, _with_copies), (SpatialTransformer, _with_copies)]
         options = {
-            "patches": {"output_block_patch": [skips]},
+            "patches": patches,
             "optimized_attention_override": attention,
             "cond_or_uncond": [0],
             "sigmas": self._sampling.sigma(timesteps.float().to(self._sampling.sigmas.device)).to(device),
@@ -204,8 +211,8 @@ class HostBase:
 class _Skips:
     """Called by the host at each output block: the edits of the tuners in training and of those in effect, one sum."""
 
-    def __init__(self, edits: list[Edit], others: list[SkipPatch]) -> None:
-        self._edits, self._others = edits, others
+    def __init__(self, edits: list[Edit], others: list[SkipPatch], apart: bool = False) -> None:
+        self._edits, self._others, self._apart = edits, others, apart
         self._frozen: list[Edit] = []
 
     def __call__(self, h: Tensor, skip: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -217,8 +224,15 @@ class _Skips:
             with torch.no_grad():
                 found = (patch.edit(skip, options, sigma) for patch in self._others)
                 self._frozen = [edit for edit in found if edit is not None]
+        if not self._apart:
+            return h, self._edited(b, skip, (*self._frozen, *self._edits))
+        if b == 0:
+            h = h.repeat(len(self._edits), 1, 1, 1)
+        return h, torch.cat([self._edited(b, skip, (*self._frozen, edit)) for edit in self._edits])
+
+    def _edited(self, b: int, skip: Tensor, edits: Sequence[Edit]) -> Tensor:
         edited = skip
-        for edit in (*self._frozen, *self._edits):
+        for edit in edits:
             weight = edit.weight(b)
             if weight == 0:
                 continue
@@ -227,11 +241,19 @@ class _Skips:
                 residual = edit.residual(b, skip)
             if residual is not None:
                 edited = edited.add(residual.to(skip.dtype), alpha=weight)
-        return h, edited
+        return edited
 
     def to(self, _where: Any) -> _Skips:
         """All follows the skips."""
         return self
+
+
+def _with_copies(layer: Any, x: Tensor, emb: Tensor, context: Tensor, options: dict[str, Any], *_others: Any) -> Tensor:
+    """A layer of the host after the batch was copied: with as many copies of what else it is given."""
+    copies = len(x) // len(emb)
+    if isinstance(layer, ResBlock):
+        return layer(x, emb.repeat(copies, 1))
+    return layer(x, context.repeat(copies, 1, 1), options)
 
 
 def stacked(texts: Sequence[TextStates]) -> TextStates:

@@ -90,12 +90,14 @@ class FrozenBase(Protocol):
         sizes: Tensor | None,
         edits: Sequence[Attached] = (),
         added: Added | None = None,
+        apart: bool = False,
     ) -> Tensor:
         """What the U-Net says of noisy latents [B,4,h,w] at timesteps [B] with `edits` on its skips: [B,4,h,w].
 
         text:  B rows as `encode_captions` gives them.
         sizes: [B,6] for SDXL: original height and width, crop top and left, target height and width, in pixels.
         added: what another network adds to the skips before they are edited.
+        apart: each of k edits works on a copy of the batch of its own, after one pass of the encoder: [kB,4,h,w].
 
         Gradients reach the tuners of `edits` alone; nothing before the decoder keeps a graph.
         """

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from ..saving import save_tuner
 from ..tuners import CSCTuner, SCTuner
+from .batches import Batch
 from .checkpoints import checkpoints_in
 from .errors import TrainingError
 from .machine import moved
 from .new_tuner import trainable
-from .objective import loss_of
+from .objective import Problem, loss_of
 from .processes import Processes
 from .run import Run
 from .run_folder import Stopped
@@ -36,27 +39,46 @@ def train_to_end(run: Run, previews: Previews | None) -> Path:
     events.emit("remarks", remarks=[remark.values() for remark in run.remarks])
     validation = Validation(config, run.base, run.data) if config.validation.every and main else None
     while run.step < config.loop.steps:
-        loss, norm = update(run)
-        events.emit(
-            "step",
-            step=run.step,
-            steps=config.loop.steps,
-            loss=loss,
-            grad_norm=norm,
-            learning_rate=run.optimizer.param_groups[0]["lr"],
-        )
-        wish, last = None, run.step == config.loop.steps
-        if validation and (last or run.step % config.validation.every == 0):
-            _validate(run, validation)  # before the checkpoint, which holds the best loss so far
-        if last or run.step % config.saving.every == 0 or (main and run.folder.save_wish()):
-            run.save()  # before previews, which may run out of memory
-        if previews and (last or run.step % config.previews.every == 0):
-            wish = _preview(run, previews)
+        wish = due_after(run, *update(run), validation, previews)
         wish = agreed(run.accelerator, wish or run.folder.stop_wish())
-        if wish and not last:
+        if wish and run.step < config.loop.steps:
             run.save()
             raise Stopped(wish)
-    return _finish(run)
+    return finish(run)
+
+
+def due_after(
+    run: Run, loss: float, norm: float, validation: Validation | None, previews: Previews | None
+) -> str | None:
+    """Tell of an update, measure, save and draw where it is time to; gives the wish to stop that was seen meanwhile."""
+    config, wish = run.config, None
+    run.events.emit(
+        "step",
+        step=run.step,
+        steps=config.loop.steps,
+        loss=loss,
+        grad_norm=norm,
+        learning_rate=run.optimizer.param_groups[0]["lr"],
+    )
+    last = run.step == config.loop.steps
+    if validation and (last or run.step % config.validation.every == 0):
+        _validate(run, validation)  # before the checkpoint, which holds the best loss so far
+    wanted = run.accelerator.is_main_process and run.folder.save_wish()
+    if last or run.step % config.saving.every == 0 or wanted:
+        run.save()  # before previews, which may run out of memory
+    if previews and (last or run.step % config.previews.every == 0):
+        wish = _preview(run, previews)
+    return wish
+
+
+def posed(run: Run, piece: int) -> tuple[Batch, Problem, Tensor | None, Tensor | None]:
+    """Batch, problem, hints and masks of one of the passes of the next update, on the run's device."""
+    loop, device = run.config.loop, run.accelerator.device
+    size = loop.batch * run.accelerator.num_processes
+    number = run.step * loop.accumulate + piece
+    batch = run.data.batch(number, size, run.part)
+    problem = run.objective.pose(moved(batch.latents, device), loop.seed, number, size, run.part)
+    return batch, problem, *(None if x is None else moved(x, device) for x in (batch.hints, batch.masks))
 
 
 def update(run: Run) -> tuple[float, float]:
@@ -64,23 +86,25 @@ def update(run: Run) -> tuple[float, float]:
 
     Raises TrainingError where either is not finite; the tuner is then as it was before.
     """
-    loop, accelerator, device = run.config.loop, run.accelerator, run.accelerator.device
-    size = loop.batch * accelerator.num_processes
+    loop, accelerator = run.config.loop, run.accelerator
     losses = []
     for piece in range(loop.accumulate):
-        number = run.step * loop.accumulate + piece
-        batch = run.data.batch(number, size, run.part)
-        problem = run.objective.pose(moved(batch.latents, device), loop.seed, number, size, run.part)
-        hints, masks = (None if x is None else moved(x, device) for x in (batch.hints, batch.masks))
+        batch, problem, hints, masks = posed(run, piece)
         last = piece == loop.accumulate - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(run.step_module):
             if run.lessons is not None:
                 loss = run.lessons.loss(run.step_module, run.step, problem, hints, masks, batch)
             else:
                 prediction = run.step_module(problem.noisy, problem.timesteps, hints, batch.text, batch.sizes)
-                loss = loss_of(prediction, problem, masks, moved(batch.weights, device))
+                loss = loss_of(prediction, problem, masks, moved(batch.weights, accelerator.device))
             accelerator.backward(run.scaler.scale(loss))
         losses.append(loss.detach())
+    return apply_update(run, losses)
+
+
+def apply_update(run: Run, losses: Sequence[Tensor]) -> tuple[float, float]:
+    """Change the tuner by the gradients that the passes of an update have left; see `update`."""
+    loop, accelerator = run.config.loop, run.accelerator
     run.scaler.unscale_(run.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(trainable(run.tuner), loop.max_grad_norm)
     mean = accelerator.reduce(torch.stack(losses).mean(), "mean")
@@ -152,7 +176,8 @@ def _preview(run: Run, previews: Previews) -> str | None:
     return None
 
 
-def _finish(run: Run) -> Path:
+def finish(run: Run) -> Path:
+    """Save the tuner's file, read back before it counts as saved."""
     run.save()
     path = run.config.output
     if run.accelerator.is_main_process:

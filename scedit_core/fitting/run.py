@@ -28,7 +28,19 @@ from .tuner_file import tuner_metadata
 
 # What may differ between a checkpoint and the run that goes on from it: nothing that its numbers depend on.
 _FREE = {
-    "": {"output", "run", "run_folder", "title", "tokenizer", "memory", "saving", "previews", "tensorboard", "wandb"},
+    "": {
+        "output",
+        "run",
+        "run_folder",
+        "title",
+        "tokenizer",
+        "memory",
+        "saving",
+        "previews",
+        "sweep",
+        "tensorboard",
+        "wandb",
+    },
     "data": {"cache", "annotators"},
     "loop": {"steps", "warmup"},  # of which the default follows from the steps
     "validation": {"every", "images", "timesteps"},

@@ -157,6 +157,7 @@ class BaseModel:
         sizes: Tensor | None,
         edits: Sequence[Attached] = (),
         added: Added | None = None,
+        apart: bool = False,
     ) -> Tensor:
         """See FrozenBase."""
         if torch.is_grad_enabled():
@@ -166,7 +167,7 @@ class BaseModel:
         if added is not None:
             inputs["down_block_additional_residuals"] = tuple(added.skips[::-1])
             inputs["mid_block_additional_residual"] = added.middle
-        with encoder_without_graph(self.unet), attach(self.unet, edits):
+        with encoder_without_graph(self.unet), attach(self.unet, edits, apart):
             return self.unet(noisy.to(self.unet.device, self.compute_dtype), timesteps, return_dict=False, **inputs)[0]
 
     def release_encoders(self) -> None:

@@ -1,0 +1,219 @@
+"""Several tuners on one pass of the encoder: the same pictures, noise and noise levels for other rates or shapes.
+
+Nothing that is trained feeds the encoder or the middle block, so that all tuners of a sweep share them in each step;
+the decoder runs once for each tuner.  What each learns is what it would learn alone.
+"""
+
+from __future__ import annotations
+
+import html
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..tuners import CSCTuner, SCTuner
+from .checkpoints import checkpoints_in, forget_checkpoints, set_aside
+from .errors import ConfigError
+from .event_log import EVENTS_FILE, EventLog
+from .events import Events
+from .loop import apply_update, due_after, finish, plan, posed
+from .new_tuner import new_tuner, trainable
+from .objective import loss_of
+from .optimizing import build_ema, build_optimizer, build_schedule
+from .run import Run
+from .run_folder import RunFolder, Stopped
+from .validation import Validation
+
+# What may differ between the tuners of a sweep, and the section of the settings that has it.
+KEYS = {"learning_rate": "loop", "ratio": "tuner", "blocks": "tuner", "kernel": "tuner"}
+MOST = 16
+REPORT_FILE, RESULT_FILE = "sweep.html", "sweep.json"
+
+
+def variants(config: Any, sweep: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """The settings of each tuner by its label, such as "learning_rate 0.0002, ratio 2": all combinations.
+
+    Raises ConfigError for keys that a sweep cannot have, for none and for too many.
+    """
+    sweep = {key: list(values) for key, values in sweep.items() if values}
+    unknown = sorted(set(sweep) - set(KEYS))
+    count = 1
+    for values in sweep.values():
+        count *= len(values)
+    if unknown or not sweep or count > MOST:
+        found = f"{unknown[0]}" if unknown else f"{count} tuners" if sweep else "none"
+        raise ConfigError(
+            f"sweep: expected lists for {', '.join(KEYS)}, of at most {MOST} tuners together, found {found}; correct it"
+        )
+    found = {}
+    for values in itertools.product(*sweep.values()):
+        chosen = dict(zip(sweep, values, strict=True))
+        label = ", ".join(f"{key} {_said(value)}" for key, value in chosen.items())
+        name = "_".join(f"{key}-{_said(value)}" for key, value in chosen.items()).replace(" ", "")
+        made = _changed(config, "", output=config.output.with_name(f"{config.output.stem}_{name}.safetensors"))
+        made = _changed(made, "", **_place(config, name))
+        for key, value in chosen.items():
+            made = _changed(made, KEYS[key], **{key: value})
+        found[label] = made
+    return found
+
+
+def train_sweep(
+    shared: Run, configs: Mapping[str, Any], start: str, prepare: Callable[[SCTuner | CSCTuner], None] = lambda _: None
+) -> Path:
+    """Train a tuner for each of `configs` on what `shared` has been prepared with; gives the path of the best.
+
+    Each has a file, a run folder and checkpoints of its own; `sweep.html` in the shared run folder compares them, and
+    the best by validation, else by its last losses, is copied to the shared output.
+
+    start:   "never" begins anew, else each resumes from the newest step that all of them have saved.
+    prepare: called with each new tuner, before it is trained.
+
+    Raises Stopped where the run is asked to stop, after all were saved.
+    """
+    runs = {label: _beside(shared, config, prepare) for label, config in configs.items()}
+    members = list(runs.values())
+    if start == "never":
+        for run in members:
+            forget_checkpoints(run.folder.checkpoints)
+    else:
+        _resume(members)
+    for run in members:
+        run.events.emit("plan", **plan(run))
+    shared.events.emit("plan", **plan(shared) | {"first_step": members[0].step, "tuners": len(members)})
+    validations = [
+        Validation(run.config, run.base, run.data) if run.config.validation.every else None for run in members
+    ]
+    steps, recent = shared.config.loop.steps, [0.0] * len(members)
+    try:
+        while members[0].step < steps:
+            results = update_together(members)
+            for i, (run, validation, (loss, norm)) in enumerate(zip(members, validations, results, strict=True)):
+                recent[i] = loss if run.step == 1 else recent[i] + 0.05 * (loss - recent[i])
+                due_after(run, loss, norm, validation, None)
+            shared.step = members[0].step
+            mean = sum(loss for loss, _ in results) / len(results)
+            shared.events.emit("step", step=shared.step, steps=steps, loss=mean)
+            wish = shared.folder.stop_wish()
+            if wish and shared.step < steps:
+                for run in members:
+                    run.save()
+                raise Stopped(wish)
+        for run in members:
+            finish(run)
+    finally:
+        for run in members:
+            run.events.close()
+    rows = [_row(label, run, loss) for (label, run), loss in zip(runs.items(), recent, strict=True)]
+    best = min(rows, key=lambda row: row["loss"])
+    _write(shared.folder.path, rows, best["label"])
+    shutil.copyfile(best["file"], shared.config.output)
+    shared.events.emit("note", message=f"best of {len(rows)}: {best['label']}, loss {best['loss']:.4f}")
+    shared.events.emit("finished", step=steps, path=str(shared.config.output))
+    return shared.config.output
+
+
+def update_together(runs: Sequence[Run]) -> list[tuple[float, float]]:
+    """One optimiser update of each; loss and norm of the gradient of each, as `loop.update` gives them."""
+    first, losses = runs[0], [[] for _ in runs]
+    for piece in range(first.config.loop.accumulate):
+        batch, problem, hints, masks = posed(first, piece)
+        edits = [(run.tuner, 1.0, hints) for run in runs]
+        said = first.base.predict(problem.noisy, problem.timesteps, batch.text, batch.sizes, edits, apart=True)
+        weights = batch.weights.to(said.device)
+        found = [loss_of(each, problem, masks, weights) for each in said.chunk(len(runs))]
+        scaled = [run.scaler.scale(loss) for run, loss in zip(runs, found, strict=True)]
+        first.accelerator.backward(torch.stack(scaled).sum())  # no tuner has a part in another's loss
+        for kept, loss in zip(losses, found, strict=True):
+            kept.append(loss.detach())
+    return [apply_update(run, kept) for run, kept in zip(runs, losses, strict=True)]
+
+
+def _beside(shared: Run, config: Any, prepare: Callable[[SCTuner | CSCTuner], None]) -> Run:
+    """A run with a tuner of its own on the base and the pictures of another."""
+    tuner = new_tuner(config.tuner, shared.base.layout, config.loop.seed).to(shared.accelerator.device)
+    prepare(tuner)
+    optimizer = build_optimizer(trainable(tuner), config.loop)
+    folder = RunFolder(config.run_folder)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    return replace(
+        shared,
+        config=config,
+        folder=folder,
+        events=Events([EventLog(folder.path / EVENTS_FILE)]),
+        tuner=tuner,
+        optimizer=optimizer,
+        schedule=build_schedule(optimizer, config.loop),
+        scaler=torch.amp.GradScaler(shared.accelerator.device.type, enabled=shared.scaler.is_enabled()),
+        ema=build_ema(trainable(tuner), config.loop),
+        step=0,
+        best=None,
+        saved=None,
+    )
+
+
+def _resume(runs: Sequence[Run]) -> None:
+    """All go back to the newest step that each of them has saved."""
+    steps = [{path.name for path in checkpoints_in(run.folder.checkpoints)} for run in runs]
+    common = sorted(set.intersection(*steps))
+    if not common:
+        return
+    for run in runs:
+        run.restore(run.folder.checkpoints / common[-1])
+        set_aside(run.folder.checkpoints, run.step)
+
+
+def _row(label: str, run: Run, recent: float) -> dict[str, Any]:
+    measured = run.best is not None
+    return {
+        "label": label,
+        "file": str(run.config.output),
+        "loss": run.best if measured else recent,
+        "measured": "held-out pictures" if measured and run.data.unseen else "the pictures" if measured else "training",
+        "steps": run.step,
+        "parameters": sum(p.numel() for p in run.tuner.parameters()),
+    }
+
+
+def _write(folder: Path, rows: list[dict[str, Any]], best: str) -> None:
+    """The comparison, for people and for programs."""
+    told = "".join(
+        f"<tr{' class=best' if row['label'] == best else ''}><td>{html.escape(row['label'])}</td>"
+        f"<td>{row['loss']:.5f}</td><td>{row['parameters']:,}</td><td>{html.escape(Path(row['file']).name)}</td></tr>"
+        for row in sorted(rows, key=lambda row: row["loss"])
+    )
+    page = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Sweep</title><style>:root{color-scheme:light dark}'
+        "body{font:16px/1.5 system-ui,sans-serif;max-width:900px;margin:40px auto;padding:0 16px}"
+        "td,th{text-align:left;padding:4px 20px 4px 0}.best{font-weight:700}</style><body><h1>Sweep</h1>"
+        f"<p>Best: <b>{html.escape(best)}</b>, by its loss on {rows[0]['measured']}.</p><table>"
+        f"<tr><th>tuner</th><th>loss</th><th>parameters</th><th>file</th></tr>{told}</table></body></html>"
+    )
+    for name, text in ((REPORT_FILE, page), (RESULT_FILE, json.dumps({"best": best, "tuners": rows}, indent=1))):
+        part = folder / f"{name}.part"
+        part.write_text(text, "utf-8")
+        os.replace(part, folder / name)
+
+
+def _changed(config: Any, section: str, **values: Any) -> Any:
+    """The settings with some values of a section replaced, of either kind."""
+    if section:
+        return _changed(config, "", **{section: _changed(getattr(config, section), "", **values)})
+    return replace(config, **values) if is_dataclass(config) else config.model_copy(update=values)
+
+
+def _place(config: Any, name: str) -> dict[str, Path]:
+    return {"run_folder" if is_dataclass(config) else "run": config.run_folder / name}
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "+".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
