@@ -33,7 +33,7 @@ from ..managed import ManagedTuner
 from ..train import _contents, _inside_input
 from ..train_page import TrainingPage
 from ..wires import SCTunerWire
-from .running import Sources, has_checkpoints, run_training
+from .running import Sources, run_training, was_trained_here
 
 _RUNS = "scedit"  # inside the host's output folder
 STYLE, OWN_HINTS, NONE = "style", "own hints", "none"
@@ -126,7 +126,8 @@ class SCEditTrainOnModel(io.ComfyNode):
                     max=10.0,
                     step=1e-7,
                     round=False,
-                    tooltip="How far an update goes. 0.0001 to 0.0005 for adamw, 1 for prodigy.",
+                    tooltip="How far an update goes. 0.0001 to 0.0005 for adamw, 1 for prodigy. A connected list of "
+                    "rates trains a tuner with each in one pass; the best comes out.",
                 ),
                 io.Float.Input(
                     "ratio",
@@ -134,13 +135,15 @@ class SCEditTrainOnModel(io.ComfyNode):
                     min=0.01,
                     max=8.0,
                     step=0.01,
-                    tooltip="Width of the tuner over the channels of the skips: 1 is the authors' choice.",
+                    tooltip="Width of the tuner over the channels of the skips: 1 is the authors' choice. A list as "
+                    "with learning_rate.",
                 ),
                 io.Combo.Input(
                     "kernel",
                     options=["1", "3"],
                     default="1",
-                    tooltip="Kernel of a control's hint convolutions: 1 is small, 3 follows fine hints better.",
+                    tooltip="Kernel of a control's hint convolutions: 1 is small, 3 follows fine hints better. A list "
+                    "as with learning_rate.",
                 ),
                 io.Combo.Input(
                     "optimizer",
@@ -228,6 +231,11 @@ class SCEditTrainOnModel(io.ComfyNode):
     @classmethod
     def execute(cls, model, name, kind, steps, **widgets: Any) -> io.NodeOutput:
         given = {key: value if key in _LISTS else _one(value) for key, value in widgets.items()}
+        given["sweep"] = {
+            key: [kind(value) for value in widgets[key]]
+            for key, kind in _SWEPT.items()
+            if len(widgets.get(key, ())) > 1
+        }
         model, kind, steps = _one(model), _one(kind), _one(steps)
         page = TrainingPage(getattr(cls.hidden, "unique_id", None), _one(name))
         try:
@@ -265,13 +273,13 @@ class SCEditTrainOnModel(io.ComfyNode):
         folder = _inside_input(given.get("folder") or "")
         _check(sources, folder, kind)
         settings = settings_of(Path(output), run, folder, kind, steps, given)
-        if os.path.exists(output) and not has_checkpoints(run):
+        if os.path.exists(output) and not was_trained_here(run):
             raise SCEditError(
                 f"name: expected one that no other tuner has, found {output}; choose another name, or move that file "
                 "away"
             )
         start = "auto" if given.get("resume", True) else "never"
-        losses = run_training(settings, sources, given["checkpointing"], start, page)
+        losses = run_training(settings, sources, given["checkpointing"], start, page, given["sweep"])
         page.end("finished", ("finished", {"steps": steps}))
         tuner = ManagedTuner(load_tuner(output), f"{name}.safetensors", output)
         control = isinstance(tuner.tuner, CSCTuner)
@@ -329,6 +337,8 @@ def _condition(kind: str) -> ConditionSettings:
 
 
 _LISTS = ("latents", "positive", "hints")
+# Of which a list may be connected: several tuners are then trained in one pass.
+_SWEPT = {"learning_rate": float, "ratio": float, "kernel": int}
 
 
 def _one(value: Any) -> Any:

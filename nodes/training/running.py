@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import comfy.utils
 import torch
 
 from ...scedit_core import SCEditError
-from ...scedit_core.fitting.checkpoints import checkpoints_in, forget_checkpoints
+from ...scedit_core.fitting.checkpoints import forget_checkpoints
 from ...scedit_core.fitting.errors import TrainingError
 from ...scedit_core.fitting.event_log import EVENTS_FILE, EventLog, latest_run_of_steps, read_events
 from ...scedit_core.fitting.events import Events
@@ -28,6 +28,7 @@ from ...scedit_core.fitting.run import Run, resume
 from ...scedit_core.fitting.run_folder import RunFolder, Stopped, open_run
 from ...scedit_core.fitting.settings import Settings
 from ...scedit_core.fitting.step import TrainingStep
+from ...scedit_core.fitting.sweep import train_sweep, variants
 from ...scedit_core.fitting.tuner_file import check_writable
 from ..train_page import TrainingPage
 from .host_base import HostBase
@@ -52,11 +53,17 @@ class Sources:
 
 
 def run_training(
-    settings: Settings, sources: Sources, checkpointing: bool, start: str, page: TrainingPage
+    settings: Settings,
+    sources: Sources,
+    checkpointing: bool,
+    start: str,
+    page: TrainingPage,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
 ) -> list[float]:
     """Train one tuner, saved at `settings.output`; gives the loss of each of its steps.
 
     start: "auto" goes on from the newest checkpoint where there is one; "never" begins anew.
+    sweep: lists of what differs between several tuners, of which the best is saved there (see fitting/sweep.py).
 
     Raises the host's InterruptProcessingException where it is cancelled, after a checkpoint; SCEditError with one
     sentence for everything that a user can act on.
@@ -71,7 +78,7 @@ def run_training(
         listeners = [log, report, _Page(page)]
         with contextlib.closing(Events(listeners)) as events:
             try:
-                _train(settings, sources, checkpointing, start, _Folder(folder.path, page), events)
+                _train(settings, sources, checkpointing, start, _Folder(folder.path, page), events, sweep or {})
             except Stopped as stop:
                 events.emit("stopped", reason=stop.args[0], resume=start)
                 raise comfy.model_management.InterruptProcessingException from None
@@ -90,7 +97,13 @@ def run_training(
 
 
 def _train(
-    settings: Settings, sources: Sources, checkpointing: bool, start: str, folder: _Folder, events: Events
+    settings: Settings,
+    sources: Sources,
+    checkpointing: bool,
+    start: str,
+    folder: _Folder,
+    events: Events,
+    sweep: Mapping[str, Sequence[Any]],
 ) -> None:
     loop = settings.loop
 
@@ -136,15 +149,18 @@ def _train(
         run.remarks.add(f"not used while training: {', '.join(base.taken_off)}")
     if empty is None and settings.objective.caption_dropout:
         run.remarks.add("no caption is left out in training, since no CLIP is connected", "connect clip")
-    resume(run, start)
+    resume(run, "never" if sweep else start)
     previews = None
-    if settings.previews.every:
+    if settings.previews.every and not sweep:
         shown = empty or base.encode_captions([""])
         previews = HostPreviews(sources.model, folder.path / "previews", data.held or data.examples, shown, sources.vae)
         previews.afterwards = base.load
     folder.follow(run, previews)
     with base.loaded(_memory(base, pictures, loop.batch, checkpointing)):
-        train_to_end(run, previews)
+        if sweep:
+            train_sweep(run, variants(settings, sweep), start)
+        else:
+            train_to_end(run, previews)
 
 
 class _Folder(RunFolder):
@@ -219,6 +235,6 @@ def _out_of_memory(settings: Settings, checkpointing: bool) -> TrainingError:
     )
 
 
-def has_checkpoints(run_folder: Path) -> bool:
-    """Whether a run of that folder can be resumed."""
-    return bool(checkpoints_in(run_folder / "checkpoints"))
+def was_trained_here(run_folder: Path) -> bool:
+    """Whether there was a run in that folder, whose tuner may be replaced."""
+    return (run_folder / EVENTS_FILE).is_file()

@@ -88,6 +88,7 @@ def train_sweep(
     for run in members:
         run.events.emit("plan", **plan(run))
     shared.events.emit("plan", **plan(shared) | {"first_step": members[0].step, "tuners": len(members)})
+    shared.events.emit("remarks", remarks=[remark.values() for remark in shared.remarks])
     validations = [
         Validation(run.config, run.base, run.data) if run.config.validation.every else None for run in members
     ]

@@ -51,9 +51,10 @@ def folders(tmp_path, monkeypatch) -> Path:
 def train(pack, folders):
     """Run the node with some inputs changed, as the host does: all in lists."""
 
-    def train(model, **changed):
+    def train(model, sweep=False, **changed):
         given = {"model": model, **WIDGETS, **changed}
         lists = ("latents", "positive", "hints")
+        lists += tuple(key for key, value in given.items() if isinstance(value, list) and sweep)
         given = {key: value if key in lists else [value] for key, value in given.items()}
         return pack.nodes["SCEditTrainOnModel"].execute(**given).args
 
@@ -430,6 +431,21 @@ def test_own_hints_make_a_control_and_a_tuner_to_go_on_from_is_taken(pack, train
     folder_paths.filename_list_cache.clear()
     other = train(small_model(), steps=1, start_from="first.safetensors", learning_rate=1e-7, **given)[1]
     assert distance(other.tuner.tuner, control.tuner.tuner) < 1e-4
+
+
+def test_a_list_of_rates_trains_a_tuner_with_each_and_gives_the_best(pack, train, folders):
+    """Each as it would be alone, in one pass of the encoder."""
+    given = {"latents": latents(3), "positive": [prompt(i) for i in range(3)], "steps": 5, "preview_every": 5}
+    sc = train(small_model(), learning_rate=[1e-3, 2e-2], sweep=True, **given)[0]
+    result = json.loads((folders / "output" / "scedit" / "style" / "sweep.json").read_text())
+    found = {row["label"]: row for row in result["tuners"]}
+    for rate in (1e-3, 2e-2):
+        alone = train(small_model(), learning_rate=rate, name=f"alone{rate}", **given)[0].tuner
+        one = pack.core.load_tuner(found[f"learning_rate {rate:g}"]["file"])
+        assert distance(one, alone) < 1e-4
+    best = min(found.values(), key=lambda row: row["loss"])
+    assert result["best"] == best["label"]
+    assert distance(sc.tuner, pack.core.load_tuner(best["file"])) == 0
 
 
 def test_the_loss_map_is_what_core_plots(train):
