@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
+from pathlib import Path
 
 from comfy_api.latest import ComfyExtension, io
 
@@ -30,12 +32,25 @@ GROUPS = {
 }
 
 
+def _other_copy() -> str | None:
+    """The folder of another copy of this pack whose nodes the host has already, such as the Manager's beside git's."""
+    known = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {})
+    node = known.get("SCEditLoadSCTuner")
+    if node is None or node.__module__.startswith(__package__):
+        return None
+    file = getattr(sys.modules.get(node.__module__), "__file__", None)
+    return str(Path(file).parents[1]) if file else node.__module__
+
+
 class SCEditExtension(ComfyExtension):
     """All nodes that can be imported here."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The node classes.  For a group that fails, the log has the traceback and a sentence that names its nodes."""
         nodes: list[type[io.ComfyNode]] = []
+        if other := _other_copy():
+            log.error("ComfyUI-SCEdit is installed twice, here and in %s; remove one of them from custom_nodes", other)
+            return nodes
         for module, names in GROUPS.items():
             try:
                 group = importlib.import_module(f".{module}", __package__)

@@ -79,3 +79,15 @@ def test_words_of_other_tools_find_the_nodes(pack):
     for word in wanted:
         assert any(word in each for each in words.values()), word
     assert [name for name, each in words.items() if "scedit" in each] == ["SCEditLoadSCTuner", "SCEditApplySCTuner"]
+
+
+def test_a_second_copy_of_the_pack_says_so_and_adds_no_nodes(pack, monkeypatch, caplog):
+    import asyncio
+
+    import nodes as host_nodes
+
+    other = type("SCEditLoadSCTuner", (), {"__module__": "another_copy.nodes.sc"})
+    monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "SCEditLoadSCTuner", other)
+    extension = asyncio.run(pack.module.comfy_entrypoint())
+    assert asyncio.run(extension.get_node_list()) == []
+    assert "installed twice, here and in another_copy.nodes.sc; remove one of them from custom_nodes" in caplog.text

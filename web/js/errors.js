@@ -5,7 +5,7 @@ import { api } from "../../../scripts/api.js";
 const OURS = "SCEdit"; // what nodes/sentences.py calls the pack's errors; a sampler can raise one too
 const PAGE_SECONDS = 0.7; // until the page has shown its own notice
 
-app.registerExtension({
+if (!app.extensions?.some(({ name }) => name === "SCEdit.Errors")) app.registerExtension({ // a second copy of the pack
   name: "SCEdit.Errors",
   setup() {
     api.addEventListener("execution_error", ({ detail }) => {

@@ -8,7 +8,7 @@ const NODES = new Set(["SCEditTrainTuner", "SCEditTrainOnModel"]);
 const MESSAGE = "scedit.training";
 let words = {}; // of locales/<language>/main.json, by language
 
-app.registerExtension({
+if (!app.extensions?.some(({ name }) => name === "SCEdit.Training")) app.registerExtension({ // a second copy of the pack
   name: "SCEdit.Training",
   async setup() {
     api.addEventListener(MESSAGE, (event) => show(event.detail));
