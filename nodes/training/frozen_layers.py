@@ -17,7 +17,7 @@ from typing import Any
 import comfy.ops
 import torch
 import torch.nn.functional as F
-from comfy.ldm.modules.attention import GEGLU, BasicTransformerBlock, attention_pytorch
+from comfy.ldm.modules.attention import GEGLU, BasicTransformerBlock, SpatialTransformer, attention_pytorch
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -49,10 +49,14 @@ def trained_through(unet: nn.Module, checkpointing: bool, cast: bool) -> Iterato
         for part in (unet.output_blocks, unet.out):
             for module in part.modules():
                 _freeze(module, replace)
-            if checkpointing:
-                for module in part.modules():
-                    if isinstance(module, (ResBlock, BasicTransformerBlock)):
-                        replace(module, _recomputed(module.forward))
+            for module in part.modules():
+                forward = module.forward
+                if checkpointing and isinstance(module, (ResBlock, BasicTransformerBlock)):
+                    forward = _recomputed(forward)
+                if isinstance(module, (ResBlock, SpatialTransformer)):
+                    replace(module, _with_copies(forward))
+                elif isinstance(module, BasicTransformerBlock):
+                    replace(module, forward)
         yield
     finally:
         for module in changed:
@@ -98,6 +102,16 @@ def _recomputed(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **options)
 
     return again
+
+
+def _with_copies(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A layer whose batch may have been copied for several tuners: with as many copies of what else it is given."""
+
+    def copied(x: Tensor, other: Tensor, *more: Any, **options: Any) -> Tensor:
+        copies = len(x) // len(other)
+        return forward(x, other.repeat(copies, *(1,) * (other.ndim - 1)) if copies > 1 else other, *more, **options)
+
+    return copied
 
 
 def _weight(layer: nn.Module, like: Tensor) -> tuple[Tensor | None, Tensor | None, Callable[[], None]]:

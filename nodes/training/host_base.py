@@ -10,8 +10,6 @@ from typing import Any
 import comfy.model_management
 import comfy.model_sampling
 import torch
-from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor
 
 from ...scedit_core import CSCTuner, SCEditError
@@ -153,11 +151,8 @@ class HostBase:
         conditions = self._conditions(noisy, text, sizes)
         seen = [noisy, *conditions.pop("c_concat", [])]
         skips = _Skips(self._attached(edits), self._others, apart)
-        patches: dict[str, list] = {"output_block_patch": [skips]}
-        if apart:
-            patches["forward_timestep_embed_patch"] = [(ResBlock, _with_copies), (SpatialTransformer, _with_copies)]
         options = {
-            "patches": patches,
+            "patches": {"output_block_patch": [skips]},
             "optimized_attention_override": attention,
             "cond_or_uncond": [0],
             "sigmas": self._sampling.sigma(timesteps.float().to(self._sampling.sigmas.device)).to(device),
@@ -246,14 +241,6 @@ class _Skips:
     def to(self, _where: Any) -> _Skips:
         """All follows the skips."""
         return self
-
-
-def _with_copies(layer: Any, x: Tensor, emb: Tensor, context: Tensor, options: dict[str, Any], *_others: Any) -> Tensor:
-    """A layer of the host after the batch was copied: with as many copies of what else it is given."""
-    copies = len(x) // len(emb)
-    if isinstance(layer, ResBlock):
-        return layer(x, emb.repeat(copies, 1))
-    return layer(x, context.repeat(copies, 1, 1), options)
 
 
 def stacked(texts: Sequence[TextStates]) -> TextStates:
