@@ -13,7 +13,7 @@ from rich.console import Console
 
 from scedit_core.pictures.finding import find_candidates
 from training.config_file import parse_config
-from training.data.check import run_check
+from training.data.check import read_shards, run_check
 from training.data.file_index import FileIndex
 from training.data.shard_reading import samples_of
 from training.data.survey import survey
@@ -143,6 +143,41 @@ def test_parts_of_a_sample_are_no_pictures_left_out(values, tmp_path):
     assert len(problems) == 2
     assert "c.heic: expected png, jpg, webp, ..., found heic" in problems[0]
     assert "d: expected a picture beside its caption, found none; add d.png" in problems[1]
+
+
+def test_hints_of_one_colour_in_shards_are_told(control_values, tmp_path):
+    clear = io.BytesIO()
+    Image.new("RGBA", (64, 64), (255, 255, 255, 0)).save(clear, "PNG")
+    lines = Image.new("L", (64, 64))
+    lines.paste(255, (0, 30, 64, 31))
+    drawn = io.BytesIO()
+    lines.save(drawn, "PNG")
+    members = {}
+    for name, hint in (("a", clear), ("b", drawn), ("c", clear)):
+        members |= {f"{name}.png": png(0), f"{name}.txt": b"x", f"{name}.hint.png": hint.getvalue()}
+    path = write_tar(tmp_path / "set.tar", members)
+    control_values["data"] = {"shards": str(path), "resolution": 64, "condition": {"type": "canny"}}
+    found = read_shards(parse_config(control_values), Console(quiet=True)).survey
+    assert told(found.remarks, "one colour") == ["set.tar/a.hint.png", "set.tar/c.hint.png"]
+
+
+def test_long_captions_in_shards_are_told_by_train_and_counted_by_check(values, tmp_path):
+    """`train` meets them as it goes, and says it once."""
+    members = {}
+    for i in range(12):
+        members |= {f"{i:02d}.png": png(i), f"{i:02d}.txt": b"a red star " * (60 if i % 3 == 2 else 1) + b"%d" % i}
+    path = write_tar(tmp_path / "set.tar", members)
+    values |= {"previews": {"every": 0, "count": 1}, "validation": {"every": 0, "images": 1}, "tensorboard": False}
+    values["data"] = {"shards": str(path), "resolution": 64}
+    values["loop"]["steps"] = 8
+    config, out = parse_config(values), io.StringIO()
+    train(config, Console(file=out, width=300))
+    assert out.getvalue().count("captions of more than") == 1
+    assert "check counts them all" in out.getvalue()
+    checked = io.StringIO()
+    run_check(config, Console(file=checked, width=300))
+    (line,) = [line for line in checked.getvalue().splitlines() if "captions of more than" in line]
+    assert "is not read: 4 (" in line
 
 
 def test_check_counts_what_is_left_out(project, control_values):

@@ -6,7 +6,7 @@ import io
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +22,7 @@ from scedit_core.fitting.loop import update
 from scedit_core.fitting.machine import peak_memory_mib
 from scedit_core.fitting.remarks import Remarks
 from scedit_core.fitting.run_folder import RunFolder
-from scedit_core.pictures.framing import Size, bucket_of, bucket_sizes
+from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
 from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_tensor
 
 from ..bases.base_model import BaseModel
@@ -35,10 +35,10 @@ from .examples import Example
 from .folder_set import FolderSet
 from .hint_making import Hints
 from .reading_ahead import read_ahead
-from .shard_reading import expand_shards, samples_of
+from .shard_reading import expand_shards, samples_of, shaped
 from .shard_set import first_of
 from .survey import Survey, cache_folder, check_survey, survey
-from .training_set import TrainingSet
+from .training_set import TrainingSet, remarks_on_captions
 
 Item = TypeVar("Item")
 _SHOWN = 24  # pictures on the contact sheet
@@ -93,7 +93,7 @@ def run_check(config: TrainConfig, console: Console | None = None) -> int:
     try:
         check_survey(found.survey, config)
         _say(console, f"contact sheet: {draw_sheet(config, found.survey, folder / 'check.jpg')}")
-        trial = try_two_updates(config, found.survey)
+        trial = try_two_updates(config, found.survey, found.captions)
         remarks.take(trial.remarks)
     finally:
         told = [f"- {remark}" for remark in remarks]
@@ -132,7 +132,7 @@ def leave_out_broken(found: Survey, config: TrainConfig, console: Console) -> No
     for example, done in _shown(read_ahead(decode, examples), len(examples), console):
         try:
             if done.result():
-                found.remark_on_blank_hint(example)
+                found.remark_on_blank_hint(example.hint.path)
         except DataError as error:
             bad[example.path] = str(error)
     found.leave_out(bad)
@@ -148,20 +148,25 @@ def read_shards(config: TrainConfig, console: Console) -> Findings:
         leave_out_broken(found, config, console)
         found.own, excluded = shown, frozenset()  # the contact sheet is of what is trained on
     buckets = bucket_sizes(config.data.resolution, config.data.buckets, config.data.max_aspect)
+    fitting = None if config.data.condition is None else Hints(config.data).fitting
     findings = Findings(found, 0, Counter(), [])
     for sample in _shown(samples_of(urls, config.data, found.problems), None, console):
+        framing = Framing(sample.size, bucket_of(sample.size, buckets))
         try:
-            for name in ("picture", "hint", "mask"):
-                data = getattr(sample, name)
-                if data is not None:
+            for name in ("picture", "mask"):
+                if (data := getattr(sample, name)) is not None:
                     read_picture(io.BytesIO(data), f"{sample.key} ({name})")
+            if sample.hint is not None and fitting is not None:
+                hint = framing.hint(shaped(sample.hint, f"{sample.key}.hint.png", framing, None), fitting)
+                if is_blank(hint):
+                    found.remark_on_blank_hint(Path(f"{sample.key}.hint.png"))
         except DataError as error:
             found.problems.append(str(error))
             continue
         if sample.key in excluded and found.unseen:
             continue
         findings.pictures += 1
-        findings.sizes[bucket_of(sample.size, buckets)] += 1
+        findings.sizes[framing.target] += 1
         if sample.caption and len(findings.captions) < _LENGTHS:
             findings.captions.append(sample.caption)
     return findings
@@ -211,14 +216,19 @@ def draw_sheet(config: TrainConfig, found: Survey, path: Path) -> Path:
     return draw_contact_sheet(path, shown)
 
 
-def try_two_updates(config: TrainConfig, found: Survey) -> Trial:
-    """Run the loop's own update twice, on the first batches that the training would see; nothing is saved of it."""
+def try_two_updates(config: TrainConfig, found: Survey, captions: Sequence[str] = ()) -> Trial:
+    """Run the loop's own update twice, on the first batches that the training would see; nothing is saved of it.
+
+    captions: those of shards, which a training meets only as it goes.
+    """
     accelerator = Accelerator(gradient_accumulation_steps=config.loop.accumulate, mixed_precision="no")
     encoding, missing = [], []
 
     def prepare_data(base: BaseModel, config: TrainConfig, say: Callable[..., None], process: tuple) -> TrainingSet:
         if config.data.shards is not None:
-            return TrainingSet.prepare(base, config, say, process)
+            data = TrainingSet.prepare(base, config, say, process)
+            remarks_on_captions(base, captions, data.remarks)
+            return data
         encoder = Encoder(base, config, cache_folder(config))
         data = FolderSet(base, config, encoder, found)
         missing.extend(e for e in data.examples if not encoder.is_cached(e))

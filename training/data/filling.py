@@ -41,7 +41,7 @@ def fill_cache(encoder: Encoder, found: Survey, say: Callable[..., None], proces
     found.leave_out(bad)
     for example in (*found.own, *found.prior, *found.held):
         if encoder.blank_hint(example):
-            found.remark_on_blank_hint(example)
+            found.remark_on_blank_hint(example.path if example.hint is None else example.hint.path)
 
 
 class _Progress:

@@ -30,7 +30,7 @@ class FolderSet(TrainingSet):
         self.examples = [*found.own, *found.prior]
         self.held, self.unseen, self.problems = found.held, found.unseen, found.problems
         self.remarks = found.all_remarks()
-        remarks_on_captions(base, [*self.examples, *self.held], self.remarks)
+        remarks_on_captions(base, (example.caption for example in [*self.examples, *self.held]), self.remarks)
         self.buckets = sorted({example.bucket for example in self.examples})
         place = {bucket: i for i, bucket in enumerate(self.buckets)}
         groups: list[list[int]] = [[] for _ in self.buckets]

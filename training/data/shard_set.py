@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scedit_core.fitting.chance import generator_for
+from scedit_core.fitting.remarks import Remarks
 from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
 from scedit_core.pictures.reading import measure
 
@@ -48,7 +49,7 @@ class ShardSet(TrainingSet):
         data = config.data
         self.examples, self.held, self.unseen, self.problems = [], held.held, held.unseen, list(held.problems)
         self.remarks = held.all_remarks()
-        remarks_on_captions(base, self.held, self.remarks)
+        remarks_on_captions(base, (example.caption for example in self.held), self.remarks)
         self.buckets = bucket_sizes(data.resolution, data.buckets, data.max_aspect)
         self._urls, self._excluded, self._say = urls, excluded, say
         self._following: tuple | None = None
@@ -110,6 +111,15 @@ class ShardSet(TrainingSet):
             reason = f", the first problem is {self.problems[0]}" if self.problems else ""
             raise DataError(f"data.shards: expected pictures that can be used, found none{reason}")
 
+    def _tell_long(self, rows: list[Row]) -> None:
+        """Say it of the first caption of which the end is not read; the shards are not gone through beforehand."""
+        remarks = Remarks()
+        remarks_on_captions(self.base, (row.caption for row in rows), remarks)
+        for remark in remarks:
+            if not any(known.what == remark.what for known in self.remarks):
+                self._say("note", message=f"{remark}; python -m training check counts them all")
+        self.remarks.take(remarks)
+
     @torch.no_grad()
     def _encoded(self, rows: list[Row], step: int, size: int, part: tuple[int, int]) -> Batch:
         if next(self.base.vae.parameters()).device != self.base.device:
@@ -131,6 +141,7 @@ class ShardSet(TrainingSet):
                 else:  # taken as it is
                     hint = _floats(row.hint, mirrored)
                 hints.append(torch.zeros_like(hint) if draws.no_hint[number] or not row.known else hint)
+        self._tell_long(rows)
         captions = ["" if draws.no_caption[n] else row.caption for n, row in zip(numbers, rows, strict=True)]
         sizes = torch.tensor([row.framing.micro_conditions for row in rows], dtype=torch.float32)
         return Batch(

@@ -99,13 +99,12 @@ class Survey:
             "add pictures, or name others in validation.folder",
         )
 
-    def remark_on_blank_hint(self, example: Example) -> None:
-        """Say that the hint of an example is of one colour."""
-        path = example.path if example.hint is None else example.hint.path
+    def remark_on_blank_hint(self, path: Path) -> None:
+        """Say that the hint at `path`, or of the picture there, is of one colour."""
         self.remarks.add(
             "hints of one colour, from which nothing can be learned",
             "make them anew, or remove them with their pictures",
-            name=path.name,
+            name=_short(str(path)),
             sentence=str(path),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -140,9 +140,9 @@ class TrainingSet(ABC):
                 self.base.release_encoders()
 
 
-def remarks_on_captions(base: BaseModel, examples: Sequence[Example], remarks: Remarks) -> None:
+def remarks_on_captions(base: BaseModel, captions: Iterable[str], remarks: Remarks) -> None:
     """Say of which captions the text encoder reads the beginning only."""
-    captions = list(dict.fromkeys(example.caption for example in examples))[:_LENGTHS]
+    captions = list(dict.fromkeys(captions))[:_LENGTHS]
     limit = base.caption_limit
     for length, caption in zip(base.caption_lengths(captions), captions, strict=True):
         if length > limit:
