@@ -20,6 +20,7 @@ from .annotators import ANNOTATORS, WEIGHTS, default_folder, installed_weights
 from .canny import CannyOptions, canny
 from .color_palette import ColorPaletteOptions, color_palette
 from .depth import DepthOptions, depth, load_depth
+from .fitting import fitting_of
 from .hed import load_hed
 from .pose import PoseOptions, load_joint_finder, load_person_finder, pose
 from .random_masks import CompletionOptions, random_completion
@@ -128,8 +129,8 @@ def _as(kind: type, value: Any, name: str) -> Any:
 class HintMaker:
     """Calling it makes hints: images [B,H,W,C] in 0..1 -> float [B,H,W,3] in 0..1 on their device.
 
-    condition: its type and all of its options, for the metadata of a tuner that is trained on these hints; detectors
-               whose place was told have no name there.
+    condition: its type, all of its options and its fitting, for the metadata of a tuner that is trained on these hints;
+               detectors whose place was told have no name there.
     mirrors:   whether the hint of a mirrored picture is the mirrored hint; not so for poses, whose left and right have
                colours of their own.
     """
@@ -190,7 +191,7 @@ def hint_maker(
     for option, what in (("detector", kind), ("person_detector", "people")):
         if (detectors or {}).get(what) is not None:
             said.pop(option, None)
-    return HintMaker(said, make)
+    return HintMaker(said | fitting_of(said).said(), make)
 
 
 def _given_weights(path: Path, name: str) -> Path:

@@ -104,7 +104,7 @@ def test_the_place_of_a_detector_may_be_told(root, images, tmp_path):
     shutil.copytree(root / "dpt-hybrid-midas", moved)
     maker = hint_maker(condition, {"depth": moved, "pose": None}, roots=[tmp_path])
     assert torch.equal(maker(images), expected)
-    assert maker.condition == {"type": "depth", "invert": False}
+    assert maker.condition == {"type": "depth", "invert": False, "fitting": "smooth", "nothing": "black"}
     hed = hint_maker({"type": "soft_edge"}, {"soft_edge": root / "hed" / "ControlNetHED.pth"}, roots=[tmp_path])
     assert hed(images).shape == images.shape
 
