@@ -73,32 +73,23 @@ def subject() -> dict:
 def style_from_pictures() -> dict:
     """A style that is trained from a folder of pictures, and used at once."""
     graph = picture("sd15", _LIGHTHOUSE)
-    graph["10"] = training("style", "my_pictures", "my_style", "fast")
+    graph["10"] = training("style", "my_pictures", "my_style", 400)
     return with_style_from(graph, ("10", 0), 1.0, 11)
 
 
-def training(kind: str, folder: str, name: str, preset: str) -> dict:
-    """The training node on SD 1.5."""
-    return node(
-        "SCEditTrainTuner",
-        ckpt_name=CHECKPOINTS["sd15"],
-        folder=folder,
-        name=name,
-        kind=kind,
-        preset=preset,
-        steps=0,
-        resolution=SIZES["sd15"],
-        caption="",
-        low_memory=False,
-        resume=True,
-        config_file="",
-    )
+def training(kind: str, folder: str, name: str, steps: int) -> dict:
+    """The node that trains on the checkpoint of the graph."""
+    widgets = {"folder": folder, "name": name, "kind": kind, "steps": steps, "batch": 1, "accumulate": 4}
+    widgets |= {"learning_rate": 2e-4, "ratio": 1.0, "kernel": "1", "optimizer": "adamw", "precision": "auto"}
+    widgets |= {"checkpointing": False, "seed": 0, "resolution": SIZES["sd15"], "caption": "", "hold_out": 0}
+    widgets |= {"preview_every": max(100, steps // 20), "start_from": "none", "resume": True}
+    return node("SCEditTrainOnModel", model=("1", 0), vae=("1", 2), clip=("1", 1), **widgets)
 
 
 def edges_from_pictures() -> dict:
     """A control for edges that is trained from a folder of pictures, and used at once."""
     graph = with_hint(picture("sd15", _GIRL), "SCEditCanny", low=100.0, high=200.0, blur=0.0)
-    graph["30"] = training("canny", "my_many_pictures", "my_canny", "fast")
+    graph["30"] = training("canny", "my_many_pictures", "my_canny", 4000)
     return with_controlnet_from(graph, ("30", 1), ("21", 0), 1.0, 31)
 
 
@@ -137,7 +128,7 @@ def completion() -> dict:
     graph["24"] = node("VAEEncode", pixels=("21", 1), vae=("1", 2))
     graph["25"] = node("SetLatentNoiseMask", samples=("24", 0), mask=("21", 2))
     graph["5"]["inputs"]["latent_image"] = ["25", 0]
-    graph["30"] = training("completion", "my_many_pictures", "my_completion", "fast")
+    graph["30"] = training("completion", "my_many_pictures", "my_completion", 4000)
     return with_controlnet_from(graph, ("30", 1), ("21", 0), 1.0, 31)
 
 
@@ -206,8 +197,7 @@ _ANY_STYLE = "*Load SC-Tuner* takes every style that the help of *SCEdit Tuner I
 _CONTROL = "*Apply ControlNet* takes a CSC-Tuner like any other ControlNet, with strength, range and chaining. "
 _TRAIN = (
     "Put pictures into `input/{folder}`, each with a text file of the same name that says what is on it. *Run* trains "
-    "the tuner first ({time}) and then draws; the next *Run* uses it at once. The first time, the node shows one "
-    "command that installs what the trainer needs. "
+    "the tuner first ({time}) and then draws; the next *Run* uses it at once. It needs nothing but ComfyUI. "
 )
 _MANY = "A control needs thousands of pictures, and nobody has released one like this for SD 1.5. "
 

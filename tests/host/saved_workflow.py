@@ -63,7 +63,7 @@ def to_api(workflow: dict, object_info: dict) -> dict:
                 continue
             value = next(values)
             inputs.setdefault(name, value)  # a widget may have a link, which stands above its value
-            if options.get("control_after_generate"):
+            if options.get("control_after_generate") or name == "seed":  # the page adds that widget to every seed
                 next(values)
         graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return graph

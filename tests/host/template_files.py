@@ -16,6 +16,7 @@ import torch
 from checkpoint import UNET, Noise, random_checkpoint, random_tuner
 from model_files import CHECKPOINTS, CONTROLNET_DEPTH, ModelFile
 
+TRAINING = "SCEditTrainOnModel"
 CANNY = "sd15_canny.safetensors"  # no template's: none is released for SD 1.5
 _LOADERS = {
     "CheckpointLoaderSimple": ("ckpt_name", CHECKPOINTS["sd15"].name),
@@ -60,11 +61,11 @@ def on_sd15(graph: dict) -> dict:
     """The graph with the files of SD 1.5 in its loaders, and a loader in place of a training."""
     graph = copy.deepcopy(graph)
     for each in graph.values():
-        if each["class_type"] == "SCEditTrainTuner":
+        if each["class_type"] == TRAINING:
             kind = "SCEditLoadSCTuner" if each["inputs"]["kind"] == "style" else "SCEditLoadCSCTuner"
             each |= {"class_type": kind, "inputs": {}}
         for name, value in each["inputs"].items():
-            if isinstance(value, list) and graph[value[0]]["class_type"] in ("SCEditTrainTuner", "SCEditLoadCSCTuner"):
+            if isinstance(value, list) and graph[value[0]]["class_type"] in (TRAINING, "SCEditLoadCSCTuner"):
                 each["inputs"][name] = [value[0], 0]  # the only output of a loader
         if each["class_type"] in _LOADERS:
             widget, name = _LOADERS[each["class_type"]]

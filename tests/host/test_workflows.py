@@ -16,7 +16,7 @@ from conftest import PACK_ROOT
 from PIL import Image
 from saved_workflow import made_small, picture_of, saved_graph
 from small_detectors import install_hed, install_model
-from template_files import on_sd15
+from template_files import TRAINING, on_sd15
 
 WORKFLOWS = sorted((PACK_ROOT / "workflows").glob("*.json"))
 HOSTS_OWN = {"comfy_extras", "nodes"}
@@ -99,7 +99,7 @@ def values_of(graph: dict) -> list[str]:
 def test_templates_run(server, object_info, detectors, stem):
     """Those of SD 1.5 as they are but small; others with the files of SD 1.5; a tuner in place of its training."""
     graph = made_small(saved_graph(stem, object_info))
-    trains = any(each["class_type"] == "SCEditTrainTuner" for each in graph.values())
+    trains = any(each["class_type"] == TRAINING for each in graph.values())
     if trains or graphs.WORKFLOWS[stem].family != "sd15":
         graph = on_sd15(graph)
     first = picture_of(server, graph)
