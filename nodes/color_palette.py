@@ -19,8 +19,8 @@ class SCEditColorPalette(io.ComfyNode):
             node_id="SCEditColorPalette",
             display_name="SCEdit Color Palette",
             category=CATEGORY,
-            description="A mosaic of flat squares: where which colours are, and nothing else. The default is that of "
-            "the released tuners.",
+            description="A mosaic of flat squares that shows which colours are where, and nothing else. The default is "
+            "that of the released tuners.",
             inputs=[
                 image_input(),
                 io.Int.Input(

@@ -39,18 +39,18 @@ class SCEditCompletion(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="For inpainting: what is to be made, 0.5 and more. Stretched to the picture; one for all "
+                    tooltip="For inpainting: what will be painted, 0.5 and more. Stretched to the picture; one for all "
                     "pictures or one for each.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="hint", tooltip="For Apply nodes: black where something is to be made."),
+                io.Image.Output(display_name="hint", tooltip="For Apply nodes: black where something will be painted."),
                 io.Image.Output(
                     display_name="image",
-                    tooltip="The picture on its canvas, for the host's inpainting nodes; new parts are grey.",
+                    tooltip="The picture on its canvas, for ComfyUI's inpainting nodes; new parts are grey.",
                 ),
                 io.Mask.Output(
-                    display_name="mask", tooltip="1 where something is to be made, as large as the picture."
+                    display_name="mask", tooltip="1 where something will be painted, as large as the picture."
                 ),
             ],
         )

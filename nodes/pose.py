@@ -57,7 +57,7 @@ class SCEditPose(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How sure the detector must be that there is a person, from 0 to 1. Raise it where it sees "
+                    tooltip="How sure the detector must be that there is a person, from 0 to 1. Raise it if it sees "
                     "people where there are none.",
                 ),
                 io.Float.Input(

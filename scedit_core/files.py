@@ -203,7 +203,7 @@ def _read_names(weights: WeightFile) -> tuple[ModuleType, dict[str, dict[str, st
     found = f"keys such as {min(keys)[:80]!r}" if keys else "no weights at all"
     advice = "choose an SC-Tuner or CSC-Tuner file"
     if any(_LORA.fullmatch(k) for k in keys):
-        found, advice = f"a LoRA ({found})", "load it with the host's LoRA loader"
+        found, advice = f"a LoRA ({found})", "load it with ComfyUI's Load LoRA"
     raise TunerFileError(f"{where}: expected SCEdit weights, found {found}; {advice}")
 
 
