@@ -47,8 +47,8 @@ class SCEditCanny(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Sigma in pixels of a Gaussian blur that is applied first, against noise and texture. 0 for "
-                    "none, as released tuners were trained.",
+                    tooltip="Sigma in pixels of a Gaussian blur that is applied first, against noise and texture. 0 "
+                    "for none, as released tuners were trained.",
                 ),
                 csc_tuner_input(),
             ],

@@ -213,7 +213,9 @@ class _Skips:
     def __call__(self, h: Tensor, skip: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
         b = options["block"][1]
         if skip.requires_grad or (b == 0 and h.requires_grad):
-            raise RuntimeError("training step: expected no graph before the decoder, found one")
+            raise RuntimeError(
+                "training step: expected no graph before the decoder, found one; report this with your workflow"
+            )
         if b == 0 and self._others:
             sigma = float(options["sigmas"][0])
             with torch.no_grad():
