@@ -27,7 +27,8 @@ def load(image: Image.Image, folder):
 
 def load_mask(image: Image.Image, folder, channel):
     image.save(folder / "mask.png")
-    return host_nodes.LoadImageMask().load_image_mask(str(folder / "mask.png"), channel)[0]
+    node = host_nodes.LoadImageMask()
+    return getattr(node, node.FUNCTION)(str(folder / "mask.png"), channel)[0]  # hosts name it differently
 
 
 @pytest.mark.parametrize("width", WIDTHS)
