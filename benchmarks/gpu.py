@@ -80,6 +80,7 @@ class Part:
     tiny:    arguments in place of `arguments` in a dry run, which leaves the part out where there are none.
     seconds: what it is expected to take on an H100; it is stopped after twice that.
     on_host: whether it runs on a ComfyUI checkout where there is one.
+    host_only: whether it can run nowhere else.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Part:
     tiny: str
     seconds: int
     on_host: bool = False
+    host_only: bool = False
 
 
 _SAMPLED = '--variants SC-Tuner CSC-Tuner "two CSC-Tuners" "four CSC-Tuners" T2I-Adapter ControlNet'
@@ -126,6 +128,11 @@ PARTS = [
         "sampling SDXL", "a step at 1024 px, batch 2, fp16, eager", "inference.py",
         f"--model sdxl --dtype float16 --steps 5 --rounds 2 {_SAMPLED}",
         f"--model sdxl {_TINY_SAMPLING}", 80, on_host=True,
+    ),
+    Part(
+        "training on the MODEL", "Train SCEdit on Model beside core's Train LoRA, SD 1.5 at 512 px", "train_in_host.py",
+        "--model sd15 --latent 64 --stored bf16 --steps 6 --batches 1 4",
+        "--model sd15 --latent 16 --width 32 --rank 4 --steps 3 --batches 1", 60, on_host=True, host_only=True,
     ),
     Part(
         "training SDXL, compiled", "the same at batch 1 with compiled blocks", "training.py",
@@ -189,6 +196,9 @@ def main() -> int:
     _print_plan(plan, report, card, host, options)
     for part, arguments in plan:
         if report.done(part, arguments):
+            continue
+        if part.host_only and host is None:
+            report.tell(part, state="left out", reason="it needs a ComfyUI checkout, and none was found; see --host")
             continue
         left = 60 * options.minutes - (time.monotonic() - begun)
         if left < min(part.seconds / 4, 30):

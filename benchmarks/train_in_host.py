@@ -1,9 +1,10 @@
 """Training on a MODEL in ComfyUI: steps per second and bytes kept, beside core's Train LoRA.
 
-python benchmarks/train_in_host.py HOST [--model sd15 | sdxl] [--latent 32] [--rank 64] [--steps 6] [--batches 1 4]
-                                        [--checkpointing] [--stored fp32 | bf16 | fp8] [--only scedit] [--out FILE]
+python benchmarks/train_in_host.py --host COMFYUI [--model sd15 | sdxl] [--latent 32] [--rank 64] [--steps 6]
+                                   [--batches 1 4] [--checkpointing] [--stored fp32 | bf16 | fp8] [--width 320]
+                                   [--only scedit] [--out FILE]
 
-HOST is a ComfyUI checkout that has Train LoRA (v0.28.0 or newer).  Both nodes are run as ComfyUI runs them, on the same
+COMFYUI is a checkout that has Train LoRA (v0.28.0 or newer).  Both nodes are run as ComfyUI runs them, on the same
 MODEL of the true shape with random weights, the same latents, captions, batch and compute dtype, and AdamW.  Prints a
 table and writes JSON: steps per second (the median of all steps but the first), and bytes that autograd keeps for the
 backward pass of a step, each storage once, without weights, gradients and optimiser state, which are listed apart.
@@ -54,14 +55,14 @@ class Watch:
         return tensor
 
 
-def model_of(host: Any, name: str, stored: str) -> Any:
+def model_of(host: Any, name: str, stored: str, width: int) -> Any:
     """A MODEL of the true shape with random weights, which core's node can load again."""
     torch, comfy = host.torch, host.comfy
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 
     def made(disable_dynamic: bool = False) -> Any:
         host.dtype = torch.float32
-        shape = inference_host._unet_config(host, name, 320)
+        shape = inference_host._unet_config(host, name, width)
         supported = comfy.supported_models.SDXL if name == "sdxl" else comfy.supported_models.SD15
         config = supported(shape)
         config.unet_config |= shape | {"dtype": dtypes[stored]}
@@ -151,7 +152,8 @@ def trained_mib(host: Any, model: Any, name: str, rank: int) -> float:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("host", type=Path)
+    parser.add_argument("--host", type=Path, required=True)
+    parser.add_argument("--width", type=int, default=320, help="channels of the U-Net's first level, truly 320")
     parser.add_argument("--model", choices=list(_TEXT), default="sd15")
     parser.add_argument("--latent", type=int, default=32)
     parser.add_argument("--rank", type=int, default=64)
@@ -173,7 +175,7 @@ def main() -> None:
             latents, positive = pictures(host, options.model, max(options.batches), options.latent)
             for name, made in (("scedit", scedit), ("lora", lora)):
                 if options.only in (None, name):
-                    model = model_of(host, options.model, options.stored)
+                    model = model_of(host, options.model, options.stored, options.width)
                     found = measured(host, model, made(host, model, latents, positive, options, batch))
                     found["trained_mib"] = trained_mib(host, model, name, options.rank)
                     rows.append({"method": name, "batch": batch, **found})
