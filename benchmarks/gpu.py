@@ -101,7 +101,7 @@ _MEASURED = "--measure-only --steps 5 --savings"
 PARTS = [
     Part(
         "parity", "whether half precision, 8 bits, compiling and fused updates agree with the CPU", "parity.py",
-        "--kinds sc csc", "--kinds sc", 45,
+        "--kinds sc csc", "--kinds csc", 60,
     ),
     Part(
         "sampling SD 1.5", "a step at 512 px, batch 2, fp16, eager", "inference.py",

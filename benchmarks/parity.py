@@ -43,8 +43,7 @@ PATHS: dict[str, tuple[dict, torch.dtype, bool, dict, float]] = {
     "frozen layers, checkpointing, 8 bits": (ALL, torch.float32, False, PLAIN | {"fp8": True}, 2e-3),
     "bfloat16": (ALL | {"fp8": False}, torch.bfloat16, False, PLAIN, 8e-2),
     "float16, gradients scaled": (ALL | {"fp8": False}, torch.float16, False, PLAIN, 2e-2),
-    "compiled": (ALL | {"fp8": False}, torch.float32, True, PLAIN, 2e-3),
-    "compiled, bfloat16, 8 bits": (ALL, torch.bfloat16, True, PLAIN | {"fp8": True}, 8e-2),
+    "compiled, 8 bits": (ALL, torch.float32, True, PLAIN | {"fp8": True}, 2e-3),
 }
 
 
@@ -54,6 +53,7 @@ def main() -> int:
     made.add_argument("--kinds", nargs="+", choices=("sc", "csc"), default=["sc", "csc"])
     options = made.parse_args()
     diffusers.utils.logging.set_verbosity_error()
+    torch.backends.cudnn.allow_tf32 = False  # which rounds what is compared to ten bits
     torch.manual_seed(0)
     unet = MODELS["sd15"].tiny().build()
     rows = [row for kind in options.kinds for row in _rows(unet, kind)]
@@ -85,6 +85,8 @@ def _rows(unet: nn.Module, kind: str) -> list[dict[str, Any]]:
 
     known: dict[str, list[Tensor]] = {}
     for path, (memory, dtype, compiled, on_cpu, tolerance) in PATHS.items():
+        if compiled and kind != "sc":
+            continue  # blocks of the U-Net are compiled, the tuners are not
         key = str(on_cpu)
         if key not in known:
             known[key] = _step(unet, tuner, on_cpu, torch.float32, torch.device("cpu"), False)
@@ -122,7 +124,7 @@ def _step(
     prepare_tuner(tuner, memory)
     unet.to(device)
     if compiled:
-        compile_blocks(unet, backend="inductor" if GPU else "aot_eager")
+        compile_blocks(unet, backend="inductor" if GPU else "eager")
     inputs, hint = _inputs(device, dtype)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     with attach(unet, [(tuner, 1.0, hint if isinstance(tuner, CSCTuner) else None)]):

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 from scedit_core import save_tuner
+from scedit_core.fitting import loop
 from scedit_core.fitting.run import Run
-from training import loop
 from training.config_file import load_config
+from training.loop import train
 
 
 def main(config: Path, folder: Path) -> None:
@@ -23,7 +24,7 @@ def main(config: Path, folder: Path) -> None:
         return finish(run)
 
     loop._finish = save_own
-    loop.train(load_config(config))
+    train(load_config(config))
 
 
 if __name__ == "__main__":
