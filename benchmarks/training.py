@@ -47,6 +47,7 @@ from scedit_core.fitting.loop import update
 from scedit_core.fitting.objective import Objective
 from scedit_core.fitting.optimizing import build_optimizer, build_schedule
 from scedit_core.fitting.processes import OneProcess
+from scedit_core.fitting.run import Run
 from scedit_core.fitting.settings import LoopSettings, ObjectiveSettings
 
 MIB = 2**20
@@ -182,7 +183,7 @@ def _timed(
     return statistics.median(times), torch.cuda.max_memory_allocated() if gpu else 0
 
 
-def _run(model: Model, method: Method, batch: int, device: torch.device) -> SimpleNamespace:
+def _run(model: Model, method: Method, batch: int, device: torch.device) -> Run:
     """What the trainer's `update` asks of a run, for any method."""
     inputs, hint = _inputs(model, batch, torch.device("cpu"))
     told = inputs.get("added_cond_kwargs", {})
@@ -200,9 +201,9 @@ def _run(model: Model, method: Method, batch: int, device: torch.device) -> Simp
 
     loop = LoopSettings(batch=batch, steps=1000, warmup=0, learning_rate=1e-5)
     optimizer = build_optimizer(method.parameters(), loop)
-    return SimpleNamespace(
-        config=SimpleNamespace(loop=loop), accelerator=OneProcess(device), part=(0, 1), step=0, ema=None,
-        data=SimpleNamespace(batch=lambda step, size, part: data), step_module=step, tuner=method.owner,
+    return Run(
+        config=SimpleNamespace(loop=loop), accelerator=OneProcess(device), folder=None, events=None, base=None,
+        data=SimpleNamespace(batch=lambda step, size, part: data), step_module=step, tuner=method.owner, ema=None,
         objective=Objective(torch.linspace(0.999, 0.005, 1000), "epsilon", ObjectiveSettings()), optimizer=optimizer,
         schedule=build_schedule(optimizer, loop), scaler=torch.amp.GradScaler(device.type, enabled=False),
     )  # fmt: skip
