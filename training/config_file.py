@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 import typing
 from pathlib import Path
@@ -53,19 +54,19 @@ def parse_config(values: dict, where: str = "configuration") -> TrainConfig:
 
 
 def _resolved(section: Section, folder: Path) -> Any:
-    """The section with every relative path in it, at any depth, starting at `folder`."""
+    """The section with every path in it, at any depth, starting at `folder`, or at a home folder where it has a ~."""
     update = {}
     for name in type(section).model_fields:
         value = getattr(section, name)
         if isinstance(value, Section):
             update[name] = _resolved(value, folder)
         elif isinstance(value, Path):
-            update[name] = folder / value
+            update[name] = folder / os.path.expanduser(value)
         elif isinstance(value, list) and value and isinstance(value[0], Path):
-            update[name] = [folder / each for each in value]
+            update[name] = [folder / os.path.expanduser(each) for each in value]
         elif name == "shards" and value is not None:
             several = [value] if isinstance(value, str) else value
-            update[name] = [each if "://" in each else str(folder / each) for each in several]
+            update[name] = [each if "://" in each else str(folder / os.path.expanduser(each)) for each in several]
     return section.model_copy(update=update)
 
 

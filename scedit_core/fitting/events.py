@@ -5,7 +5,7 @@
 | plan       | images, steps, batch (images in an update), parameters, base, ... |
 | remarks    | remarks, a list: what, count, names (the first), advice, text (all in one line) |
 | caching    | done, total, hits, misses |
-| step       | step, steps, loss, learning_rate, grad_norm, images_per_second, memory_mib, eta_seconds |
+| step       | step, steps, loss, learning_rate, grad_norm, images_per_second, memory_mib, eta_seconds, skipped (fp16) |
 | preview    | step, path |
 | validation | step, loss_with, loss_without, loss_no_hint (controls), by_timestep, images, unseen (by training) |
 | saved      | step, path |

@@ -24,6 +24,8 @@ from .run_folder import Stopped
 from .tuner_file import save_trained
 from .validation import Validation
 
+_SKIPS = 20  # in a row; the first few find the scale, which begins at 2^16 and is halved each time
+
 
 class Previews(Protocol):
     """Draws pictures while the training goes on."""
@@ -48,7 +50,7 @@ def train_to_end(run: Run, previews: Previews | None) -> Path:
 
 
 def due_after(
-    run: Run, loss: float, norm: float, validation: Validation | None, previews: Previews | None
+    run: Run, loss: float, norm: float, rate: float, validation: Validation | None, previews: Previews | None
 ) -> str | None:
     """Tell of an update, measure, save and draw where it is time to; gives the wish to stop that was seen meanwhile."""
     config, wish = run.config, None
@@ -58,7 +60,8 @@ def due_after(
         steps=config.loop.steps,
         loss=loss,
         grad_norm=norm,
-        learning_rate=run.optimizer.param_groups[0]["lr"],
+        learning_rate=rate,
+        **({"skipped": run.skipped[0]} if run.scaler.is_enabled() else {}),
     )
     last = run.step == config.loop.steps
     if validation and (last or run.step % config.validation.every == 0):
@@ -81,10 +84,11 @@ def posed(run: Run, piece: int) -> tuple[Batch, Problem, Tensor | None, Tensor |
     return batch, problem, *(None if x is None else moved(x, device) for x in (batch.hints, batch.masks))
 
 
-def update(run: Run) -> tuple[float, float]:
-    """One optimiser update.  Returns the mean loss and the norm of the gradient before it was clipped.
+def update(run: Run) -> tuple[float, float, float]:
+    """One optimiser update.  Returns the mean loss, the norm of the gradient before it was clipped, and the rate.
 
-    Raises TrainingError where either is not finite; the tuner is then as it was before.
+    Raises TrainingError where loss or norm is not finite, the tuner then being as it was before, and where the gradient
+    has not fitted into fp16 for so long that it never will.
     """
     loop, accelerator = run.config.loop, run.accelerator
     losses = []
@@ -115,14 +119,32 @@ def apply_update(run: Run, losses: Sequence[Tensor]) -> tuple[float, float]:
             f"step {run.step + 1}: expected a finite {what}, found {norm if what == 'gradient' else mean}; lower "
             f"loop.learning_rate or use precision bf16 or fp32, then {_way_on(run)}"
         )
+    rate, scale = run.optimizer.param_groups[0]["lr"], run.scaler.get_scale()
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
+    run.step += 1
+    if run.scaler.get_scale() < scale:
+        _skip(run)
+        return mean, norm, rate
+    run.skipped = run.skipped[0], 0
     run.schedule.step()
     if run.ema is not None:
         run.ema.step(trainable(run.tuner))
-    run.step += 1
-    return mean, norm
+    return mean, norm, rate
+
+
+def _skip(run: Run) -> None:
+    """Count an update that the scaler has skipped.  Raises TrainingError where it has skipped too many."""
+    total, in_a_row = run.skipped[0] + 1, run.skipped[1] + 1
+    run.skipped = total, in_a_row
+    none = run.step == run.config.loop.steps == total
+    if none or in_a_row >= _SKIPS:
+        raise TrainingError(
+            f"step {run.step}: expected gradients that fit into fp16, found that "
+            f"{'all' if none else f'the last {in_a_row}'} updates were skipped since they do not; set loop.precision "
+            f"to bf16 or fp32, then {_way_on(run)}"
+        )
 
 
 def plan(run: Run) -> dict[str, Any]:

@@ -51,7 +51,8 @@ _FREE = {
 class Run:
     """The parts of a training run.
 
-    step:    optimiser updates done.
+    step:    optimiser updates done, those included that were skipped.
+    skipped: updates of which the gradient did not fit into fp16: in all, and in a row.
     remarks: what is told before the first of them.
     saved:   the step of the newest checkpoint.
     """
@@ -71,6 +72,7 @@ class Run:
     ema: RunningMean | None
     lessons: Lessons | None = None
     step: int = 0
+    skipped: tuple[int, int] = (0, 0)
     best: float | None = None
     saved: int | None = None
     remarks: Remarks = field(default_factory=Remarks)
@@ -82,8 +84,9 @@ class Run:
 
     def metadata(self) -> dict[str, str]:
         """Metadata of the tuner as it is now."""
+        scale = self.tuner.scale if isinstance(self.tuner, CSCTuner) else 1.0
         told = {} if self.lessons is None else self.lessons.metadata()
-        return {**tuner_metadata(self.config, self.base, len(self.data.examples), self.step), **told}
+        return {**tuner_metadata(self.config, self.base, len(self.data.examples), self.step, scale), **told}
 
     @cached_property
     def pictures(self) -> str | None:
@@ -118,6 +121,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "skipped": self.skipped,
         }
         if self.ema is not None:
             parts["ema"] = {k: v for k, v in self.ema.state_dict().items() if k != "shadow_params"}
@@ -143,7 +147,9 @@ class Run:
             self.tuner.load_state_dict(tuner.state_dict())
             self.optimizer.load_state_dict(state.parts["optimizer"])
             self.schedule.load_state_dict(state.parts["schedule"])
-            self.scaler.load_state_dict(state.parts["scaler"])
+            if state.parts["scaler"]:  # empty of a run in another precision
+                self.scaler.load_state_dict(state.parts["scaler"])
+            self.skipped = tuple(state.parts.get("skipped", (0, 0)))
             if self.ema is not None and mean is not None:
                 shadow = [p.detach().clone() for p in _matching(mean, self.tuner)]
                 self.ema.load_state_dict({**state.parts["ema"], "shadow_params": shadow})

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from .rates import default_rate, default_warmup
+
 
 class Section:
     """A group of values."""
@@ -54,14 +56,20 @@ class LoopSettings(Section):
     batch: int = 4
     accumulate: int = 1
     optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
-    learning_rate: float = 1e-4
+    learning_rate: float | None = None  # of the optimizer
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    warmup: int = 50
+    warmup: int | None = None  # of the steps
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     ema: float | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", default_rate(self.optimizer))
+        if self.warmup is None:
+            object.__setattr__(self, "warmup", default_warmup(self.steps))
 
 
 @dataclass(frozen=True)

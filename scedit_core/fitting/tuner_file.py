@@ -23,8 +23,11 @@ _PLACES = {"detector", "persons"}  # where a machine keeps its files is nobody e
 _PROBE = 16  # side of the latent on which a saved file is tried; enough for every U-Net, and cheap
 
 
-def tuner_metadata(config: Settings, base: FrozenBase, images: int, steps: int) -> dict[str, str]:
-    """Metadata of a trained tuner: the pack's own keys, the ModelSpec 1.0.1 keys, and the run's settings."""
+def tuner_metadata(config: Settings, base: FrozenBase, images: int, steps: int, scale: float = 1.0) -> dict[str, str]:
+    """Metadata of a trained tuner: the pack's own and the ModelSpec 1.0.1 keys, and the run's settings.
+
+    scale: at which a control was trained; at another one it would be stronger or weaker than it was.
+    """
     side = config.data.resolution
     kind = "SC-Tuner" if config.tuner.kind == "sc" else "Controllable SC-Tuner"
     settings = {**config.loop.values(), **config.objective.values(), "ratio": config.tuner.ratio}
@@ -43,7 +46,7 @@ def tuner_metadata(config: Settings, base: FrozenBase, images: int, steps: int) 
     }
     if config.data.condition is not None:
         notes["scedit.condition"] = json.dumps(condition_values(config.data.condition), sort_keys=True)
-        notes["scedit.scale"] = "1.0"
+        notes["scedit.scale"] = str(scale)
     return notes
 
 

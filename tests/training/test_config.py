@@ -91,3 +91,22 @@ def test_anchors_and_merges_of_yaml_stay(tmp_path, values):
 def test_missing_file(tmp_path):
     with pytest.raises(ConfigError, match="check the path"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_a_tilde_is_the_home_folder(values, tmp_path, monkeypatch):
+    """In every key that holds a path, whether alone, in a list, or in a pattern of shards."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    values |= {"base": "~/base", "output": "~/out.safetensors", "validation": {"folder": "~/held"}}
+    values["data"] = {"shards": ["~/a-{0..3}.tar", "b.tar"], "annotators": ["~/annotators", "here"]}
+    (tmp_path / "run.yaml").write_text(json.dumps(values))
+    config = load_config(tmp_path / "run.yaml")
+    home = tmp_path / "home"
+    assert (config.base, config.output, config.validation.folder) == (
+        home / "base",
+        home / "out.safetensors",
+        home / "held",
+    )
+    assert config.data.shards == [str(home / "a-{0..3}.tar"), str(tmp_path / "b.tar")]
+    assert config.data.annotators == [home / "annotators", tmp_path / "here"]
+    assert config.run_folder == home / "out.run"

@@ -14,10 +14,12 @@ from filelock import FileLock
 from rich.console import Console
 from safetensors.torch import load_file
 
-from scedit_core import load_tuner
+from scedit_core import CSCTuner, load_tuner, save_tuner
+from scedit_core.diffusers import attach
 from scedit_core.fitting import loop as fitting
 from scedit_core.fitting.checkpoints import checkpoints_in, load_checkpoint
 from training import loop
+from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.errors import ConfigError, TrainingError
 
@@ -300,6 +302,33 @@ def test_a_run_begins_with_a_given_tuner(quiet, tmp_path):
     a, b = load_tuner(begun).state_dict(), load_tuner(train(quiet)).state_dict()
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=1e-7, rtol=0)
+
+
+def test_a_control_that_is_gone_on_with_keeps_its_strength(quiet, tmp_path):
+    """A file may say that strength 1 means half of what its weights make: trained and saved as such."""
+    base = load_base(quiet["base"])
+    begun = CSCTuner(base.layout, stem_width=32, metadata={"scedit.scale": "0.5"})
+    for p in begun.parameters():
+        torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(p.numel()))
+    save_tuner(begun, tmp_path / "begun.safetensors", begun.metadata)
+    quiet["tuner"] = {"kind": "csc", "start_from": str(tmp_path / "begun.safetensors")}
+    quiet["data"]["condition"] = {"type": "canny"}
+    quiet["loop"] |= {"steps": 2, "learning_rate": 1e-12, "ema": 0.9}
+    quiet["saving"] = {"every": 1}
+    made = load_tuner(train(quiet))
+    assert made.scale == 0.5
+    inputs = base.unet_inputs(base.encode_captions(["a star"]), None)
+    latents, hint = torch.ones(1, 4, 8, 8), torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        plain = base.unet(latents, 500, **inputs).sample
+        before, after = [], []
+        for tuner, seen in ((begun, before), (made, after)):
+            with attach(base.unet, [(tuner, 1.0, hint)]):
+                seen.append(base.unet(latents, 500, **inputs).sample)
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=0)
+    assert (before[0] - plain).abs().max() > 1e-2
+    state = checkpoints_in(run_folder(quiet) / "checkpoints")[0]
+    assert {load_tuner(state / name).scale for name in ("tuner.safetensors", "ema.safetensors")} == {0.5}
 
 
 def test_a_given_tuner_of_another_kind_is_refused(quiet, tmp_path):

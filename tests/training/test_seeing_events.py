@@ -137,15 +137,31 @@ def test_the_terminal_tells_what_matters(values, terminal):
         "base tiny, SC-Tuner of 2.00 M parameters",
         "5 images at 64 px, 2 updates of 2 images",
         "2 from the cache, 3 made",
-        "loss 0.2500, lr 1.0e-04",
+        "loss 0.2500, 0 s left, lr 1.0e-04",
         "images/s",
         "MiB",
-        "0 s left",
         "0.1000 with the tuner, 0.2000 without, 0.1500 with it but without its hint",
         "stopped (SIGINT)",
         "[not markup] at 100 %",
     ):
         assert words in said
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_a_narrow_terminal_shows_the_step_whole(values, width):
+    values |= {"tensorboard": False, "tuner": {"kind": "csc"}}
+    values["data"]["condition"] = {"type": "canny"}
+    written = io.StringIO()
+    events = open_events(parse_config(values), Console(file=written, force_terminal=True, width=width))
+    shown = {"loss": 0.25, "learning_rate": 1e-4, "images_per_second": 123.4, "memory_mib": 10240.0}
+    for step in (12344, 12345):
+        events.emit("step", step=step, steps=20000, eta_seconds=34000, **shown)
+    events.close()
+    said = written.getvalue()
+    assert "12345/20000" in said
+    assert "loss 0.2500" in said
+    assert ("9 h 26 min left" in said) == (width > 60)
+    assert ("10240 MiB" in said) == (width > 100)
 
 
 def test_tensorboard_has_the_numbers_and_hides_steps_done_again(values, tmp_path):

@@ -18,7 +18,7 @@ from training.config_file import parse_config
 from training.data.training_set import TrainingSet
 from training.memory.preparing import prepare_unet
 from training.seeing.previews import Previews, scenes_of
-from training.seeing.sampling import preview_scheduler, sample, starting_noise
+from training.seeing.sampling import preview_scheduler, sample, starting_noise, trailing_timesteps
 from training.seeing.sheets import draw_sheet
 
 
@@ -107,18 +107,49 @@ def test_a_sample_is_what_the_pipeline_makes(base):
     config = parse_config({"base": "b", "output": "o.safetensors", "tuner": {"kind": "sc"}, "data": {"folder": "d"}})
     scheduler = preview_scheduler(base, config.objective)
     text = base.encode_captions(["ugly", "a red star"])
-    made = sample(base, scheduler, text, starting_noise(64, 64, 7), steps=3, guidance=4.0)
+    made = sample(base, scheduler, text, starting_noise(64, 64, 7), steps=4, guidance=4.0)
     reference = base.pipeline(
         "a red star",
         negative_prompt="ugly",
         latents=starting_noise(64, 64, 7),
         height=64,
         width=64,
-        num_inference_steps=3,
+        num_inference_steps=4,  # of a number that divides 1000 diffusers' DDIM makes even steps
         guidance_scale=4.0,
         output_type="latent",
     ).images
     assert torch.allclose(made, reference, atol=1e-5)
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_timesteps_of_any_number_of_steps_are_trailing_and_none_is_below_zero(base, zero_snr):
+    """From 1 to 200, as a configuration may ask; the scheduler takes these, and as many sigmas and a last of zero."""
+    config = parse_config({"base": "b", "output": "o.safetensors", "tuner": {"kind": "sc"}, "data": {"folder": "d"}})
+    objective = config.objective.model_copy(update={"zero_terminal_snr": zero_snr or "auto"})
+    scheduler = preview_scheduler(base, objective)
+    for steps in range(1, 201):
+        scheduler.set_timesteps(timesteps=trailing_timesteps(steps, 1000))
+        taken = scheduler.timesteps.tolist()
+        assert len(taken) == steps == len(scheduler.sigmas) - 1
+        assert taken[0] == 999
+        assert taken[-1] == round(1000 / steps) - 1 >= 0
+        assert max(abs(t - (1000 * (steps - i) / steps - 1)) for i, t in enumerate(taken)) <= 0.5
+        assert scheduler.sigmas[-1] == 0
+        assert (scheduler.sigmas.diff() < 0).all()
+    for steps in (0, 1001):
+        with pytest.raises(ValueError, match="found"):
+            trailing_timesteps(steps, 1000)
+
+
+def test_61_steps_draw_what_60_and_62_draw(base):
+    """A list of diffusers' own for 61 has 62 timesteps, of which the last is -1 and ruins the picture."""
+    config = parse_config({"base": "b", "output": "o.safetensors", "tuner": {"kind": "sc"}, "data": {"folder": "d"}})
+    scheduler = preview_scheduler(base, config.objective)
+    text = base.encode_captions(["", "a red star"])
+    made = {n: sample(base, scheduler, text, starting_noise(64, 64, 7), n, 1.0) for n in (60, 61, 62)}
+    apart = {n: (made[n] - made[61]).abs().mean().item() for n in (60, 62)}
+    size = made[61].abs().mean().item()
+    assert max(apart.values()) < 0.02 * size, (apart, size)
 
 
 def test_sampling_can_be_left_at_a_step(base):

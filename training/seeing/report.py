@@ -122,6 +122,8 @@ def _facts(plan: dict[str, Any], steps: list[dict[str, Any]]) -> list[tuple[str,
     memory = [e["memory_mib"] for e in steps if e.get("memory_mib")]
     if memory:
         facts.append(("most memory", f"{max(memory) / 1024:.1f} GiB"))
+    if steps and steps[-1].get("skipped"):
+        facts.append(("updates skipped", f"{steps[-1]['skipped']:,}"))
     if len(steps) > 1:
         facts.append(("time", duration(_seconds_of(steps))))
     return facts

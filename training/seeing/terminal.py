@@ -8,12 +8,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from scedit_core.fitting.pace import duration
 
 from ..config import TrainConfig
 
 _SECONDS_BETWEEN_LINES = 15
+_WIDE = 110  # letters, from which there is room for a long bar
+_GAPS = 3  # letters between the parts of a bar
 _SMOOTHING = 0.05  # of the loss shown: a running mean over about twenty steps
 
 
@@ -34,8 +37,8 @@ class Terminal:
         self._console = console
         self._bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=24 if console.width >= _WIDE else 8),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[told]}"),
             console=console,
             disable=not console.is_terminal,
@@ -57,16 +60,22 @@ class Terminal:
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def _advance(self, task: str, done: int, total: int | None, told: str) -> None:
-        """Move a bar; without a terminal, say it now and then, and at the end."""
+    def _advance(self, task: str, done: int, total: int, told: list[str]) -> None:
+        """Move a bar; without a terminal, say it now and then, and at the end.
+
+        told: what stands behind it, the most important first; the rest is left out where the terminal is narrow.
+        """
         if task not in self._tasks:
             self._bars.start()
             self._tasks[task] = self._bars.add_task(task, total=total, told="")
-        self._bars.update(self._tasks[task], completed=done, total=total, told=told)
+        bar = self._bars.columns[1].bar_width
+        room = self._console.width - len(task) - bar - len(f"{total}/{total}") - _GAPS
+        fits = max((n for n in range(len(told) + 1) if len(", ".join(told[:n])) <= room), default=0)
+        self._bars.update(self._tasks[task], completed=done, total=total, told=", ".join(told[:fits]))
         now = time.monotonic()
         if not self._console.is_terminal and (now - self._said > _SECONDS_BETWEEN_LINES or done == total):
             self._said = now
-            self._say(f"{task}: {done} of {total}{', ' if told else ''}{told}")
+            self._say(", ".join([f"{task}: {done} of {total}", *told]))
 
     def _show_plan(self, event: dict[str, Any]) -> None:
         self._start = time.monotonic()
@@ -95,7 +104,7 @@ class Terminal:
 
     def _show_caching(self, event: dict[str, Any]) -> None:
         hits, misses = event.get("hits"), event.get("misses")
-        told = "" if hits is None else f"{hits} from the cache, {misses} made"
+        told = [] if hits is None else [f"{hits} from the cache, {misses} made"]
         self._advance("caching", event["done"], event["total"], told)
 
     def _show_step(self, event: dict[str, Any]) -> None:
@@ -104,16 +113,17 @@ class Terminal:
         if loss is not None:
             self._loss += max(1 / self._steps_seen, _SMOOTHING) * (loss - self._loss)
         told = [f"loss {self._loss:.4f}"]
+        if event.get("eta_seconds") is not None:
+            told.append(f"{duration(event['eta_seconds'])} left")
         for key, text in (
+            ("skipped", "{} updates skipped"),
             ("learning_rate", "lr {:.1e}"),
             ("images_per_second", "{:.1f} images/s"),
             ("memory_mib", "{:.0f} MiB"),
         ):
-            if event.get(key) is not None:
+            if event.get(key):
                 told.append(text.format(event[key]))
-        if event.get("eta_seconds") is not None:
-            told.append(f"{duration(event['eta_seconds'])} left")
-        self._advance(self.title, event["step"], event["steps"], ", ".join(told))
+        self._advance(self.title, event["step"], event["steps"], told)
 
     def _show_preview(self, event: dict[str, Any]) -> None:
         self._say(f"step {event['step']}: preview {shown(event['path'])}")
