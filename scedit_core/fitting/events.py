@@ -7,7 +7,8 @@
 | caching    | done, total, hits, misses |
 | step       | step, steps, loss, learning_rate, grad_norm, images_per_second, memory_mib, eta_seconds, skipped (fp16) |
 | preview    | step, path |
-| validation | step, loss_with, loss_without, loss_no_hint (controls), by_timestep, images, unseen (by training) |
+| validation | step, loss_with, loss_without, loss_trained, loss_trained_without, by_timestep, images, pairs, |
+|            | unseen (by training); of controls loss_other_hint (another picture's), gap, gap_error |
 | saved      | step, path |
 | stopped    | reason, resume (as the run was started) |
 | finished   | path |

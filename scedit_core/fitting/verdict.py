@@ -1,11 +1,12 @@
-"""What the last validation says about a tuner, in a sentence."""
+"""What the validations of a run say about its tuner, in a few sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-_HEARD = 0.005  # of the base's loss; less between hint and no hint is as good as nothing
+ERRORS = 2  # standard errors that the gap between two hints must exceed
+_NOISE, _BY_HEART = 0.01, 0.05  # of the base's loss: what counts as no change, and what is learnt of the own pictures
 
 
 def gap(loss: float, base_loss: float) -> float:
@@ -13,17 +14,89 @@ def gap(loss: float, base_loss: float) -> float:
     return (base_loss - loss) / base_loss if base_loss else 0.0
 
 
-def verdict(validation: Mapping[str, Any]) -> str:
-    """One or two sentences on losses with and without the tuner and, for a control, without its hint."""
-    whole = gap(validation["loss_with"], validation["loss_without"])
-    without_hint = validation.get("loss_no_hint")
-    if without_hint is None:
-        return f"The tuner {_changes(whole)}."
-    bare = gap(without_hint, validation["loss_without"])
-    said = f"The control {_changes(whole)}; without its hint it {_changes(bare, 'it')}."
-    if whole - bare > _HEARD:
-        return f"{said} It follows its hint."
-    return f"{said} It does not follow its hint yet: train longer, or check that pictures and hints belong together."
+def follows(validation: Mapping[str, Any]) -> bool | None:
+    """Whether a control needs its own hint: whether another picture's costs more than two standard errors.
+
+    None where that was not measured: of styles, and with a single picture.
+    """
+    if validation.get("gap") is None or validation.get("gap_error") is None:
+        return None
+    return validation["gap"] > ERRORS * validation["gap_error"]
+
+
+def parting(history: Sequence[Mapping[str, Any]]) -> int | None:
+    """The step from which on the loss falls on pictures that are trained on and no longer on others; None for none.
+
+    history: validations of a run, oldest first.
+    """
+    at = _parting(history)
+    return None if at is None else at["step"]
+
+
+def _parting(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The validation at `parting`: the first that is as good on unseen pictures as any, up to noise."""
+    known = [v for v in history if v.get("loss_trained") is not None]
+    if len(known) < 2:
+        return None
+    last, best = known[-1], min(v["loss_with"] for v in known)
+    at = next(v for v in known if v["loss_with"] <= best + _NOISE * v["loss_without"])
+    learnt = (at["loss_trained"] - last["loss_trained"]) / last["loss_trained_without"]
+    risen = (last["loss_with"] - best) / last["loss_without"]
+    return at if learnt > _BY_HEART or (learnt > 0 and risen > _NOISE) else None
+
+
+def verdict(history: Sequence[Mapping[str, Any]]) -> str:
+    """A few sentences on the last of a run's validations, oldest first, and on how it came to be."""
+    last = history[-1]
+    control = "loss_other_hint" in last or "loss_no_hint" in last
+    said = [_learnt(history, "control" if control else "tuner")]
+    if control:
+        said.append(_hint(last))
+    return " ".join(said)
+
+
+def _learnt(history: Sequence[Mapping[str, Any]], what: str) -> str:
+    last = history[-1]
+    base = last["loss_without"]
+    whole = gap(last["loss_with"], base)
+    if not last.get("unseen", True):
+        return (
+            f"The {what} {_changes(whole)} on pictures that it is trained on, which it would too where it learns them "
+            "by heart and others fall apart: look at the pictures, or set validation.hold_out."
+        )
+    trained = last.get("loss_trained")
+    if trained is None:
+        return f"The {what} {_changes(whole)}."
+    own = gap(trained, last["loss_trained_without"])
+    both = f"{_changes(whole)} on pictures that it has not seen, and {_changes(own, 'it')} on its own"
+    at = _parting(history)
+    if at is None:
+        return f"The {what} {both}."
+    before, others = gap(at["loss_trained"], at["loss_trained_without"]), gap(at["loss_with"], base)
+    return (
+        f"From step {at['step']} on the {what} learns its own pictures by heart: there it {_changes(others)} on "
+        f"pictures that it has not seen, and {_changes(before, 'it')} on its own, in the end it "
+        f"{_changes(whole, 'it')} on the former, and {_changes(own, 'it')} on the latter. Take a checkpoint from "
+        "before or best.safetensors, or train on more pictures."
+    )
+
+
+def _hint(last: Mapping[str, Any]) -> str:
+    follow = follows(last)
+    if follow is None:
+        return "Whether it follows its hint cannot be told: measure two pictures or more (validation.images)."
+    base = last["loss_without"]
+    other = gap(last["loss_other_hint"], base)
+    figures = (
+        f"a gap of {last['gap'] / base * 100:.2f} % with a standard error of {last['gap_error'] / base * 100:.2f} %"
+    )
+    so = f"With the hint of another picture it {_changes(other, 'the loss')}, {figures}"
+    if follow:
+        return f"{so}: it follows its hint."
+    return (
+        f"{so}, which is less than two of them: it does not follow its hint yet. Train longer, or check that pictures "
+        "and hints belong together."
+    )
 
 
 def _changes(share: float, what: str = "the validation loss") -> str:

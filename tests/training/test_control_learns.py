@@ -38,6 +38,6 @@ def test_the_gap_with_and_without_the_hint_grows(tmp_path):
     events = map(json.loads, (tmp_path / "edges.run" / "events.jsonl").read_text("utf-8").splitlines())
     measured = [e for e in events if e["event"] == "validation"]
     assert [e["step"] for e in measured] == [10, 20, 30, 40]
-    gaps = [e["loss_no_hint"] / e["loss_with"] - 1 for e in measured]
+    gaps = [e["gap"] / e["loss_with"] for e in measured]
     assert gaps[-1] > 1.1 * gaps[0] > 0, gaps
     assert measured[-1]["loss_with"] < 0.97 * measured[-1]["loss_without"], measured[-1]

@@ -128,7 +128,7 @@ def test_the_terminal_tells_what_matters(values, terminal):
     events.emit("caching", done=5, total=5, hits=2, misses=3)
     for step in (1, 2):
         events.emit("step", step=step, steps=2, loss=0.25, learning_rate=1e-4, grad_norm=1.0)
-    events.emit("validation", step=2, loss_with=0.1, loss_without=0.2, loss_no_hint=0.15)
+    events.emit("validation", step=2, loss_with=0.1, loss_without=0.2, loss_other_hint=0.15, loss_trained=0.09)
     events.emit("stopped", reason="SIGINT")
     events.emit("note", message="[not markup] at 100 %")
     events.close()
@@ -140,7 +140,7 @@ def test_the_terminal_tells_what_matters(values, terminal):
         "loss 0.2500, 0 s left, lr 1.0e-04",
         "images/s",
         "MiB",
-        "0.1000 with the tuner, 0.2000 without, 0.1500 with it but without its hint",
+        "0.1000 with the tuner, 0.2000 without, 0.1500 with it and another picture's hint, 0.0900 with it on",
         "stopped (SIGINT)",
         "[not markup] at 100 %",
     ):

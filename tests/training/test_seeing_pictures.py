@@ -179,7 +179,7 @@ def test_validation_is_the_loss_at_fixed_problems(base, values):
     assert found == validation.measure(tuner)
     assert found["images"] == 2
     assert [row["timestep"] for row in found["by_timestep"]] == [166, 500, 833]
-    assert "loss_no_hint" not in found
+    assert "loss_other_hint" not in found
     fresh = Validation(config, base, data).measure(SCTuner(base.layout))  # whose last layers are zero
     assert fresh["loss_with"] == fresh["loss_without"] == found["loss_without"]
     assert found["loss_with"] != found["loss_without"]
@@ -211,8 +211,8 @@ def test_validation_tells_the_hint_apart(base, control_values):
     config, data = prepared(base, control_values, validation={"images": 1, "timesteps": 2})
     tuner = loud(CSCTuner(base.layout, stem_width=32))
     found = Validation(config, base, data).measure(tuner)
-    assert len({found["loss_with"], found["loss_without"], found["loss_no_hint"]}) == 3
-    assert set(found["by_timestep"][0]) == {"timestep", "loss_with", "loss_without", "loss_no_hint"}
+    assert len({found["loss_with"], found["loss_without"], found["loss_other_hint"]}) == 3
+    assert set(found["by_timestep"][0]) == {"timestep", "loss_with", "loss_without", "loss_other_hint"}
 
 
 def test_batches_of_validation_do_not_change_it(base, values):
@@ -297,7 +297,7 @@ def test_what_saves_memory_hardly_changes_what_is_seen(base_folder, control_valu
     memory = config.memory.model_copy(update={"checkpointing": True, "frozen_convolutions": True, "fp8": True})
     prepare_unet(base.unet, memory, torch.float32)
     after = Validation(config, base, data).measure(tuner)
-    for key in ("loss_with", "loss_without", "loss_no_hint"):
+    for key in ("loss_with", "loss_without", "loss_other_hint"):
         assert after[key] != before[key]
         assert after[key] == pytest.approx(before[key], rel=0.05)
     assert Previews(config, base, data).draw(1, tuner).is_file()

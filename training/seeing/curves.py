@@ -18,12 +18,13 @@ _COLORS = {
     "one": "#010205",
     "two": "#010206",
     "three": "#010207",
+    "four": "#010208",
 }
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: places and values, its name for the legend, and a colour of the page (one, two, three).
+    """One line: places and values, its name for the legend, and a colour of the page (one, two, three, four).
 
     faint: drawn thin and pale, for raw values behind a mean.  dots: a dot at each value.
     """
@@ -37,7 +38,7 @@ class Curve:
 
 
 def draw_curves(curves: Sequence[Curve], x_label: str, logarithmic: bool = False) -> str:
-    """An <svg> element whose colours are the CSS variables --ink, --line, --one, --two and --three."""
+    """An <svg> element whose colours are the CSS variables --ink, --line and --one to --four."""
     settings = {
         "svg.fonttype": "none",
         "svg.hashsalt": "scedit",
@@ -73,7 +74,7 @@ def draw_curves(curves: Sequence[Curve], x_label: str, logarithmic: bool = False
         axes.margins(x=0.02)
         axes.set_xlim(left=0)
         if sum(curve.name is not None for curve in curves) > 1:
-            axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
+            axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _for_page(text.getvalue())

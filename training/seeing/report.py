@@ -14,6 +14,7 @@ from jinja2 import Environment
 
 from scedit_core.fitting.event_log import EVENTS_FILE, latest_run_of_steps, read_events
 from scedit_core.fitting.pace import duration
+from scedit_core.fitting.remarks import printable
 from scedit_core.fitting.verdict import verdict
 
 from .curves import Curve, draw_curves, smooth, thin
@@ -26,7 +27,8 @@ _KINDS = {"sc": "SC-Tuner", "csc": "Controllable SC-Tuner"}
 _LOSSES = (
     ("loss_with", "with the tuner", "one"),
     ("loss_without", "without it", "two"),
-    ("loss_no_hint", "with it, without its hint", "three"),
+    ("loss_other_hint", "with it and another picture's hint", "three"),
+    ("loss_trained", "with it, on pictures trained on", "four"),
 )
 
 
@@ -51,7 +53,7 @@ def write_report(run_folder: Path) -> Path:
     html = page.render(
         title=name,
         subtitle=_subtitle(kind, plan, events),
-        verdict=verdict(last) if last else None,
+        verdict=verdict(of["validation"]) if last else None,
         seen=_seen(config.get("validation") or {}, last or {}),
         facts=_facts(plan, of["step"]),
         curves=_curves(of["step"], of["validation"]),
@@ -66,7 +68,7 @@ def write_report(run_folder: Path) -> Path:
     )
     path = run_folder / REPORT_FILE
     part = path.with_suffix(".part")
-    part.write_text(html, "utf-8")
+    part.write_text(printable(html), "utf-8")
     os.replace(part, path)
     return path
 

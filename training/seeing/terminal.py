@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column
 
 from scedit_core.fitting.pace import duration
+from scedit_core.fitting.verdict import verdict
 
 from ..config import TrainConfig
 
@@ -46,6 +47,7 @@ class Terminal:
         self._tasks: dict[str, TaskID] = {}
         self._said = self._start = time.monotonic()
         self._loss, self._steps_seen = 0.0, 0
+        self._validations: list[dict[str, Any]] = []
 
     def take(self, event: dict[str, Any]) -> None:
         """Show one event."""
@@ -130,9 +132,12 @@ class Terminal:
 
     def _show_validation(self, event: dict[str, Any]) -> None:
         told = [f"{event['loss_with']:.4f} with the tuner", f"{event['loss_without']:.4f} without"]
-        if event.get("loss_no_hint") is not None:
-            told.append(f"{event['loss_no_hint']:.4f} with it but without its hint")
+        if event.get("loss_other_hint") is not None:
+            told.append(f"{event['loss_other_hint']:.4f} with it and another picture's hint")
+        if event.get("loss_trained") is not None:
+            told.append(f"{event['loss_trained']:.4f} with it on pictures that are trained on")
         self._say(f"step {event['step']}: validation loss {', '.join(told)}")
+        self._validations.append(event)
 
     def _show_saved(self, event: dict[str, Any]) -> None:
         self._say(f"step {event['step']}: saved {shown(event['path'])}")
@@ -145,6 +150,8 @@ class Terminal:
 
     def _show_finished(self, event: dict[str, Any]) -> None:
         self._bars.stop()
+        if self._validations:
+            self._say(verdict(self._validations))
         self._say(f"finished in {duration(time.monotonic() - self._start)}: {shown(event['path'])}")
 
     def _show_note(self, event: dict[str, Any]) -> None:

@@ -1,0 +1,170 @@
+"""What a report's first sentence says, on numbers, and on what is trained and measured for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import ImageChops
+from rich.console import Console
+
+from scedit_core import load_tuner
+from scedit_core.fitting.event_log import read_events
+from scedit_core.fitting.validation import Validation, standard_error
+from scedit_core.fitting.verdict import follows, parting, verdict
+from scedit_core.pictures.reading import read_picture, to_picture, to_tensor
+from training.bases.loading import load_base
+from training.config_file import parse_config
+from training.data.hint_making import Hints
+from training.data.training_set import TrainingSet
+from training.demo.pictures import write_pictures
+from training.loop import train
+
+DEMO = Path(__file__).resolve().parents[2] / "demo"
+
+
+def measured(step, held, trained=None, base=0.1, **more):
+    own = {} if trained is None else {"loss_trained": trained, "loss_trained_without": base}
+    return {"step": step, "loss_with": held, "loss_without": base, "unseen": True, **own, **more}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({"loss_with": 0.09}, "The tuner lowers the validation loss by 10.0 %."),
+        ({"loss_with": 0.11}, "The tuner raises the validation loss by 10.0 %."),
+        (
+            {"loss_trained": 0.1, "loss_trained_without": 0.2},
+            "has not seen, and lowers it by 50.0 %",
+        ),
+        ({"loss_with": 0.02, "unseen": False}, "on pictures that it is trained on, which it would too where"),
+        (
+            {"loss_other_hint": 0.0925, "gap": 0.0025, "gap_error": 0.001},
+            "2.50 % with a standard error of 1.00 %: it",
+        ),
+        ({"loss_other_hint": 0.0915, "gap": 0.0015, "gap_error": 0.001}, "it does not follow its hint yet"),
+        ({"loss_other_hint": 0.08, "gap": -0.01, "gap_error": 0.001}, "it does not follow its hint yet"),
+        ({"loss_no_hint": 0.2}, "Whether it follows its hint cannot be told"),  # a log from before
+        ({"loss_with": 0.0, "loss_without": 0.0}, "by 0.0 %"),
+    ],
+)
+def test_sentences(numbers, words):
+    assert words in verdict([{"step": 1, "loss_with": 0.09, "loss_without": 0.1, **numbers}])
+
+
+@pytest.mark.parametrize(
+    ("held", "trained", "step"),
+    [
+        ([0.09, 0.08, 0.07, 0.065], [0.09, 0.08, 0.07, 0.06], None),  # both fall
+        ([0.09, 0.08, 0.085, 0.09], [0.09, 0.07, 0.06, 0.04], 2),  # one rises
+        ([0.09, 0.08, 0.0795, 0.08], [0.09, 0.07, 0.06, 0.04], 2),  # one stays
+        ([0.09, 0.0801, 0.0800, 0.0799], [0.09, 0.080, 0.079, 0.078], None),  # both have come to rest
+        ([0.09, 0.08, 0.09, 0.10], [0.09, 0.10, 0.11, 0.12], None),  # both rise: a rate too high, nothing by heart
+        ([0.09], [0.09], None),
+    ],
+)
+def test_the_step_where_own_pictures_and_others_part(held, trained, step):
+    history = [measured(i + 1, *pair) for i, pair in enumerate(zip(held, trained, strict=True))]
+    assert parting(history) == step
+    said = verdict(history)
+    assert said.startswith(f"From step {step} on") == (step is not None)
+
+
+def test_the_standard_error_takes_pictures_that_agree_with_themselves_for_one():
+    torch.manual_seed(0)
+    noise = torch.randn(50, 4, dtype=torch.float64)
+    assert standard_error(noise) == pytest.approx(1 / 200**0.5, rel=0.15)
+    same = torch.randn(50, 1, dtype=torch.float64).expand(50, 4)
+    assert standard_error(same) == pytest.approx(same[:, 0].std().item() / 50**0.5)
+    assert standard_error(noise[:1, :1]) is None
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Scenes to train on and others to measure, and the canny edges of each, dark on light."""
+    root = tmp_path_factory.mktemp("scenes")
+    write_pictures(root / "set", 24, seed=41, style="plain")
+    write_pictures(root / "held", 8, seed=42, style="plain")
+    for path in list((root / "held").iterdir()):
+        path.rename(path.with_name(f"held-{path.name}"))
+    data = {"folder": root, "resolution": 128, "condition": {"type": "canny"}}
+    config = parse_config({"base": "b", "output": "o.safetensors", "tuner": {"kind": "csc"}, "data": data})
+    makes, files = Hints(config.data), sorted(root.glob("*/*.png"))
+    edges = [ImageChops.invert(to_picture(makes.make(to_tensor(read_picture(p, p))))) for p in files]
+    (root / "hints").mkdir()
+    for path, image in zip(files, edges, strict=True):
+        image.save(root / "hints" / path.name)
+    return root
+
+
+def test_a_control_of_shuffled_hints_is_told_that_it_does_not_follow(pictures, tmp_path):
+    """Each picture with the edges of the next; the hints of what is measured are their own."""
+    own = sorted(p.name for p in (pictures / "set").glob("*.png"))
+    (tmp_path / "hints").mkdir()
+    for path in (pictures / "hints").iterdir():
+        name = own[own.index(path.name) - 1] if path.name in own else path.name
+        (tmp_path / "hints" / name).write_bytes(path.read_bytes())
+    values = {
+        "base": str(DEMO),
+        "output": str(tmp_path / "shuffled.safetensors"),
+        "tuner": {"kind": "csc"},
+        "data": {
+            "folder": str(pictures / "set"),
+            "hints": str(tmp_path / "hints"),
+            "condition": {"type": "custom", "name": "dark edges"},
+            "resolution": 128,
+        },
+        "loop": {"steps": 200, "batch": 4, "learning_rate": 1e-3},
+        "validation": {"every": 100, "images": 8, "timesteps": 4, "folder": str(pictures / "held")},
+        "previews": {"every": 0},
+        "tensorboard": False,
+    }
+    config = parse_config(values)
+    train(config, Console(quiet=True))
+    history = [e for e in read_events(config.run_folder / "events.jsonl") if e["event"] == "validation"]
+    assert history[-1]["pairs"] == 32
+    assert follows(history[-1]) is False, history[-1]
+    assert "it does not follow its hint yet" in verdict(history)
+    assert "does not follow its hint yet" in (config.run_folder / "report.html").read_text("utf-8")
+
+
+def test_the_control_of_the_demo_is_told_that_it_follows(pictures, tmp_path):
+    values = {
+        "base": str(DEMO),
+        "output": str(tmp_path / "canny.safetensors"),
+        "tuner": {"kind": "csc"},
+        "data": {"folder": str(pictures / "held"), "resolution": 128, "condition": {"type": "canny"}},
+        "validation": {"images": 8, "timesteps": 4},
+    }
+    config, base = parse_config(values), load_base(DEMO)
+    data = TrainingSet.prepare(base, config)
+    found = Validation(config, base, data).measure(load_tuner(DEMO / "canny.safetensors").float())
+    assert found["gap"] > 5 * found["gap_error"] > 0, found
+    assert "it follows its hint." in verdict([{"step": 1, **found}])
+
+
+def test_a_style_that_learns_its_pictures_by_heart_is_told_from_which_step(tmp_path):
+    """Three pictures, and far too many updates of them."""
+    write_pictures(tmp_path / "set", 3, seed=43, style="lantern")
+    write_pictures(tmp_path / "held", 6, seed=44, style="lantern")
+    values = {
+        "base": str(DEMO),
+        "output": str(tmp_path / "style.safetensors"),
+        "tuner": {"kind": "sc", "ratio": 4.0},
+        "data": {"folder": str(tmp_path / "set"), "resolution": 128},
+        "loop": {"steps": 160, "batch": 4, "learning_rate": 2e-3, "schedule": "constant"},
+        "validation": {"every": 20, "images": 6, "timesteps": 4, "folder": str(tmp_path / "held")},
+        "previews": {"every": 0},
+        "tensorboard": False,
+    }
+    config = parse_config(values)
+    train(config, Console(quiet=True))
+    history = [e for e in read_events(config.run_folder / "events.jsonl") if e["event"] == "validation"]
+    step = parting(history)
+    losses = [(e["step"], round(e["loss_with"], 4), round(e["loss_trained"], 4)) for e in history]
+    assert step is not None, losses
+    assert 20 <= step < 160, losses
+    said = verdict(history)
+    assert said.startswith(f"From step {step} on the tuner learns its own pictures by heart")
+    assert said in (config.run_folder / "report.html").read_text("utf-8")
