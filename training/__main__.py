@@ -37,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     base.add_argument("--judge-minutes", type=float, default=3)
     base.add_argument("--control-steps", type=int, default=2400)
     options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # captions and names of files that the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")
     try:
         return _run(options)
     except SCEditError as error:

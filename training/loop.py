@@ -72,8 +72,8 @@ def train(
                 events.emit("stopped", reason=stop.args[0], resume=start)
                 return None
             except torch.OutOfMemoryError as error:
-                events.emit("error", message=str(_out_of_memory(config)))
-                raise _out_of_memory(config) from error
+                events.emit("error", message=str(out_of_memory(config)))
+                raise out_of_memory(config) from error
             except SCEditError as error:
                 events.emit("error", message=str(error))
                 raise
@@ -167,7 +167,8 @@ def _train(run: Run, start: str) -> Path:
     )
 
 
-def _out_of_memory(config: TrainConfig) -> TrainingError:
+def out_of_memory(config: TrainConfig) -> TrainingError:
+    """The sentence for a GPU that is too small."""
     return TrainingError(
         f"GPU memory: expected room for {config.loop.batch} pictures of {config.data.resolution} px, found too little; "
         "set memory.checkpointing or memory.fp8 to true, or lower loop.batch, and raise loop.accumulate instead"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 EVENTS_FILE = "events.jsonl"
+_ESCAPED = "backslashreplace"  # names of files that are no UTF-8 have lone surrogates, which JSON has as escapes
 
 
 class EventLog:
@@ -25,7 +26,7 @@ class EventLog:
 
     def take(self, event: dict[str, Any]) -> None:
         """Write one event.  Raises OSError where there is no room."""
-        self._file.write(json.dumps(event, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        self._file.write(json.dumps(event, ensure_ascii=False, allow_nan=False).encode("utf-8", _ESCAPED) + b"\n")
         self._file.flush()
 
     def close(self) -> None:

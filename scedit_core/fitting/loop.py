@@ -106,7 +106,7 @@ def update(run: Run) -> tuple[float, float, float]:
     return apply_update(run, losses)
 
 
-def apply_update(run: Run, losses: Sequence[Tensor]) -> tuple[float, float]:
+def apply_update(run: Run, losses: Sequence[Tensor]) -> tuple[float, float, float]:
     """Change the tuner by the gradients that the passes of an update have left; see `update`."""
     loop, accelerator = run.config.loop, run.accelerator
     run.scaler.unscale_(run.optimizer)

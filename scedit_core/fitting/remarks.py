@@ -36,6 +36,11 @@ class Remark:
         return {"what": self.what, "count": count, "names": self.names, "advice": self.advice, "text": str(self)}
 
 
+def printable(text: str) -> str:
+    """Text as UTF-8 can have it: names of files that are no UTF-8 get escapes for their bytes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class Remarks:
     """Remarks, one for each `what`; those that ask for something come first."""
 
@@ -47,9 +52,9 @@ class Remarks:
 
         The same sentence counts once.
         """
-        remark = self._remarks.setdefault(what, Remark(what, advice))
+        remark = self._remarks.setdefault(what, Remark(printable(what), printable(advice)))
         if name:
-            remark.said[sentence or name] = name
+            remark.said[printable(sentence or name)] = printable(name)
 
     def take(self, others: Iterable[Remark]) -> None:
         """Add the remarks of another list."""

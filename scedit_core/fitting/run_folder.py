@@ -77,7 +77,7 @@ def open_run(path: Path, main_process: bool = True) -> Iterator[RunFolder]:
     """
     run = RunFolder(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        _make(path)
         lock = FileLock(path / "lock", timeout=0) if main_process else contextlib.nullcontext()
         with contextlib.ExitStack() as stack:
             stack.enter_context(lock)
@@ -94,6 +94,18 @@ def open_run(path: Path, main_process: bool = True) -> Iterator[RunFolder]:
         raise TrainingError(
             f"{error.filename or path}: expected a folder that can be written, found none ({error.strerror}); "
             "choose another place"
+        ) from error
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except PermissionError:
+        raise
+    except OSError as error:  # a file of that name, a name that is too long, ...
+        raise TrainingError(
+            f"{path}: expected a folder for the run, found that none can be made ({error.strerror}); set `run` to "
+            "another one"
         ) from error
 
 

@@ -96,11 +96,11 @@ def train_sweep(
     try:
         while members[0].step < steps:
             results = update_together(members)
-            for i, (run, validation, (loss, norm)) in enumerate(zip(members, validations, results, strict=True)):
+            for i, (run, validation, (loss, norm, rate)) in enumerate(zip(members, validations, results, strict=True)):
                 recent[i] = loss if run.step == 1 else recent[i] + 0.05 * (loss - recent[i])
-                due_after(run, loss, norm, validation, None)
+                due_after(run, loss, norm, rate, validation, None)
             shared.step = members[0].step
-            mean = sum(loss for loss, _ in results) / len(results)
+            mean = sum(loss for loss, _, _ in results) / len(results)
             shared.events.emit("step", step=shared.step, steps=steps, loss=mean)
             wish = shared.folder.stop_wish()
             if wish and shared.step < steps:
@@ -121,8 +121,8 @@ def train_sweep(
     return shared.config.output
 
 
-def update_together(runs: Sequence[Run]) -> list[tuple[float, float]]:
-    """One optimiser update of each; loss and norm of the gradient of each, as `loop.update` gives them."""
+def update_together(runs: Sequence[Run]) -> list[tuple[float, float, float]]:
+    """One optimiser update of each; loss, norm of the gradient and rate of each, as `loop.update` gives them."""
     first, losses = runs[0], [[] for _ in runs]
     for piece in range(first.config.loop.accumulate):
         batch, problem, hints, masks = posed(first, piece)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import tempfile
 import time
@@ -59,15 +60,17 @@ def condition_values(condition: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in _PLACES} | fitting
 
 
-def check_writable(path: Path) -> None:
-    """Raise TrainingError where `path` cannot be written, so that this is known before the training and not after."""
+def check_writable(path: Path, key: str = "output") -> None:
+    """Raise TrainingError where `path`, which `key` names, cannot be written: before a training and not after it."""
     try:
+        if path.is_dir() and key == "output":
+            raise IsADirectoryError(errno.EISDIR, "a folder has its name")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
         raise TrainingError(
-            f"{path}: expected a place that can be written, found none ({error.strerror}); choose another output"
+            f"{path}: expected a place that can be written, found none ({error.strerror}); choose another {key}"
         ) from error
 
 

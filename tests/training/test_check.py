@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
+import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from PIL import Image
 from rich.console import Console
 
+from scedit_core.fitting.event_log import read_events
 from scedit_core.fitting.remarks import Remarks
+from training.__main__ import main
 from training.config_file import parse_config
 from training.data.check import Trial, estimate, run_check
 from training.errors import DataError
@@ -108,3 +115,138 @@ def test_estimates_are_said_in_words(values):
     assert "4096 MiB of the GPU's" in text
     assert "2.00 s an update, 2 h 47 min for 5000" in text
     assert "4000 pictures to encode, 0.25 s each, 17 min in all" in text
+
+
+def refused(values, tmp_path, capsys, command) -> str:
+    """The one sentence with which a command ends."""
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(values))
+    capsys.readouterr()
+    assert main([command, str(path)]) == 2, command
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    return message
+
+
+def no_preview_hint(values, tmp_path):
+    values["previews"] = {"hints": [str(tmp_path / "none.png")]}
+
+
+def a_preview_hint_that_is_no_picture(values, tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    values["previews"] = {"hints": [str(tmp_path / "text.png")]}
+
+
+def an_output_below_a_file(values, tmp_path):
+    (tmp_path / "file").write_text("")
+    values |= {"output": str(tmp_path / "file" / "tuner.safetensors"), "run": str(tmp_path / "run")}
+
+
+def an_output_that_is_a_folder(values, tmp_path):
+    (tmp_path / "tuner.safetensors").mkdir()
+    values["output"] = str(tmp_path / "tuner.safetensors")
+
+
+def a_run_below_a_file(values, tmp_path):
+    (tmp_path / "file").write_text("")
+    values["run"] = str(tmp_path / "file" / "run")
+
+
+def nothing_to_measure(values, tmp_path):
+    (tmp_path / "held").mkdir()
+    values["validation"] = {"folder": str(tmp_path / "held")}
+
+
+def no_detector(values, tmp_path):
+    values["data"] |= {"condition": {"type": "depth"}, "annotators": str(tmp_path)}
+
+
+def no_tuner_to_begin_with(values, tmp_path):
+    values["tuner"]["start_from"] = str(tmp_path / "none.safetensors")
+
+
+def blocks_that_the_base_lacks(values, tmp_path):
+    values["tuner"]["blocks"] = [9]
+
+
+def shards_without_a_usable_picture(values, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        info = tarfile.TarInfo("readme.md")
+        tar.addfile(info, io.BytesIO(b""))
+    values["data"] = {"shards": str(tmp_path / "a.tar"), "resolution": 64, "condition": {"type": "canny"}}
+
+
+def a_cache_below_a_file(values, tmp_path):
+    (tmp_path / "file").write_text("")
+    values["data"]["cache"] = str(tmp_path / "file" / "cache")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        no_preview_hint,
+        a_preview_hint_that_is_no_picture,
+        an_output_below_a_file,
+        an_output_that_is_a_folder,
+        a_run_below_a_file,
+        nothing_to_measure,
+        no_detector,
+        no_tuner_to_begin_with,
+        blocks_that_the_base_lacks,
+        shards_without_a_usable_picture,
+        a_cache_below_a_file,
+    ],
+)
+def test_check_refuses_what_train_refuses(control_values, tmp_path, capsys, spoil):
+    control_values["tensorboard"] = False
+    spoil(control_values, tmp_path)
+    assert refused(control_values, tmp_path, capsys, "check") == refused(control_values, tmp_path, capsys, "train")
+
+
+def test_check_refuses_a_run_of_other_settings_and_one_that_is_running(values, unwatched, tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text(json.dumps(values))
+    assert main(["train", str(tmp_path / "run.yaml")]) == 0
+    folder = parse_config(values).run_folder
+    kept = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix in (".pt", ".safetensors")}
+    values["loop"]["learning_rate"] = 3e-4
+    said = [refused(values, tmp_path, capsys, command) for command in ("check", "train")]
+    assert said[0] == said[1]
+    assert "loop.learning_rate" in said[0]
+    assert {p: p.read_bytes() for p in kept} == kept
+    with FileLock(folder / "lock"):
+        said = [refused(values, tmp_path, capsys, command) for command in ("check", "train")]
+    assert said[0] == said[1]
+    assert "locked" in said[0]
+
+
+def test_names_and_captions_of_any_kind_are_read_and_printed(values, tmp_path):
+    """Captions in Japanese to a pipe of cp1252, and a file whose name is no UTF-8, with pictures held out."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for i in range(10):
+        name = b"%d" % i if i else b"caf\xe9"
+        try:
+            with open(os.fsencode(folder) + b"/" + name + b".png", "wb") as file:
+                bad_pictures.picture(i, (32, 32)).save(file, "PNG")
+        except OSError:
+            pytest.skip("NAMES NOT TESTED: this file system takes UTF-8 alone")
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name + b".txt")).write_text("夜の赤い星", "utf-8")
+    values["data"]["folder"] = str(folder)
+    values |= {"validation": {"hold_out": 1, "images": 1, "timesteps": 1}, "previews": {"every": 0}}
+    (tmp_path / "run.yaml").write_text(json.dumps(values))
+    for command in ("check", "train"):
+        done = subprocess.run(
+            [sys.executable, "-m", "training", command, str(tmp_path / "run.yaml")],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert b"Traceback" not in done.stderr
+    run = parse_config(values).run_folder
+    assert "caf\\udce9.png" in (run / "check.txt").read_text("utf-8")
+    assert "caf\\udce9.png" in (run / "report.html").read_text("utf-8")
+    (told,) = (e for e in read_events(run / "events.jsonl") if e["event"] == "remarks")
+    assert told["remarks"][0]["count"] == 10

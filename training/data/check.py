@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import statistics
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,18 +18,24 @@ from rich.console import Console
 from rich.progress import track
 
 from scedit_core.fitting.chance import generator_for
+from scedit_core.fitting.checkpoints import checkpoints_in
+from scedit_core.fitting.errors import TrainingError
 from scedit_core.fitting.events import Events
 from scedit_core.fitting.loop import update
 from scedit_core.fitting.machine import peak_memory_mib
-from scedit_core.fitting.remarks import Remarks
-from scedit_core.fitting.run_folder import RunFolder
+from scedit_core.fitting.remarks import Remarks, printable
+from scedit_core.fitting.run import Run
+from scedit_core.fitting.run_folder import RunFolder, open_run
+from scedit_core.fitting.tuner_file import check_writable, save_trained
+from scedit_core.fitting.validation import Validation
 from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
 from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_tensor
 
 from ..bases.base_model import BaseModel
 from ..config import TrainConfig
 from ..errors import DataError
-from ..loop import prepare
+from ..loop import out_of_memory, prepare
+from ..seeing.previews import scenes_of
 from .contact_sheet import Shown, draw_contact_sheet
 from .encoding import Encoder, is_blank, ready_hint
 from .examples import Example
@@ -43,7 +50,7 @@ from .training_set import TrainingSet, remarks_on_captions
 Item = TypeVar("Item")
 _SHOWN = 24  # pictures on the contact sheet
 _SAMPLES = 3  # captions
-_LENGTHS = 10_000  # captions whose length is looked at
+_LENGTHS = 10_000  # captions of shards that are remembered
 
 
 @dataclass
@@ -83,9 +90,11 @@ def run_check(config: TrainConfig, console: Console | None = None) -> int:
     start.  Raises SCEditError, after all that was found is printed, where it would not.
     """
     console = console or Console()
+    check_writable(config.output)
+    with open_run(config.run_folder):  # which no other run may use
+        pass
     found = read_folders(config, console) if config.data.shards is None else read_shards(config, console)
     folder = config.run_folder
-    folder.mkdir(parents=True, exist_ok=True)
     lines, remarks = summary(found, config), found.survey.all_remarks()
     for line in lines:
         _say(console, line)
@@ -100,7 +109,7 @@ def run_check(config: TrainConfig, console: Console | None = None) -> int:
         for line in told:
             _say(console, line)
         sentences = [f"{remark.what}: {sentence}" for remark in remarks for sentence in remark.said]
-        (folder / "check.txt").write_text("\n".join([*lines, *told, *sentences]) + "\n", "utf-8")
+        (folder / "check.txt").write_text("\n".join([*lines, *told, *sentences]) + "\n", "utf-8", "backslashreplace")
         if sentences:
             _say(console, f"every file by its name: {folder / 'check.txt'}")
     for line in estimate(config, trial):
@@ -211,7 +220,7 @@ def draw_sheet(config: TrainConfig, found: Survey, path: Path) -> Path:
             mask = example.framing.apply(read_picture(example.mask.path, example.mask.path, MASK_PAPER))
         size = "x".join(str(side) for side in example.size)
         kind = ", prior" if example.weight != 1 or example in found.prior else ""
-        facts = f"{example.path.name}, {size} to {example.bucket[0]}x{example.bucket[1]}{kind}"
+        facts = f"{printable(example.path.name)}, {size} to {example.bucket[0]}x{example.bucket[1]}{kind}"
         shown.append(Shown(picture, hint, mask, facts, example.caption, hints and hints.fitting))
     return draw_contact_sheet(path, shown)
 
@@ -240,11 +249,17 @@ def try_two_updates(config: TrainConfig, found: Survey, captions: Sequence[str] 
                 encoding.append(time.perf_counter() - begun)
         return data
 
-    run = prepare(config, accelerator, RunFolder(config.run_folder), Events(), prepare_data=prepare_data)
-    update(run)
-    begun = time.perf_counter()
-    update(run)
-    seconds = time.perf_counter() - begun
+    try:
+        run = prepare(config, accelerator, RunFolder(config.run_folder), Events(), prepare_data=prepare_data)
+        update(run)
+        begun = time.perf_counter()
+        update(run)
+        seconds = time.perf_counter() - begun
+        try_what_follows(run)
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(config) from error
+    if missing:
+        check_writable(cache_folder(config) / "latents", "data.cache")
     return Trial(
         seconds=seconds,
         memory_mib=peak_memory_mib(accelerator.device),
@@ -253,6 +268,26 @@ def try_two_updates(config: TrainConfig, found: Survey, captions: Sequence[str] 
         missing=len(missing),
         remarks=run.remarks,
     )
+
+
+def try_what_follows(run: Run) -> None:
+    """What a training does after its updates, as far as it may fail: measure, draw, save, and resume.
+
+    Raises SCEditError as it would.  Nothing of it is kept.
+    """
+    config = run.config
+    if config.validation.every:
+        Validation(config, run.base, run.data)
+    if config.previews.every:
+        scenes_of(config, run.data)
+    with tempfile.TemporaryDirectory() as folder:
+        save_trained(run.result(), Path(folder, config.output.name), run.metadata(), run.base)
+    for path in reversed(checkpoints_in(run.folder.checkpoints)):
+        try:
+            run.restore(path)
+            return
+        except TrainingError:
+            continue  # as the training does, which takes the one before it
 
 
 def estimate(config: TrainConfig, trial: Trial) -> list[str]:

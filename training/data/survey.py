@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +56,7 @@ class Survey:
         count = min(count, len(whole) // 10)
         self.own, self.held, self.unseen = whole, whole[:first], count > 0
         if count:
-            chosen = sorted(whole, key=lambda e: hashlib.blake2b(e.name.encode(), digest_size=8).digest())[:count]
+            chosen = sorted(whole, key=lambda e: hashlib.blake2b(os.fsencode(e.name), digest_size=8).digest())[:count]
             names = {example.name for example in chosen}
             self.held = [example for example in whole if example.name in names]
             self.own = [example for example in whole if example.name not in names]
