@@ -135,7 +135,7 @@ def test_a_checkpoint_from_elsewhere_is_kept_here_when_the_run_stops(quiet, tmp_
     elsewhere = run_folder(quiet) / "checkpoints" / "step-000004"
     quiet["output"] = str(tmp_path / "other.safetensors")
     monkeypatch.setattr(loop, "prepare_unet", lambda *_: (run_folder(quiet) / "stop").touch())
-    monkeypatch.setattr(fitting, "update", lambda run: (0.0, 0.0))
+    monkeypatch.setattr(fitting, "update", lambda run: (0.0, 0.0, 0.0))
     assert train(quiet, start=str(elsewhere)) is None
     assert steps_kept(quiet) == [4]
 
