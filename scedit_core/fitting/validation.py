@@ -54,7 +54,7 @@ class Validation:
 
         loss_with, loss_without: with the tuner, and of the base alone.
         loss_other_hint: of a control, with the hint of another picture; gap, gap_error: how much higher that is than
-        loss_with, and the standard error of it.  None of these for a single picture.
+        loss_with, and the standard error of it.  None for a single picture.
         loss_trained, loss_trained_without: the same on as many pictures that are trained on; only where the others are
         not.
         by_timestep: a list of the same for each timestep.
@@ -67,6 +67,8 @@ class Validation:
             self._without = self._losses(self._examples, None, own, check)
         found = {_WITH: self._losses(self._examples, tuner, own, check), _WITHOUT: self._without}
         told: dict[str, Any] = {}
+        if isinstance(tuner, CSCTuner):
+            told = {_OTHER_HINT: None, "gap": None, "gap_error": None}
         if self._others:
             found[_OTHER_HINT] = self._losses(self._examples, tuner, self._others, check)
             apart = found[_OTHER_HINT] - found[_WITH]
@@ -83,7 +85,7 @@ class Validation:
         ]
         means = {name: losses.mean().item() for name, losses in found.items()}
         counts = {"images": len(self._examples), "pairs": found[_WITH].numel(), "unseen": self._data.unseen}
-        return {**means, **told, "by_timestep": by_timestep, **counts}
+        return {**told, **means, "by_timestep": by_timestep, **counts}
 
     def _partners(self) -> list[Any]:
         """For each example another one, whose hint it gets: where there is one, of the same size.  Empty for a single

@@ -99,7 +99,8 @@ class Encoder:
             try:
                 read_back()
             except DamagedEntry:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # what cannot be removed cannot be written either, which says why
+                    path.unlink(missing_ok=True)
         self.encode(example, self.read(example))
         for caption in {example.caption, ""}:
             try:
