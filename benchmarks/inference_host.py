@@ -58,7 +58,7 @@ class HostBackend:
         self.edit_seconds, self._editing = 0.0, False
         if not self._gpu:  # where calls return when their work is done
             controlnet = self._host.comfy.controlnet
-            self._time(self._host.patch.SkipPatch, "__call__")
+            self._time(self._host.forward.Forward, "__call__")
             for control in (self._host.control.SCEditControl, controlnet.ControlNet, controlnet.T2IAdapter):
                 self._time(control, "get_control")
 
@@ -167,9 +167,9 @@ def _host(path: Path, dtype: str | None) -> SimpleNamespace:
         nodes=nodes,
         pack={node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())},
         core=importlib.import_module(f"{NAME}.scedit_core"),
-        managed=importlib.import_module(f"{NAME}.nodes.managed"),
-        control=importlib.import_module(f"{NAME}.nodes.control"),
-        patch=importlib.import_module(f"{NAME}.nodes.patch"),
+        managed=importlib.import_module(f"{NAME}.nodes.host.managed"),
+        control=importlib.import_module(f"{NAME}.nodes.host.control"),
+        forward=importlib.import_module(f"{NAME}.nodes.host.forward"),
         device=device,
         offload=comfy.model_management.unet_offload_device(),
         dtype=comfy.model_management.unet_dtype(device=device, model_params=860_000_000),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..scedit_core.conditions.trained import trained_options
 from ..scedit_core.errors import ConditionError
-from .control import SCEditControl
+from .host.control import SCEditControl
 
 Options, Made = TypeVar("Options"), TypeVar("Made")
 CATEGORY = "SCEdit/conditions"

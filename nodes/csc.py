@@ -6,10 +6,10 @@ from comfy_api.latest import io
 
 from ..scedit_core import CSCTuner, SCEditError, load_tuner
 from . import folders
-from .control import SCEditControl
-from .hints import RESIZE_MODES
-from .managed import ManagedTuner
-from .patch import ImageHint, SkipPatch, check_fit, patched
+from .host.control import SCEditControl
+from .host.hints import RESIZE_MODES
+from .host.managed import ManagedTuner
+from .host.patch import ImageHint, SkipPatch, check_fit, patched
 from .wires import block_weights_input, mask_input, range_inputs, strength_input
 
 _KEYS = (folders.KEY, "controlnet")
@@ -116,5 +116,5 @@ class SCEditApplyCSCTuner(io.ComfyNode):
         hint = ImageHint(tuner, image, resize)
         if strength == 0:
             return io.NodeOutput(model)
-        patch = SkipPatch(tuner, strength, block_weights=weights, mask=mask, hint=hint)
-        return io.NodeOutput(patched(model, patch, start_percent, end_percent))
+        patch = SkipPatch(tuner, strength, (start_percent, end_percent), weights, mask, hint=hint)
+        return io.NodeOutput(patched(model, patch))

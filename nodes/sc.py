@@ -7,8 +7,8 @@ from comfy_api.latest import io
 from ..scedit_core import SCEditError, SCTuner, load_tuner
 from ..scedit_core.errors import UnknownLayoutError
 from . import folders
-from .managed import ManagedTuner, UnplacedTuner
-from .patch import SIDES, SkipPatch, check_fit, layout_of, patched
+from .host.managed import ManagedTuner, UnplacedTuner
+from .host.patch import SIDES, SkipPatch, check_fit, layout_of, patched
 from .wires import SCTunerWire, block_weights_input, mask_input, range_inputs, strength_input
 
 
@@ -95,5 +95,5 @@ class SCEditApplySCTuner(io.ComfyNode):
         weights = None if block_weights is None else block_weights.for_blocks(len(layout))
         if strength == 0:
             return io.NodeOutput(model)
-        patch = SkipPatch(sc_tuner, strength, block_weights=weights, mask=mask, side=side)
-        return io.NodeOutput(patched(model, patch, start_percent, end_percent))
+        patch = SkipPatch(sc_tuner, strength, (start_percent, end_percent), weights, mask, side)
+        return io.NodeOutput(patched(model, patch))

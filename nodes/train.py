@@ -17,9 +17,9 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..scedit_core import CSCTuner, SCEditError, load_tuner
 from . import folders, train_config
-from .control import SCEditControl
 from .detectors import FOLDER as ANNOTATORS  # which makes that folder known to the host
-from .managed import ManagedTuner
+from .host.control import SCEditControl
+from .host.managed import ManagedTuner
 from .train_page import TrainingPage
 from .train_process import TrainingProcess, check_requirements
 from .wires import SCTunerWire

@@ -11,8 +11,8 @@ from ..scedit_core import SCEditError, TunerFileError, save_tuner
 from ..scedit_core.describing import describe
 from ..scedit_core.merging import merge_sc_tuners
 from . import folders
-from .control import SCEditControl
-from .managed import ManagedTuner, UnplacedTuner
+from .host.control import SCEditControl
+from .host.managed import ManagedTuner, UnplacedTuner
 from .wires import SCTunerWire
 
 _DTYPES = {"as it is": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

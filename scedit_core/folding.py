@@ -30,20 +30,20 @@ from .tuners import CSCTuner
 class Stack:
     """The weights of several tuners for one block.
 
-    down, up: [R,C] and [C,R], the latter times each tuner's weight; biases [R], and the sum of the weighted [C].
+    down, up: [R,C] and [C,R], the latter times each tuner's weight; biases [R], and [tuners,C] times the weights.
     parts:    for each tuner its index among the edits, its weight, and where its rows of R begin and end.
     """
 
     down: Tensor
     up: Tensor
     down_bias: Tensor
-    up_biases: list[Tensor]
+    up_biases: Tensor
     parts: list[tuple[int, float, int, int]]
 
     @property
     def nbytes(self) -> int:
         """Bytes that it holds."""
-        return sum(t.nbytes for t in (self.down, self.up, self.down_bias, *self.up_biases))
+        return sum(t.nbytes for t in (self.down, self.up, self.down_bias, self.up_biases))
 
 
 class FoldedWeights:
@@ -54,7 +54,7 @@ class FoldedWeights:
 
     def __init__(self, edits: Sequence[Edit], device: torch.device, dtype: torch.dtype) -> None:
         self._sources = [(edit.tuner, edit.weights()) for edit in edits]
-        self._device, self._dtype = device, dtype
+        self.device, self.dtype = device, dtype
         self._stacks: dict[int, Stack | None] = {}
 
     def stack(self, b: int) -> Stack | None:
@@ -68,33 +68,38 @@ class FoldedWeights:
         """Bytes that all blocks hold, or will."""
         return sum(
             (adapter.down.weight.numel() * 2 + adapter.down.bias.numel() + adapter.up.bias.numel())
-            * self._dtype.itemsize
+            * self.dtype.itemsize
             for tuner, weights in self._sources
             for b, adapter in ((int(name), adapter) for name, adapter in tuner.tuners.items())
             if weights[b] != 0
         )
 
-    @torch.no_grad()
-    def _made(self, b: int) -> Stack | None:
-        name, used = str(b), []
+    def parts(self, b: int) -> list[tuple[int, float, int, int]]:
+        """See Stack; for block b."""
+        name, parts, begin = str(b), [], 0
         for i, (tuner, weights) in enumerate(self._sources):
             if name in tuner.tuners and weights[b] != 0:
-                used.append((i, weights[b], tuner.tuners[name]))
-        if not used:
+                end = begin + tuner.tuners[name].down.weight.shape[0]
+                parts.append((i, weights[b], begin, end))
+                begin = end
+        return parts
+
+    @torch.no_grad()
+    def _made(self, b: int) -> Stack | None:
+        parts = self.parts(b)
+        if not parts:
             return None
-        channels = used[0][2].down.weight.shape[1]
-        rows = sum(adapter.down.weight.shape[0] for *_, adapter in used)
-        place = {"device": self._device, "dtype": self._dtype}
+        adapters = [self._sources[i][0].tuners[str(b)] for i, *_ in parts]
+        channels, rows = adapters[0].down.weight.shape[1], parts[-1][-1]
+        place = {"device": self.device, "dtype": self.dtype}
         down, up = torch.empty(rows, channels, **place), torch.empty(channels, rows, **place)
-        down_bias, up_biases, parts, begin = torch.empty(rows, **place), [], [], 0
-        for i, weight, adapter in used:
-            end = begin + adapter.down.weight.shape[0]
-            down[begin:end] = adapter.down.weight.flatten(1)
-            down_bias[begin:end] = adapter.down.bias
-            up[:, begin:end] = _weighted(adapter.up.weight.flatten(1), weight)
-            up_biases.append(_weighted(adapter.up.bias, weight).to(**place, copy=True))
-            parts.append((i, weight, begin, end))
-            begin = end
+        down_bias, up_biases = torch.empty(rows, **place), torch.empty(len(parts), channels, **place)
+        with torch.inference_mode():  # tuners that were made in it are read in it alone; what is filled stays as it is
+            for row, (_, weight, begin, end), adapter in zip(up_biases, parts, adapters, strict=True):
+                down[begin:end] = adapter.down.weight.flatten(1)
+                down_bias[begin:end] = adapter.down.bias
+                up[:, begin:end] = _weighted(adapter.up.weight.flatten(1), weight)
+                row.copy_(_weighted(adapter.up.bias, weight))
         return Stack(down, up, down_bias, up_biases, parts)
 
 
@@ -177,6 +182,21 @@ class FoldedEdits:
         """Bytes held beside the weights."""
         return sum(block.nbytes for block in list(self._blocks.values()))
 
+    def nbytes_for(self, size: tuple[int, int]) -> int:
+        """Bytes that all blocks will hold beside the weights, for latents of `size` (h, w)."""
+        total, layout = 0, self.edits[0].tuner.layout
+        for b, (channels, stride) in enumerate(zip(layout.channels, layout.strides, strict=True)):
+            stack = self.weights.parts(b)
+            pixels = math.prod(-(-side // stride) for side in size)
+            hints = [self.edits[i].hint_features for i, *_ in stack if self.edits[i].hint_features is not None]
+            masks = [self.edits[i].mask for i, *_ in stack if self.edits[i].mask is not None]
+            pictures = math.lcm(*(_count(each) for each in hints), *map(len, masks))
+            rows = sum(end - begin for *_, begin, end in stack)
+            total += rows * (pictures * pixels if hints else 1)
+            total += channels * (pictures * pixels if hints or masks else bool(stack))
+            total += sum(len(mask) * pixels for mask in masks)
+        return total * self.weights.dtype.itemsize
+
     @torch.no_grad()
     def _made(self, b: int, stack: Stack, rows: int, size: tuple[int, int]) -> _Block:
         features: dict[int, Tensor] = {}
@@ -249,6 +269,12 @@ def _product(added: Tensor, matrix: Tensor, skips: Tensor) -> Tensor:
     if len(added) == len(skips):
         return torch.baddbmm(added, matrix, skips)
     return (torch.bmm(matrix, skips).unflatten(0, (-1, len(added))) + added).flatten(0, 1)
+
+
+def _count(features: Sequence) -> int:
+    """How many pictures hint features are for."""
+    rows = getattr(features, "rows", None)  # of features that are not made yet
+    return len(rows) if rows is not None else next((len(g) for g in features if g is not None), 1)
 
 
 def _weighted(tensor: Tensor, weight: float) -> Tensor:

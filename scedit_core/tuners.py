@@ -129,8 +129,9 @@ def rebuilt(tuner: SCTuner | CSCTuner, operations: ModuleType | Any, dtype: torc
         first, dense = tuner.hint.stem[0].weight, tuner.hint.dense[0].weight
         options |= {"hint_ratio": first.shape[0] / 16, "kernel": dense.shape[-1], "stem_width": dense.shape[1]}
     copy = type(tuner)(tuner.layout, device="meta", operations=operations, **options)
+    copy.requires_grad_(False)  # before it takes weights: those made in inference mode cannot ask for gradients
     copy.load_state_dict({k: v.to(dtype) for k, v in tuner.state_dict().items()}, assign=True)
-    return copy.requires_grad_(False)
+    return copy
 
 
 class SCTuner(_Tuner):
@@ -242,11 +243,11 @@ class CSCTuner(_Tuner):
         """The strength that the file asks to be multiplied with, 1 where it asks for none."""
         return float(self.metadata.get("scedit.scale", 1.0))
 
-    def encode_hint(self, hint: Tensor) -> list[Tensor | None]:
+    def encode_hint(self, hint: Tensor, encoder: HintEncoder | None = None) -> list[Tensor | None]:
         """Hint features in block order: a list over b of g_b [B,C_b,h_b,w_b], None where block b is not tuned.
 
         hint: [B,3,H,W] in 0..1, H and W multiples of 8 (8 times the latent's).  Raises HintError for other shapes and
-        for whole numbers.
+        for whole numbers.  `encoder`: that of a `rebuilt` copy, in place of the tuner's own.
         """
         fits = hint.ndim == 4 and hint.shape[1] == 3 and hint.numel() > 0 and hint.is_floating_point()
         if not fits or hint.shape[2] % HINT_FACTOR or hint.shape[3] % HINT_FACTOR:
@@ -257,7 +258,7 @@ class CSCTuner(_Tuner):
             )
         last = len(self.layout) - 1
         features: list[Tensor | None] = [None] * len(self.layout)
-        for level, g in enumerate(self.hint(hint, levels=len(self.layout) - min(self.blocks))):
+        for level, g in enumerate((encoder or self.hint)(hint, levels=len(self.layout) - min(self.blocks))):
             if str(last - level) in self.tuners:
                 features[last - level] = g
         return features

@@ -16,7 +16,9 @@ from ...scedit_core import CSCTuner, SCEditError
 from ...scedit_core.editing import Edit
 from ...scedit_core.fitting.base import Attached, TextStates
 from ...scedit_core.fitting.machine import DTYPES
-from ..patch import SkipPatch, layout_of
+from ...scedit_core.folding import FoldedEdits, edit_folded
+from ..host.patch import SkipPatch, begin, layout_of
+from ..host.run import Picture
 from .frozen_layers import attention, trained_through
 
 _NO_SIGNAL = 1e-6  # alpha_bar
@@ -109,16 +111,15 @@ class HostBase:
         unet = self.model.model.diffusion_model
         self._memory = memory_required
         self.load()
-        for patch in self._others:
-            patch.pre_run(self.model)
-            patch.tuner.module.requires_grad_(False)
+        if self._others:
+            begin(self._others[0].run, self.model)
         self.model.model.requires_grad_(False)
         try:
             with trained_through(unet, self._checkpointing, self._cast):
                 yield
         finally:
-            for patch in self._others:
-                patch.cleanup()
+            if self._others:
+                self._others[0].run.end()
 
     def encode_captions(self, captions: Sequence[str]) -> TextStates:
         """See FrozenBase; without a CLIP only the empty caption is known: states of zeros like those of the set."""
@@ -208,7 +209,7 @@ class _Skips:
 
     def __init__(self, edits: list[Edit], others: list[SkipPatch], apart: bool = False) -> None:
         self._edits, self._others, self._apart = edits, others, apart
-        self._frozen: list[Edit] = []
+        self._frozen: list[FoldedEdits] = []  # those of the tuners in effect
 
     def __call__(self, h: Tensor, skip: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
         b = options["block"][1]
@@ -217,18 +218,17 @@ class _Skips:
                 "training step: expected no graph before the decoder, found one; report this with your workflow"
             )
         if b == 0 and self._others:
-            sigma = float(options["sigmas"][0])
-            with torch.no_grad():
-                found = (patch.edit(skip, options, sigma) for patch in self._others)
-                self._frozen = [edit for edit in found if edit is not None]
+            run = self._others[0].run
+            picture = Picture.of(torch.Size(options["original_shape"]), options, run.tiled)
+            self._frozen = run.folded(self._others, picture, skip)
         if not self._apart:
-            return h, self._edited(b, skip, (*self._frozen, *self._edits))
+            return h, self._edited(b, skip, self._edits)
         if b == 0:
             h = h.repeat(len(self._edits), 1, 1, 1)
-        return h, torch.cat([self._edited(b, skip, (*self._frozen, edit)) for edit in self._edits])
+        return h, torch.cat([self._edited(b, skip, [edit]) for edit in self._edits])
 
     def _edited(self, b: int, skip: Tensor, edits: Sequence[Edit]) -> Tensor:
-        edited = skip
+        edited = edit_folded(b, skip, self._frozen)
         for edit in edits:
             weight = edit.weight(b)
             if weight == 0:

@@ -27,9 +27,9 @@ from ...scedit_core.fitting.settings import (
     ValidationSettings,
 )
 from .. import folders
-from ..control import SCEditControl
 from ..detectors import FOLDER as ANNOTATORS  # which makes that folder known to the host
-from ..managed import ManagedTuner
+from ..host.control import SCEditControl
+from ..host.managed import ManagedTuner
 from ..train import _contents, _inside_input
 from ..train_page import TrainingPage
 from ..wires import SCTunerWire

@@ -18,8 +18,8 @@ from torch import Tensor
 from ...scedit_core import CSCTuner, SCTuner
 from ...scedit_core.fitting.base import TextStates
 from ...scedit_core.fitting.run_folder import Stopped
-from ..managed import ManagedTuner
-from ..patch import ImageHint, SkipPatch, patched
+from ..host.managed import ManagedTuner
+from ..host.patch import ImageHint, SkipPatch, patched
 from .picture_set import Picture
 
 STEPS, GUIDANCE, SEED = 20, 5.0, 1
@@ -72,7 +72,7 @@ class HostPreviews:
             hint = None
             if isinstance(tuner, CSCTuner):
                 hint = ImageHint(managed, picture.pixels.movedim(0, -1)[None].float() / 255, "crop")
-            model = patched(model, SkipPatch(managed, 1.0, hint=hint), 0.0, 1.0)
+            model = patched(model, SkipPatch(managed, 1.0, hint=hint))
         return sample(model, picture.text, self._empty, picture.mean.shape, SEED + i)
 
     def _shown(self, latent: Tensor) -> Image.Image:

@@ -59,14 +59,16 @@ def models_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def pack(models_folder) -> SimpleNamespace:
-    """The pack: its nodes by id, and its modules `core`, `patch`, `control`, `managed`, `hints`."""
+    """The pack: its nodes by id, and its core, and its modules by name (see _HOST_MODULES)."""
     module = load_pack()
     extension = asyncio.run(module.comfy_entrypoint())
     nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
     found = {name: importlib.import_module(f"{PACK_NAME}.nodes.{name}") for name in _NODE_MODULES}
+    found |= {name: importlib.import_module(f"{PACK_NAME}.nodes.host.{name}") for name in _HOST_MODULES}
     core = importlib.import_module(f"{PACK_NAME}.scedit_core")
     for name in ("converting", "editing", "merging", "tuners"):
         importlib.import_module(f"{PACK_NAME}.scedit_core.{name}")
+    found["folding"] = importlib.import_module(f"{PACK_NAME}.scedit_core.folding")
     gc.collect()
     gc.freeze()  # a host is a million objects that no test frees, and each test looks through all
     return SimpleNamespace(module=module, nodes=nodes, core=core, **found)
@@ -94,7 +96,8 @@ def server(pack, tmp_path_factory):
     shutil.rmtree(base, ignore_errors=True)
 
 
-_NODE_MODULES = ("patch", "control", "managed", "hints", "folders", "extension")
+_NODE_MODULES = ("folders", "extension")
+_HOST_MODULES = ("patch", "control", "managed", "hints", "run", "forward")
 
 
 @pytest.fixture(autouse=True)

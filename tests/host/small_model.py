@@ -55,7 +55,7 @@ def unet_config(family: str = "sd1", in_channels: int = 4, dtype: torch.dtype = 
     }
 
 
-def small_model(family="sd1", in_channels=4, dtype=torch.float32, compute: torch.dtype | None = None, seed=0):
+def small_model(family="sd1", in_channels=4, dtype=torch.float32, compute: torch.dtype | None = None, seed=0, **_):
     """A MODEL of the host: its BaseModel with real weights in `dtype`, computing in `compute` where that differs."""
     supported = comfy.supported_models.SDXL if family == "sdxl" else comfy.supported_models.SD15
     config = supported(unet_config(family, in_channels))
@@ -63,7 +63,10 @@ def small_model(family="sd1", in_channels=4, dtype=torch.float32, compute: torch
     config.manual_cast_dtype = compute
     model = config.get_model({}, "", device=torch.device("cpu"))
     randomise(model.diffusion_model, seed)
-    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+    patcher = comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+    # How newer hosts load it again, for training.
+    patcher.cached_patcher_init = (small_model, (family, in_channels, dtype, compute, seed))
+    return patcher
 
 
 def small_controlnet(seed: int = 11) -> comfy.controlnet.ControlNet:

@@ -50,7 +50,7 @@ class EncodeCount:
     """Counts how often the hint encoder of a CONTROL_NET runs while the context is open."""
 
     def __init__(self, control) -> None:
-        self.encoder, self.count = control.tuner.module.hint, 0
+        self.encoder, self.count = control.tuner.encoder, 0
 
     def __enter__(self) -> EncodeCount:
         self.handle = self.encoder.register_forward_hook(self._count)
@@ -61,3 +61,29 @@ class EncodeCount:
 
     def _count(self, *_) -> None:
         self.count += 1
+
+
+class Forwards:
+    """While the context is open: the tuners at work in each forward of the U-Net, and the runs that they were in."""
+
+    def __init__(self, pack) -> None:
+        self.kind, self.tuners, self.runs = pack.run.Run, [], []
+
+    def __enter__(self) -> Forwards:
+        self.original = original = self.kind.folded
+
+        def folded(run, *args):
+            groups = original(run, *args)
+            self.tuners.append([edit.tuner for group in groups for edit in group.edits])
+            self.runs.append(run)
+            return groups
+
+        self.kind.folded = folded
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.kind.folded = self.original
+
+    def with_tuner(self, tuner) -> list[int]:
+        """The forwards in which an SC_TUNER, or the tuner of a control, was at work."""
+        return [i for i, tuners in enumerate(self.tuners) if any(each is tuner.tuner for each in tuners)]

@@ -203,7 +203,8 @@ def test_a_control_is_in_the_patches_once(pack, model):
         each.get_control(noise_of(), torch.ones(1), {}, 1, options)
     listed = options["patches"]["output_block_patch"]
     assert listed[0] is foreign
-    assert [patch.hint.control for patch in listed[1:]] == [other, control]
+    assert [patch.run for patch in listed[1:]] == [other.run, control.run]
+    assert options["wrappers"]["diffusion_model"] == {"scedit": [pack.forward.edit_forward]}
 
 
 @pytest.mark.parametrize("side", ["both", "positive", "negative"])

@@ -8,7 +8,7 @@ import comfy.utils
 import pytest
 import torch
 from small_model import noise_of, picture, prompt, relative, sample, small_model
-from small_tuners import EncodeCount, apply_csc, apply_sc, control_prompts, csc_tuner, sc_tuner
+from small_tuners import EncodeCount, Forwards, apply_csc, apply_sc, control_prompts, csc_tuner, sc_tuner
 
 
 @pytest.fixture(scope="module")
@@ -108,15 +108,14 @@ def test_the_hint_is_dropped_after_the_run(pack, model, route):
     edited, (positive, negative) = model, (None, None)
     if route == "model":
         edited = apply_csc(pack, model, control)
-        cache = edited.model_options["transformer_options"]["patches"]["output_block_patch"][0].hint.cache
     else:
         positive, negative = control_prompts(control)
-        cache = positive[0][1]["control"].cache
     seen = []
-    control.tuner.module.tuners["11"].register_forward_hook(lambda *_: seen.append(len(cache)))
-    sample(edited, positive, negative)
-    assert max(seen) > 0
-    assert len(cache) == 0
+    with Forwards(pack) as forwards:
+        sample(edited, positive, negative, callback=lambda *_: seen.append(forwards.runs[0].kept()))
+    assert len(set(map(id, forwards.runs))) == 1
+    assert min(seen) > 0
+    assert forwards.runs[0].kept() == 0
 
 
 @pytest.mark.parametrize("route", ["model", "control"])
@@ -165,7 +164,8 @@ def test_context_windows_take_their_own_hints(pack, route):
 
     with EncodeCount(control) as encodings:
         batch = found(windowed, images, noise)
-        assert encodings.count == 2  # one for each window, not for each step
+        # Each picture of each window once, not in each step; newer hosts put an anchor before the second window.
+        assert encodings.count in (4, 5)
     for i in (0, 1, 2, 3):
         assert relative(batch[i : i + 1], found(model, images[i : i + 1], noise[i : i + 1])) < 1e-4
 
@@ -199,10 +199,16 @@ def test_animatediff_evolved_without_windows(pack, params):
 def test_a_pack_that_samples_in_windows_names_the_pictures(pack, model):
     control, images = csc_tuner(pack), picture(4)
     positive, negative = control_prompts(control, images)
-    applied = positive[0][1]["control"]
-    applied.sub_idxs = [2, 3]
-    noise = noise_of(2)
+    applied, noise = positive[0][1]["control"], noise_of(2)
+    original = applied.get_control
+
+    def get_control(*args):
+        applied.sub_idxs = [2, 3]
+        return original(*args)
+
+    applied.get_control = get_control
     found = sample(model, positive, negative, noise=noise)
+    assert not hasattr(applied, "sub_idxs")
     expected = sample(model, *control_prompts(control, images[2:]), noise=noise)
     assert relative(found, expected) < 1e-5
 

@@ -11,7 +11,7 @@ import comfy.model_management
 import pytest
 import torch
 from small_model import noise_of, picture, relative, sample, small_model
-from small_tuners import EncodeCount, apply_csc, apply_sc, control_prompts, csc_tuner, sc_tuner
+from small_tuners import EncodeCount, Forwards, apply_csc, apply_sc, control_prompts, csc_tuner, sc_tuner
 
 
 @pytest.fixture
@@ -32,17 +32,22 @@ def test_a_chain_of_five_clones_has_one_patcher_and_one_storage(pack, model):
     patches = chained.model_options["transformer_options"]["patches"]["output_block_patch"]
     assert [patch.tuner for patch in patches] == [tuner, control.tuner]
     assert set(map(id, chained.model_patches_models())) == {id(tuner.patcher), id(control.tuner.patcher)}
-    storages = [p.untyped_storage().data_ptr() for p in patches[0].tuner.module.parameters()]
-    assert storages == [p.untyped_storage().data_ptr() for p in tuner.patcher.model.parameters()]
+    assert len({id(patch.run) for patch in patches}) == 1
     assert copy.deepcopy(patches[0]) is patches[0]
     copied = copy.deepcopy(control)
     assert copied.tuner is control.tuner
 
 
-def test_merged_weights_are_not_kept_twice(pack):
+def test_the_host_holds_the_encoder_and_counts_the_whole_tuner(pack):
+    """The adapters' weights are folded by runs; nothing else puts them on a device."""
     merged = pack.nodes["SCEditMergeSCTuners"].execute(sc_tuner(pack, 1), 1.0, sc_tuner(pack, 2), 1.0).args[0]
-    running = [p.untyped_storage().data_ptr() for p in merged.module.parameters()]
-    assert running == [p.untyped_storage().data_ptr() for p in merged.tuner.parameters()]
+    control = csc_tuner(pack).tuner
+    for each in (merged, control):
+        assert each.patcher.model_size() == sum(p.nbytes for p in each.tuner.parameters())
+        assert "tuners" not in dict(each.patcher.model.named_children())
+    assert list(merged.patcher.model.parameters()) == []
+    running = {p.untyped_storage().data_ptr() for p in control.encoder.parameters()}
+    assert running == {p.untyped_storage().data_ptr() for p in control.tuner.hint.parameters()}
 
 
 def test_a_file_overwritten_in_place_does_not_reach_a_loaded_tuner(pack, model, models_folder):
@@ -75,34 +80,22 @@ def test_controls_share_one_patcher(pack):
     (positive, _), (other, _) = control_prompts(control), control_prompts(control, picture(seed=9))
     first, second = positive[0][1]["control"], other[0][1]["control"]
     assert first is not second
-    assert first.cache is not second.cache
+    assert first.run is not second.run
     assert first.get_models() == second.get_models() == [control.tuner.patcher]
 
 
-def test_the_host_loads_the_weights_and_frees_them(pack, model):
+def test_the_host_loads_tuners_and_frees_them(pack, model):
     tuner, control = sc_tuner(pack), csc_tuner(pack)
     during: list[set[int]] = []
-    tuner.module.tuners["0"].register_forward_hook(lambda *_: during.append({id(m) for m in loaded_models()}))
-    sample(apply_sc(pack, model, tuner), *control_prompts(control))
+    edited = apply_sc(pack, model, tuner)
+    sample(edited, *control_prompts(control), callback=lambda *_: during.append({id(m) for m in loaded_models()}))
     assert {id(tuner.patcher), id(control.tuner.patcher)} <= during[0]
     comfy.model_management.unload_all_models()
     assert loaded_models() == []
-    gone = [weakref.ref(tuner.module), weakref.ref(control.tuner.module)]
-    during.clear()
-    del tuner, control
+    gone = [weakref.ref(tuner.tuner), weakref.ref(tuner.patcher.model), weakref.ref(control.tuner.encoder)]
+    del tuner, control, edited
     gc.collect()
-    assert [ref() for ref in gone] == [None, None]
-
-
-def test_memory_for_hints_is_announced(pack):
-    control = csc_tuner(pack)
-    positive, _ = control_prompts(control, picture(1, 512, 512))
-    applied = positive[0][1]["control"]
-    half, whole = (applied.inference_memory_requirements(d) for d in (torch.float16, torch.float32))
-    assert whole == 2 * half
-    features = control.tuner.module.encode_hint(torch.zeros(1, 3, 512, 512))
-    assert whole > sum(g.numel() * 4 for g in features)
-    assert control.inference_memory_requirements(torch.float32) == 0
+    assert [ref() for ref in gone] == [None, None, None]
 
 
 class Stop(Exception):
@@ -117,29 +110,24 @@ def test_a_clean_run_after_a_broken_one(pack, model, route, kind):
     if route == "model":
         edited, prompts = apply_csc(pack, apply_sc(pack, model, sc_tuner(pack)), control), (None, None)
     undisturbed = sample(edited, *prompts, steps=4)
-    cache = (
-        edited.model_options["transformer_options"]["patches"]["output_block_patch"][-1].hint.cache
-        if route == "model"
-        else prompts[0][0][1]["control"].cache
-    )
 
     def stop(step, *_):
         if step == 1:
-            assert len(cache) > 0
+            assert forwards.runs[-1].kept() > 0
             if kind == "error":
                 raise Stop
             comfy.model_management.interrupt_current_processing()
             comfy.model_management.throw_exception_if_processing_interrupted()
 
     expected = Stop if kind == "error" else comfy.model_management.InterruptProcessingException
-    with pytest.raises(expected):
+    with pytest.raises(expected), Forwards(pack) as forwards:
         sample(edited, *prompts, steps=4, callback=stop, noise=noise_of(1, 24, 16))
     if route == "model":
-        assert len(cache) == 0
-    with EncodeCount(control) as encodings:
+        assert forwards.runs[0].kept() == 0
+    with EncodeCount(control) as encodings, Forwards(pack) as forwards:
         assert torch.equal(sample(edited, *prompts, steps=4), undisturbed)
         assert encodings.count == 1
-    assert len(cache) == 0
+    assert forwards.runs[0].kept() == 0
     if route == "control":
         assert relative(sample(model, *control_prompts(control, other), steps=4), undisturbed) > 0.01
 
@@ -158,36 +146,33 @@ def test_a_copy_for_a_second_device(pack, model):
     applied = positive[0][1]["control"]
     expected = sample(model, positive, negative)
     clone = applied.deepclone_multigpu(torch.device("cpu"))
-    assert clone.tuner.module is not control.tuner.module
+    assert clone.run is not applied.run
+    assert clone.tuner.patcher is not control.tuner.patcher
     assert clone.tuner.patcher.load_device == torch.device("cpu")
     positive[0][1]["control"] = negative[0][1]["control"] = clone
     assert torch.equal(sample(model, positive, negative), expected)
 
 
 def test_weights_that_the_host_leaves_behind(pack, model):
-    """Low VRAM: the host loads next to nothing of the module, and its layers fetch the rest at each use."""
-    tuner, control = sc_tuner(pack), csc_tuner(pack)
-    skip = torch.randn(1, 128, 2, 2)
-    feature = control.tuner.module.encode_hint(picture().movedim(-1, 1))[0]
-    expected = tuner.module.residual(0, skip), control.tuner.module.residual(0, skip, feature)
-    for each in (tuner, control.tuner):
-        each.patcher.patch_model(torch.device("cpu"), lowvram_model_memory=1)
-        assert each.module.model_lowvram
-    found = tuner.module.residual(0, skip), control.tuner.module.residual(0, skip, feature)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    for each in (tuner, control.tuner):
-        assert all(hasattr(m, "comfy_cast_weights") for m in each.module.modules() if list(m.parameters(recurse=False)))
-        each.patcher.detach()
+    """Low VRAM: the host loads next to nothing of the encoder, and its layers fetch the rest at each use."""
+    control = csc_tuner(pack).tuner
+    hint = picture().movedim(-1, 1)
+    expected = control.encoder(hint)
+    control.patcher.patch_model(torch.device("cpu"), lowvram_model_memory=1)
+    assert control.encoder.model_lowvram
+    assert all(torch.equal(a, b) for a, b in zip(control.encoder(hint), expected, strict=True))
+    layers = [m for m in control.encoder.modules() if list(m.parameters(recurse=False))]
+    assert all(hasattr(layer, "comfy_cast_weights") for layer in layers)
+    control.patcher.detach()
 
 
-def test_a_mask_is_placed_once_in_a_run_and_dropped_after_it(pack, model):
-    edited = apply_sc(pack, model, sc_tuner(pack), mask=torch.rand(1, 64, 64))
-    patch = edited.model_options["transformer_options"]["patches"]["output_block_patch"][0]
-    during: list[int] = []
-    patch.tuner.module.tuners["11"].register_forward_hook(lambda *_: during.append(len(patch.cache)))
-    sample(edited)
-    assert set(during) == {1}
-    assert len(patch.cache) == 0
+def test_a_mask_is_resized_once_in_a_run(pack, model, monkeypatch):
+    calls: list[tuple] = []
+    original = pack.folding.fitted_mask
+    monkeypatch.setattr(pack.folding, "fitted_mask", lambda *args: calls.append(args[2]) or original(*args))
+    sample(apply_sc(pack, model, sc_tuner(pack), mask=torch.rand(1, 64, 64)))
+    assert len(calls) == 12  # once for each block
+    assert set(calls) == {(16, 16), (8, 8), (4, 4), (2, 2)}
 
 
 def test_batches_of_masks_go_with_batches_of_pictures(pack, model):

@@ -6,7 +6,7 @@ import comfy_extras.nodes_model_advanced as host_advanced
 import pytest
 import torch
 from small_model import prompt, relative, sample, small_model
-from small_tuners import apply_csc, apply_sc, control_prompts, csc_tuner, sc_tuner
+from small_tuners import Forwards, apply_csc, apply_sc, control_prompts, csc_tuner, sc_tuner
 
 STEPS = 8
 
@@ -27,16 +27,14 @@ def test_two_halves_cover_each_step_exactly_once(pack, model, scheduler):
     options = {"steps": STEPS, "scheduler": scheduler}
     tuner, other, control = sc_tuner(pack), sc_tuner(pack, 23), csc_tuner(pack)
     whole = sample(apply_sc(pack, model, tuner), **options)
-    calls: list[str] = []
-    for name, each in (("first", tuner), ("second", other)):
-        each.module.tuners["0"].register_forward_hook(lambda *_, name=name: calls.append(name))
     halves = apply_sc(pack, apply_sc(pack, model, tuner, end=0.5), tuner, start=0.5)
     assert torch.equal(sample(halves, **options), whole)
-    calls.clear()
-    sample(apply_sc(pack, apply_sc(pack, model, tuner, end=0.5), other, start=0.5), **options)
-    assert len(calls) == STEPS
-    assert calls == sorted(calls)
-    assert set(calls) == {"first", "second"}
+    with Forwards(pack) as forwards:
+        sample(apply_sc(pack, apply_sc(pack, model, tuner, end=0.5), other, start=0.5), **options)
+    first, second = forwards.with_tuner(tuner), forwards.with_tuner(other)
+    assert first + second == list(range(STEPS))
+    assert first
+    assert second
     whole = sample(model, *control_prompts(control), **options)
     positive, negative = control_prompts(control, end=0.5)
     positive, negative = control_prompts(control, start=0.5, positive=positive, negative=negative)
@@ -45,10 +43,9 @@ def test_two_halves_cover_each_step_exactly_once(pack, model, scheduler):
 
 def test_a_range_that_ends_at_one_has_the_last_step(pack, model, base):
     tuner = sc_tuner(pack)
-    seen: list[int] = []
-    tuner.module.tuners["0"].register_forward_hook(lambda *_: seen.append(1))
-    sample(apply_sc(pack, model, tuner, start=0.9), steps=STEPS)
-    assert len(seen) == 1
+    with Forwards(pack) as forwards:
+        sample(apply_sc(pack, model, tuner, start=0.9), steps=STEPS)
+    assert forwards.with_tuner(tuner) == [STEPS - 1]
 
 
 def test_an_empty_range_is_the_base(pack, model, base):
@@ -65,13 +62,13 @@ def test_the_range_follows_a_schedule_that_is_changed_later(pack, model):
 
     before = apply_sc(pack, rescheduled(model), tuner, start=0.3, end=0.6)
     after = rescheduled(apply_sc(pack, model, tuner, start=0.3, end=0.6))
-    calls: list[int] = []
-    tuner.module.tuners["0"].register_forward_hook(lambda *_: calls.append(1))
-    found = sample(before, steps=STEPS)
-    seen = len(calls)
-    assert 0 < seen < STEPS
-    assert torch.equal(sample(after, steps=STEPS), found)
-    assert len(calls) == 2 * seen
+    with Forwards(pack) as forwards:
+        found = sample(before, steps=STEPS)
+    seen = forwards.with_tuner(tuner)
+    assert 0 < len(seen) < STEPS
+    with Forwards(pack) as forwards:
+        assert torch.equal(sample(after, steps=STEPS), found)
+    assert forwards.with_tuner(tuner) == seen
 
 
 @pytest.mark.parametrize("cfg", [3.0, 1.0])

@@ -467,7 +467,7 @@ def test_a_preview_is_what_ksampler_gives(pack, training, folders, train):
     expected = sample(apply_sc(pack, model, sc), text, empty, noise, **options)
     states = training.base.TextStates(text[0][0]), training.base.TextStates(empty[0][0])
     held = pack.managed.ManagedTuner(sc.tuner, "t", "")
-    patched = pack.patch.patched(model, pack.patch.SkipPatch(held, 1.0), 0.0, 1.0)
+    patched = pack.patch.patched(model, pack.patch.SkipPatch(held, 1.0))
     found = previews.sample(patched, *states, shape[1:], previews.SEED)
     assert relative(found, expected) < 1e-6
     assert (folders / "output" / "scedit" / "style" / "previews" / "step-000002.jpg").is_file()

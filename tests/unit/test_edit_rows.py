@@ -69,3 +69,15 @@ def test_a_rebuilt_tuner_is_the_same_function_of_other_layers():
         half = rebuilt(tuner, _OtherLayers, torch.float16)
         assert half.dtype == torch.float16
         assert tuner.dtype == torch.float32
+
+
+def test_weights_made_in_inference_mode_are_rebuilt_outside_of_it():
+    with torch.inference_mode():
+        made = CSCTuner(LAYOUT)
+    assert not any(p.requires_grad for p in rebuilt(made, _OtherLayers, torch.float32).parameters())
+
+
+def test_another_encoder_of_the_same_weights_gives_the_same_features():
+    tuner, hint = randomised(CSCTuner(LAYOUT)), torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    other = rebuilt(tuner, _OtherLayers, torch.float32).hint
+    assert all(torch.equal(a, b) for a, b in zip(tuner.encode_hint(hint), tuner.encode_hint(hint, other), strict=True))

@@ -1,49 +1,23 @@
-"""Hint images on the way to hint features: resized to the picture, spread over the batch, encoded once in a run."""
+"""Hints and masks on the way to a forward: checked, resized to the picture, spread over the batch, encoded."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..scedit_core import HintError
-from ..scedit_core.conditions.fitting import fit_hint, trained_fitting
-from ..scedit_core.conditions.pictures import off_detour
-from ..scedit_core.tuners import HINT_FACTOR, CSCTuner
+from ...scedit_core import HintError
+from ...scedit_core.conditions.fitting import fit_hint, trained_fitting
+from ...scedit_core.conditions.pictures import off_detour
+from ...scedit_core.tuners import HINT_FACTOR
 from .managed import ManagedTuner
 
+if TYPE_CHECKING:
+    from .patch import Hint
+
 RESIZE_MODES = ("stretch", "crop", "pad")
-_KEPT = 16  # areas, tiles and context windows take turns inside one step
-
-
-class RunCache:
-    """A few values made from tensors, for the time of one run.
-
-    The identity of the source tensor is part of the key; the tensor is kept so that the identity stays its own.
-    """
-
-    def __init__(self) -> None:
-        self._entries: OrderedDict[tuple, tuple[Tensor, Any]] = OrderedDict()
-
-    def get(self, source: Tensor, key: tuple, make: Callable[[], Any]) -> Any:
-        """The value for `source` and `key`, made by `make` where it is not there."""
-        key = (id(source), *key)
-        if key not in self._entries:
-            self._entries[key] = (source, make())
-            if len(self._entries) > _KEPT:
-                self._entries.popitem(last=False)
-        self._entries.move_to_end(key)
-        return self._entries[key][1]
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._entries.clear()
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
 
 def as_hint(image: Tensor) -> Tensor:
@@ -100,22 +74,36 @@ def batch_rows(count: int, pictures: int, options: dict, sub_idxs: list[int] | N
     return tuple(order[i % len(order)] % count for i in range(pictures))
 
 
-def encoded(
-    cache: RunCache, tuner: CSCTuner, hint: Tensor, rows: tuple[int, ...], repeats: int, like: Tensor
-) -> list[Tensor | None]:
-    """Features of the `rows` of a hint [N,3,8h,8w], `repeats` times over, in dtype and on the device of `like`.
+class Features:
+    """A CSC-Tuner's hint features by block: encoded when they are asked for, each let go when it is taken.
 
-    One row stays a batch of one, which broadcasts.
+    One picture at a time, so that their bits do not depend on the batch, nor on which windows found room.
     """
 
-    def make() -> list[Tensor | None]:
-        features = tuner.encode_hint(hint[list(rows)].to(like.device, like.dtype))
-        if len(rows) == 1:
-            return features
-        return [g if g is None else g.repeat(repeats, 1, 1, 1) for g in features]
+    def __init__(
+        self, tuner: ManagedTuner, weights: Sequence[float], hint: Hint, rows: tuple[int, ...], size, like: Tensor
+    ) -> None:
+        self.tuner, self.weights, self.hint, self.rows, self.size = tuner, weights, hint, rows, size
+        self._place, self._left = (like.device, like.dtype), {}
 
-    repeats = 1 if len(rows) == 1 else repeats
-    return cache.get(hint, (rows, repeats, like.dtype, like.device), make)
+    def __getitem__(self, b: int) -> Tensor | None:
+        """Those of block b [len(rows),C,h,w], or None where it is not tuned."""
+        if b not in self._left:
+            self._left = self._encoded()
+        return self._left.pop(b, None)
+
+    def _encoded(self) -> dict[int, Tensor]:
+        each = []
+        for row in self.rows:
+            hint = self.hint.fitted((row,), self.size)
+            if not hint.isfinite().all():
+                raise HintError(
+                    f"hint for {self.tuner.name}: expected numbers in 0..1, found NaN or infinity; look at the node "
+                    "that makes the hint"
+                )
+            each.append(self.tuner.tuner.encode_hint(hint.to(*self._place), self.tuner.encoder))
+        blocks = (b for b, weight in enumerate(self.weights) if weight != 0 and each[0][b] is not None)
+        return {b: each[0][b] if len(each) == 1 else torch.cat([features[b] for features in each]) for b in blocks}
 
 
 def latent_pixels(latent_size: torch.Size | list[int]) -> tuple[int, int]:
