@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import time
 from pathlib import Path
 
-from scedit_core import SCEditError
+# A stop file counts from here on, while the libraries are still loading; a program that starts the trainer, and has
+# removed what was left of earlier runs, says since when it may ask for an end.
+_SINCE = float(os.environ.get("SCEDIT_STOP_SINCE", time.time()))
+
+from scedit_core import SCEditError  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
         default="auto",
         metavar="WHERE",
         help="auto: resume from the newest checkpoint where there is one (default); latest: insist on one; "
-        "never: begin anew; or the path of a checkpoint, whatever its settings",
+        "never: begin anew, the earlier run is kept; or a path, whatever its settings: a checkpoint, a run folder, "
+        "or the tuner's file",
     )
     train.add_argument("--cache-only", action="store_true", help="encode pictures and captions, then stop")
     train.add_argument("--allow-download", action="store_true", help="fetch missing parts of the base from its hub")
@@ -45,6 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     except SCEditError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped at once", file=sys.stderr)
+        return 130
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -57,6 +67,7 @@ def _run(options: argparse.Namespace) -> int:
             start=options.resume,
             cache_only=options.cache_only,
             allow_download=options.allow_download,
+            since=_SINCE,
         )
     elif options.command == "check":
         from .config_file import load_config

@@ -12,7 +12,6 @@ from diffusers.models.attention_processor import AttnProcessor
 from rich.console import Console
 
 from scedit_core import SCEditError
-from scedit_core.fitting.checkpoints import forget_checkpoints
 from scedit_core.fitting.distilling import Lessons
 from scedit_core.fitting.events import Events
 from scedit_core.fitting.loop import agreed, train_to_end
@@ -21,7 +20,8 @@ from scedit_core.fitting.new_tuner import new_tuner, trainable
 from scedit_core.fitting.objective import Objective
 from scedit_core.fitting.optimizing import build_ema, build_optimizer, build_schedule
 from scedit_core.fitting.rates import rate_remarks
-from scedit_core.fitting.run import Run, resume
+from scedit_core.fitting.resuming import resume
+from scedit_core.fitting.run import Run
 from scedit_core.fitting.run_folder import RunFolder, Stopped, open_run
 from scedit_core.fitting.step import TrainingStep
 from scedit_core.fitting.sweep import train_sweep, variants
@@ -30,12 +30,15 @@ from scedit_core.fitting.tuner_file import check_writable
 from .bases.loading import load_base
 from .bases.teacher import load_teacher
 from .config import TrainConfig
+from .content import files_of, shards_of
 from .data.training_set import TrainingSet
 from .errors import ConfigError, TrainingError
 from .memory.compiling import with_compiling_settled
 from .memory.preparing import prepare_tuner, prepare_unet
+from .places import check_places
 from .seeing.listening import open_events
 from .seeing.previews import Previews
+from .seeing.run_config import write_run_config
 
 
 def train(
@@ -45,38 +48,37 @@ def train(
     start: str = "auto",
     cache_only: bool = False,
     allow_download: bool = False,
+    since: float | None = None,
 ) -> Path | None:
     """Train one tuner as `config` says.
 
-    start:      "auto" goes on from the run folder's newest checkpoint where there is one; "never" begins anew,
-                "latest" insists on a checkpoint, and a path names one.
+    start:      "auto" goes on from the run folder's newest checkpoint where there is one; "never" begins anew and
+                puts aside what is there, "latest" insists on a checkpoint, and a path names one.
     cache_only: fill the caches and stop.
+    since:      when this was asked for, in seconds since 1970, now by default; wishes to stop count from then on.
 
     Returns the path of the saved tuner, or None where the run was stopped (it can be resumed) or only cached.
     Raises SCEditError (ConfigError, BaseModelError, DataError, TunerFileError, TrainingError), each with one sentence.
     """
     accelerator = Accelerator(gradient_accumulation_steps=config.loop.accumulate, mixed_precision="no")
     main = accelerator.is_main_process
+    check_places(config)
     check_writable(config.output)
-    with open_run(config.run_folder, main) as folder:
-        if main and start == "never":
-            forget_checkpoints(folder.checkpoints)
-            (folder.path / "events.jsonl").unlink(missing_ok=True)
-        with contextlib.closing(open_events(config, console or Console(), main)) as events:
-            try:
-                run = prepare(
-                    config, accelerator, folder, events, allow_download, start if config.sweep is None else "never"
-                )
-                return None if cache_only else _train(run, start)
-            except Stopped as stop:
-                events.emit("stopped", reason=stop.args[0], resume=start)
-                return None
-            except torch.OutOfMemoryError as error:
-                events.emit("error", message=str(out_of_memory(config)))
-                raise out_of_memory(config) from error
-            except SCEditError as error:
-                events.emit("error", message=str(error))
-                raise
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(open_run(config.run_folder, config.output, main, since))
+        events = stack.enter_context(contextlib.closing(open_events(config, console or Console(), main)))
+        try:
+            run = prepare(config, accelerator, folder, events, allow_download)
+            return None if cache_only else _train(run, start)
+        except Stopped as stop:
+            events.emit("stopped", reason=stop.args[0], resume=start)
+            return None
+        except torch.OutOfMemoryError as error:
+            events.emit("error", message=str(out_of_memory(config)))
+            raise out_of_memory(config) from error
+        except SCEditError as error:
+            events.emit("error", message=str(error))
+            raise
 
 
 def prepare(
@@ -85,10 +87,9 @@ def prepare(
     folder: RunFolder,
     events: Events,
     allow_download: bool = False,
-    start: str = "never",
     prepare_data: Callable[..., TrainingSet] = TrainingSet.prepare,
 ) -> Run:
-    """Load the base, encode the data, build the tuner, and go back to a checkpoint where `start` asks for one."""
+    """Load the base, encode the data, and build the tuner."""
     loop, device = config.loop, accelerator.device
     dtype = frozen_dtype(loop.precision, device)
     memory = with_compiling_settled(config.memory, device, loop.steps)
@@ -113,12 +114,14 @@ def prepare(
 
     wish = None
     try:
+        folder.check()
         data = prepare_data(base, config, say, (accelerator.process_index, accelerator.num_processes))
     except Stopped as stop:
         wish = stop.args[0]
     wish = agreed(accelerator, wish)  # which waits for everyone
     if wish:
         raise Stopped(wish)
+    files = files_of(config, base.fingerprint)
     base.release_encoders()
     prepare_unet(base.unet, memory, dtype)
     base.unet.to(device)
@@ -143,28 +146,37 @@ def prepare(
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         ema=build_ema(trainable(tuner), loop),
         lessons=lessons,
+        files=files,
+        shards=shards_of(config),
     )
     run.remarks.take(data.remarks)
     run.remarks.take(rate_remarks(loop))
-    resume(run, start)
     return run
 
 
 def _train(run: Run, start: str) -> Path:
-    config = run.config
+    config, main = run.config, run.accelerator.is_main_process
     if config.sweep is not None:
         if run.accelerator.num_processes > 1 or run.lessons is not None:
             found = "several" if run.lessons is None else "a teacher"
             raise ConfigError(
                 f"sweep: expected one process and no teacher, found {found}; take sweep out, or the other"
             )
+        write_run_config(config)
         return train_sweep(
             run, variants(config, config.sweep.values()), start, lambda tuner: prepare_tuner(tuner, config.memory)
         )
-    drawn = config.previews.every and run.accelerator.is_main_process
-    return train_to_end(
-        run, Previews(config, run.base, run.data, run.lessons and run.lessons.teacher) if drawn else None
-    )
+    drawn = config.previews.every and main
+    teacher = run.lessons and run.lessons.teacher
+    previews = Previews(config, run.base, run.data, teacher) if drawn else None
+    wish = agreed(run.accelerator, run.folder.stop_wish())
+    if wish:
+        raise Stopped(wish)
+    resume(run, start)  # when nothing is left that may be refused: an earlier run is put aside
+    if main:
+        with contextlib.suppress(OSError):  # no room: the report is then without it
+            write_run_config(config)
+    return train_to_end(run, previews)
 
 
 def out_of_memory(config: TrainConfig) -> TrainingError:

@@ -16,7 +16,6 @@ from .. import CSCTuner, SCEditError, SCTuner, load_tuner, save_tuner
 from .errors import TrainingError
 
 TUNER, EMA, STATE = "tuner.safetensors", "ema.safetensors", "state.pt"
-ASIDE = "aside"
 _PREFIX = "step-"
 
 
@@ -28,8 +27,12 @@ class State:
     config:   the run's settings as plain values, to be compared when it is resumed.
     best:     the lowest validation loss so far.
     parts:    state dicts by name: optimizer, schedule, scaler, ema.
-    pictures: what was trained on, as `Run.pictures` says it.
+    pictures: a digest of all that was trained on.
     measured: what `best` was measured on, as `Run.measured` says it.
+    files:    digests of the base and of other files that the numbers depend on, by key of the configuration.
+    contents: a digest of each picture that was trained on, with its caption, hint and mask.
+
+    The last four are None in checkpoints from before they were kept.
     """
 
     step: int
@@ -38,6 +41,8 @@ class State:
     parts: dict[str, Any]
     pictures: str | None = None
     measured: str | None = None
+    files: dict[str, str | None] | None = None
+    contents: list[str] | None = None
 
 
 def save_checkpoint(
@@ -48,7 +53,7 @@ def save_checkpoint(
     Raises TrainingError where it cannot be written; what was there before stays as it was.
     """
     path = folder / f"{_PREFIX}{state.step:06d}"
-    part = folder / f"{path.name}.part-{os.getpid()}"
+    part, old = (folder / f"{path.name}.{kind}-{os.getpid()}" for kind in ("part", "part-old"))
     try:
         shutil.rmtree(part, ignore_errors=True)  # of a killed run; in a container every run has the same number
         part.mkdir(parents=True)
@@ -59,15 +64,20 @@ def save_checkpoint(
             torch.save(vars(state), file)
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():  # a step that was saved by wish and again at its end
-            shutil.rmtree(path)
+        if path.exists():
+            path.replace(old)
         os.replace(part, path)
+        shutil.rmtree(old, ignore_errors=True)
     except (OSError, RuntimeError, SCEditError) as error:
         shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.replace(path)
         reason = " ".join(str(error).split())[:160]
+        kept = checkpoints_in(folder)
+        way_on = f"the same command goes on from {kept[-1].name}, --resume never left out" if kept else "start again"
         raise TrainingError(
             f"{path}: expected room and permission for a checkpoint, found neither or one ({reason}); free some "
-            "space, then start again with --resume latest, which goes on from the last checkpoint that is whole"
+            f"space; then {way_on}"
         ) from error
     _sync(folder)
     return path
@@ -101,31 +111,9 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def set_aside(folder: Path, step: int) -> list[Path]:
-    """Move checkpoints of more than `step` steps to `folder`/aside, and return them there.
-
-    For a run that goes on from an earlier one: left where they are, they would be the newest.  Raises TrainingError
-    where they cannot be moved.
-    """
-    moved = []
-    try:
-        for path in checkpoints_in(folder):
-            if _number(path) > step:
-                (folder / ASIDE).mkdir(exist_ok=True)
-                there = folder / ASIDE / path.name
-                shutil.rmtree(there, ignore_errors=True)
-                moved.append(path.replace(there))
-    except OSError as error:
-        raise TrainingError(
-            f"{folder}: expected permission to move later checkpoints into its folder {ASIDE}, found none "
-            f"({error.strerror or error}); move them away, or give the run another folder"
-        ) from error
-    return moved
-
-
-def forget_checkpoints(folder: Path) -> None:
-    """Remove them all, for a run that begins anew."""
-    shutil.rmtree(folder, ignore_errors=True)
+def later_than(folder: Path, step: int) -> list[Path]:
+    """The checkpoints of more than `step` steps."""
+    return [path for path in checkpoints_in(folder) if _number(path) > step]
 
 
 def _number(path: Path) -> int:

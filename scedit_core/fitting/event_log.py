@@ -19,15 +19,38 @@ class EventLog:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "ab")  # noqa: SIM115, it is open as long as the run
         if self._file.tell() and not _ends_with_newline(path):
             self._file.write(b"\n")
+            self._file.flush()
+        self._begun = self._file.tell()
 
     def take(self, event: dict[str, Any]) -> None:
         """Write one event.  Raises OSError where there is no room."""
         self._file.write(json.dumps(event, ensure_ascii=False, allow_nan=False).encode("utf-8", _ESCAPED) + b"\n")
         self._file.flush()
+
+    def set_aside(self, folder: Path) -> None:
+        """Move what earlier starts have written to `folder`, and keep what this one has.
+
+        Where another program holds the file open, which Windows does not let be replaced, all stays in it.
+        """
+        if not self._begun:
+            return
+        self._file.close()
+        try:
+            written = self._path.read_bytes()
+            (folder / self._path.name).write_bytes(written[: self._begun])
+            part = self._path.with_suffix(".part")
+            part.write_bytes(written[self._begun :])
+            os.replace(part, self._path)
+            self._begun = 0
+        except OSError:
+            (folder / self._path.name).unlink(missing_ok=True)
+        finally:
+            self._file = open(self._path, "ab")  # noqa: SIM115
 
     def close(self) -> None:
         """Close the file."""

@@ -21,9 +21,10 @@ Each has `event` and `time` (ISO 8601 with the offset to UTC) besides.
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 from typing import Any, Protocol
 
-from .event_log import plain
+from .event_log import EventLog, plain
 from .pace import Pace
 
 
@@ -53,6 +54,12 @@ class Events:
         else:
             self._pace.pause()
         self._tell({"event": event, "time": _now(), **plain(values)})
+
+    def set_aside(self, folder: Path) -> None:
+        """Have the log of earlier runs moved to `folder`: another run begins."""
+        for listener in self._listeners:
+            if isinstance(listener, EventLog):
+                listener.set_aside(folder)
 
     def close(self) -> None:
         """Close the listeners."""

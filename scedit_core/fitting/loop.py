@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..errors import SCEditError
 from ..saving import save_tuner
 from ..tuners import CSCTuner, SCTuner
 from .batches import Batch
@@ -177,8 +178,11 @@ def _validate(run: Run, validation: Validation) -> None:
     numbers = validation.measure(run.result())
     run.events.emit("validation", step=run.step, **numbers)
     if run.best is None or numbers["loss_with"] < run.best:
-        run.best = numbers["loss_with"]
-        save_tuner(run.result(), run.folder.best, {**run.metadata(), "scedit.step": str(run.step)})
+        try:
+            save_tuner(run.result(), run.folder.best, {**run.metadata(), "scedit.step": str(run.step)})
+            run.best = numbers["loss_with"]
+        except SCEditError as error:  # a full disk; the checkpoint says so too, and there it ends the run
+            run.events.emit("note", message=str(error))
 
 
 def _preview(run: Run, previews: Previews) -> str | None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..tuners import CSCTuner, SCTuner, rebuilt
 from .base import FrozenBase
 from .batches import DataSet
-from .checkpoints import State, checkpoints_in, load_checkpoint, prune_checkpoints, save_checkpoint, set_aside
+from .checkpoints import State, load_checkpoint, prune_checkpoints, save_checkpoint
 from .distilling import Lessons
+from .earlier import forget_surplus
 from .errors import ConfigError, TrainingError
 from .events import Events
+from .identity import differences, digest, picture_of, renamed, settings_of
 from .objective import Objective
 from .optimizing import RunningMean
 from .processes import Processes
@@ -25,26 +24,6 @@ from .remarks import Remarks
 from .run_folder import RunFolder
 from .settings import Settings
 from .tuner_file import tuner_metadata
-
-# What may differ between a checkpoint and the run that goes on from it: nothing that its numbers depend on.
-_FREE = {
-    "": {
-        "output",
-        "run",
-        "run_folder",
-        "title",
-        "tokenizer",
-        "memory",
-        "saving",
-        "previews",
-        "sweep",
-        "tensorboard",
-        "wandb",
-    },
-    "data": {"cache", "annotators"},
-    "loop": {"steps", "warmup"},  # of which the default follows from the steps
-    "validation": {"every", "images", "timesteps"},
-}
 
 
 @dataclass
@@ -54,7 +33,9 @@ class Run:
     step:    optimiser updates done, those included that were skipped.
     skipped: updates of which the gradient did not fit into fp16: in all, and in a row.
     remarks: what is told before the first of them.
-    saved:   the step of the newest checkpoint.
+    saved:   the step of the newest checkpoint in the run's folder.
+    files:   digests of the base and of other files that the numbers depend on, by key of the configuration.
+    shards:  a digest of each file of pictures that are not counted beforehand, else None.
     """
 
     config: Settings
@@ -75,6 +56,8 @@ class Run:
     skipped: tuple[int, int] = (0, 0)
     best: float | None = None
     saved: int | None = None
+    files: dict[str, str | None] = field(default_factory=dict)
+    shards: list[str] | None = None
     remarks: Remarks = field(default_factory=Remarks)
 
     @property
@@ -91,14 +74,19 @@ class Run:
     @cached_property
     def pictures(self) -> str | None:
         """A digest of what is trained on; None for shards, which are not counted."""
-        return _digest([_content(example) for example in self.data.examples])
+        return digest([picture_of(example) for example in self.data.examples])
+
+    @cached_property
+    def contents(self) -> list[str]:
+        """A digest of each picture that is trained on, or of each shard."""
+        return self.shards or sorted(digest([picture_of(example)]) for example in self.data.examples)
 
     @cached_property
     def measured(self) -> str | None:
         """A digest of what validation measures; losses can be compared where it is the same."""
         wanted = self.config.validation
         held = self.data.held[: wanted.images]
-        return _digest([[*_content(example), wanted.timesteps] for example in held])
+        return digest([[*picture_of(example), wanted.timesteps] for example in held])
 
     def mean_tuner(self) -> SCTuner | CSCTuner | None:
         """The running mean of the tuner, as a tuner; None where the run keeps none."""
@@ -125,22 +113,33 @@ class Run:
         }
         if self.ema is not None:
             parts["ema"] = {k: v for k, v in self.ema.state_dict().items() if k != "shadow_params"}
-        state = State(self.step, comparable(self.config), self.best, parts, self.pictures, self.measured)
+        state = State(
+            step=self.step,
+            config=settings_of(self.config),
+            best=self.best,
+            parts=parts,
+            pictures=self.pictures,
+            measured=self.measured,
+            files=self.files,
+            contents=self.contents,
+        )
         path = save_checkpoint(self.folder.checkpoints, state, self.tuner, self.mean_tuner(), self.metadata())
         prune_checkpoints(self.folder.checkpoints, self.config.saving.keep)
+        forget_surplus(self.folder.path)
         self.saved = self.step
         self.events.emit("saved", step=self.step, path=str(path))
         return path
 
     def restore(self, path: Path, any_config: bool = False) -> None:
-        """Go on from a checkpoint, at the learning rate that is set now.
+        """Go on from a checkpoint, with the learning rate and running mean that are set now.
 
-        Raises TrainingError where it is not whole or holds another tuner or optimiser, ConfigError where its settings
-        differ in what the numbers depend on, or where all its steps are done with other pictures, unless `any_config`.
+        Raises TrainingError where it is not whole or holds another tuner or optimiser, ConfigError where it is of
+        another run: of other settings that the numbers depend on, another base, or none of the pictures, unless
+        `any_config`.
         """
         state, tuner, mean = load_checkpoint(path)
         if not any_config:
-            self._refuse_another(path, state)
+            self._refuse_another(path, state, tuner)
         try:
             if state.config["loop"]["optimizer"] != self.config.loop.optimizer:
                 raise ValueError(state.config["loop"]["optimizer"])
@@ -150,35 +149,58 @@ class Run:
             if state.parts["scaler"]:  # empty of a run in another precision
                 self.scaler.load_state_dict(state.parts["scaler"])
             self.skipped = tuple(state.parts.get("skipped", (0, 0)))
-            if self.ema is not None and mean is not None:
-                shadow = [p.detach().clone() for p in _matching(mean, self.tuner)]
-                self.ema.load_state_dict({**state.parts["ema"], "shadow_params": shadow})
+            if self.ema is not None:
+                shadow = [p.detach().clone() for p in _matching(mean or self.tuner, self.tuner)]
+                counted = state.parts["ema"] if mean is not None else self.ema.state_dict()
+                self.ema.load_state_dict({**counted, "decay": self.config.loop.ema, "shadow_params": shadow})
                 self.ema.to(self.accelerator.device)
         except (RuntimeError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise TrainingError(
                 f"{path}: expected a checkpoint of this tuner and optimiser, found another ({reason}); "
-                "start anew with --resume never"
+                "start anew with --resume never, which keeps the earlier run"
             ) from error
         self._take_rate()
         self.step = state.step
-        self.best = state.best if state.measured in (None, self.measured) else None
         here = path.resolve().parent == self.folder.checkpoints.resolve()
+        self.best = state.best if here and state.measured in (None, self.measured) else None
         self.saved = state.step if here else None
 
-    def _refuse_another(self, path: Path, state: State) -> None:
-        changed = _differences(state.config, comparable(self.config))
+    def changed_pictures(self, state: State) -> str | None:
+        """How the pictures and captions differ from those of a checkpoint, or None."""
+        if state.contents is None:
+            return None if state.pictures in (None, self.pictures) else "other pictures or captions"
+        fresh, gone = (
+            len(set(a) - set(b)) for a, b in ((self.contents, state.contents), (state.contents, self.contents))
+        )
+        what = "shards" if self.shards is not None else "pictures or captions"
+        return f"{fresh} new and {gone} gone of the {what}" if fresh or gone else None
+
+    def _refuse_another(self, path: Path, state: State, tuner: SCTuner | CSCTuner) -> None:
+        changed = differences(state.config, self.config)
+        if _shapes(tuner) == _shapes(self.tuner):  # said in other words
+            changed = [each for each in changed if not each.startswith("tuner.")]
+        if state.files is not None:
+            changed += [f"{key} (another file)" for key, found in self.files.items() if state.files.get(key) != found]
+        else:  # from before these were kept
+            changed += renamed(state.config, self.config)
+            before = tuner.metadata.get("scedit.base", self.base.name)
+            changed += [f"base ({before} before, {self.base.name} now)"] if before != self.base.name else []
+        if state.contents and not set(state.contents) & set(self.contents):
+            changed.append(f"all {len(state.contents)} pictures")
         if changed:
+            named = ", ".join(sorted(changed)[:4])
             raise ConfigError(
-                f"{path}: expected a checkpoint of these settings, found other values for {', '.join(changed[:4])}; "
-                "set them back, start anew with --resume never, or go on with --resume and the path of this checkpoint"
+                f"{path}: expected a checkpoint of these settings, found other values for {named}; "
+                "set them back, start anew with --resume never, which keeps the earlier run, or go on with --resume "
+                "and the path of this checkpoint"
             )
-        others = None not in (state.pictures, self.pictures) and state.pictures != self.pictures
+        others = self.changed_pictures(state)
         if others and state.step >= self.config.loop.steps:
             raise ConfigError(
-                f"{path}: expected the pictures and captions that this run was trained on, found others while all "
+                f"{path}: expected the pictures and captions that this run was trained on, found {others} while all "
                 f"{state.step} steps are done; set loop.steps to more to go on with them, or start anew with --resume "
-                "never"
+                "never, which keeps the earlier run"
             )
 
     def _take_rate(self) -> None:
@@ -190,75 +212,8 @@ class Run:
             group["lr"] = loop.learning_rate * factor(self.schedule.last_epoch)
 
 
-def resume(run: Run, wish: str) -> None:
-    """Bring `run` to where `wish` says: "never", "auto" (go on where there is something), "latest", or a path.
-
-    A checkpoint that is not whole is passed over for the one before it; later ones than the one that is gone on from
-    are set aside.  Raises TrainingError where "latest" finds none, and what `Run.restore` raises.
-    """
-    if wish == "never":
-        return
-    _restore(run, wish)
-    run.accelerator.wait_for_everyone()  # others may still be reading
-    if run.accelerator.is_main_process:
-        moved = set_aside(run.folder.checkpoints, run.step)
-        if moved:
-            names = ", ".join(path.name for path in moved)
-            run.events.emit("note", message=f"goes on from step {run.step}; {names} moved to {moved[0].parent}")
-    if run.step >= run.config.loop.steps:
-        run.events.emit(
-            "note",
-            message=f"nothing to train: {run.step} steps are done and loop.steps is {run.config.loop.steps}; "
-            "raise it to go on, or start anew with --resume never",
-        )
-
-
-def _restore(run: Run, wish: str) -> None:
-    if wish not in ("auto", "latest"):
-        run.restore(Path(wish), any_config=True)
-        return
-    for path in reversed(checkpoints_in(run.folder.checkpoints)):
-        try:
-            run.restore(path)
-            return
-        except TrainingError as error:
-            run.events.emit("note", message=str(error))
-    if wish == "latest":
-        raise TrainingError(
-            f"{run.folder.checkpoints}: expected a checkpoint to resume from, found none that is whole; "
-            "use --resume never, or check `run` and `output`"
-        )
-
-
-def comparable(config: Settings) -> dict[str, Any]:
-    """The settings that a run's numbers depend on, as plain values."""
-    values = {key: value for key, value in config.values().items() if key not in _FREE[""]}
-    return {
-        key: {k: v for k, v in value.items() if k not in _FREE.get(key, ())} if isinstance(value, dict) else value
-        for key, value in values.items()
-    }
-
-
-def _content(example: Any) -> list[str | None]:
-    partners = (partner and partner.digest for partner in (example.hint, example.mask))
-    return [example.digest, example.caption, *partners]
-
-
-def _digest(values: list) -> str | None:
-    """Of the values in any order; None for none."""
-    text = "\n".join(sorted(map(json.dumps, values)))
-    return hashlib.sha256(text.encode()).hexdigest()[:16] if values else None
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key in sorted({*before, *now}):
-        a, b = before.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key} ({a} before, {b} now)")
-    return found
+def _shapes(tuner: SCTuner | CSCTuner) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tuner.state_dict().items()}
 
 
 def _matching(tuner: SCTuner | CSCTuner, like: SCTuner | CSCTuner) -> list[torch.nn.Parameter]:

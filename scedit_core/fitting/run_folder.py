@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from filelock import FileLock, Timeout
 from .errors import TrainingError
 
 STOP, SAVE = "stop", "save"
+_TICK = 0.05  # seconds by which the clock of a disk may be behind
 
 
 class Stopped(Exception):
@@ -23,6 +25,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.is_open = False  # a folder that is only looked at hears no wishes
         self._signal: str | None = None
 
     @property
@@ -34,6 +37,13 @@ class RunFolder:
     def best(self) -> Path:
         """The tuner with the lowest validation loss so far."""
         return self.path / "best.safetensors"
+
+    def forget_wishes(self, since: float) -> None:
+        """Remove a wish to stop that is older than `since`: it was for an earlier run."""
+        file = self.path / STOP
+        with contextlib.suppress(OSError):
+            if file.stat().st_mtime < since - _TICK:
+                file.unlink()
 
     def stop_wish(self) -> str | None:
         """Who wants the run to stop after this step, or None.  The file is removed when it has been heard."""
@@ -51,7 +61,7 @@ class RunFolder:
         The file stays for other processes, until a run starts here again.
         """
         wish = self._signal or ("a stop file" if (self.path / STOP).exists() else None)
-        if wish:
+        if wish and self.is_open:
             raise Stopped(wish)
 
     def _heard(self, name: str) -> bool:
@@ -69,21 +79,28 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def open_run(path: Path, main_process: bool = True) -> Iterator[RunFolder]:
-    """Make the folder, lock it and listen to SIGINT and SIGTERM while the context is open.
+def open_run(
+    path: Path, output: Path | None = None, main_process: bool = True, since: float | None = None
+) -> Iterator[RunFolder]:
+    """Make the folder, lock it and the tuner's file, and listen to SIGINT and SIGTERM while the context is open.
 
-    The lock is the operating system's, so that a killed run leaves none behind.  Raises TrainingError where another
-    run holds it or the folder cannot be made.
+    since: when the run was asked for, in seconds since 1970; a wish to stop counts from then on.  By default now.
+
+    The locks are the operating system's, so that a killed run leaves none behind.  Raises TrainingError where another
+    run holds one or the folder cannot be made.
     """
     run = RunFolder(path)
+    since = time.time() if since is None else since
     try:
         _make(path)
-        lock = FileLock(path / "lock", timeout=0) if main_process else contextlib.nullcontext()
         with contextlib.ExitStack() as stack:
-            stack.enter_context(lock)
             if main_process:
-                (path / STOP).unlink(missing_ok=True)  # a wish from before this run
+                stack.enter_context(FileLock(path / "lock", timeout=0))
+                if output is not None:
+                    stack.enter_context(_held(output))
+                run.forget_wishes(since)
             _listen(run, stack)
+            run.is_open = True
             yield run
     except Timeout as error:
         raise TrainingError(
@@ -107,6 +124,23 @@ def _make(path: Path) -> None:
             f"{path}: expected a folder for the run, found that none can be made ({error.strerror}); set `run` to "
             "another one"
         ) from error
+
+
+@contextlib.contextmanager
+def _held(output: Path) -> Iterator[None]:
+    """The lock of a tuner's file: two runs with folders of their own would otherwise deliver one over the other."""
+    lock = FileLock(output.with_name(f".{output.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise TrainingError(
+            f"{output}: expected an output that no other run trains, found one that does; wait for the other run, "
+            "stop it, or set `output` to another file"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _listen(run: RunFolder, stack: contextlib.ExitStack) -> None:

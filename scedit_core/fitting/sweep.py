@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ..tuners import CSCTuner, SCTuner
-from .checkpoints import checkpoints_in, forget_checkpoints, set_aside
+from .checkpoints import checkpoints_in
 from .errors import ConfigError
 from .event_log import EVENTS_FILE, EventLog
 from .events import Events
@@ -27,6 +27,7 @@ from .loop import apply_update, due_after, finish, plan, posed
 from .new_tuner import new_tuner, trainable
 from .objective import loss_of
 from .optimizing import build_ema, build_optimizer, build_schedule
+from .resuming import leave_earlier, leave_later
 from .run import Run
 from .run_folder import RunFolder, Stopped
 from .validation import Validation
@@ -80,11 +81,7 @@ def train_sweep(
     """
     runs = {label: _beside(shared, config, prepare) for label, config in configs.items()}
     members = list(runs.values())
-    if start == "never":
-        for run in members:
-            forget_checkpoints(run.folder.checkpoints)
-    else:
-        _resume(members)
+    _resume(members, anew=start == "never")
     for run in members:
         run.events.emit("plan", **plan(run))
     shared.events.emit("plan", **plan(shared) | {"first_step": members[0].step, "tuners": len(members)})
@@ -115,7 +112,9 @@ def train_sweep(
     rows = [_row(label, run, loss) for (label, run), loss in zip(runs.items(), recent, strict=True)]
     best = min(rows, key=lambda row: row["loss"])
     _write(shared.folder.path, rows, best["label"])
-    shutil.copyfile(best["file"], shared.config.output)
+    part = shared.config.output.with_name(f".{shared.config.output.stem}.part")
+    shutil.copyfile(best["file"], part)
+    os.replace(part, shared.config.output)
     shared.events.emit("note", message=f"best of {len(rows)}: {best['label']}, loss {best['loss']:.4f}")
     shared.events.emit("finished", step=steps, path=str(shared.config.output))
     return shared.config.output
@@ -160,15 +159,16 @@ def _beside(shared: Run, config: Any, prepare: Callable[[SCTuner | CSCTuner], No
     )
 
 
-def _resume(runs: Sequence[Run]) -> None:
-    """All go back to the newest step that each of them has saved."""
+def _resume(runs: Sequence[Run], anew: bool) -> None:
+    """All go back to the newest step that each of them has saved, or begin anew; what they leave is put aside."""
     steps = [{path.name for path in checkpoints_in(run.folder.checkpoints)} for run in runs]
     common = sorted(set.intersection(*steps))
-    if not common:
-        return
     for run in runs:
-        run.restore(run.folder.checkpoints / common[-1])
-        set_aside(run.folder.checkpoints, run.step)
+        if anew or not common:
+            leave_earlier(run)
+        else:
+            run.restore(run.folder.checkpoints / common[-1])
+            leave_later(run)
 
 
 def _row(label: str, run: Run, recent: float) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 
 from ..conditions.fitting import fitting_of
+from ..errors import TunerFileError
 from ..files import load_tuner
 from ..saving import save_tuner
 from ..tuners import HINT_FACTOR, CSCTuner, SCTuner
@@ -75,12 +78,32 @@ def check_writable(path: Path, key: str = "output") -> None:
 
 
 def save_trained(tuner: SCTuner | CSCTuner, path: Path, metadata: dict[str, str], base: FrozenBase) -> Path:
-    """Save the tuner, load the file, and run it once under the base model.
+    """Save the tuner, load the file, run it once under the base model, and only then give it the name `path`.
 
-    Raises TunerFileError where the file cannot be written or read, TrainingError where the forward is not finite.
+    Raises TunerFileError where the file cannot be written or read, TrainingError where the forward is not finite;
+    what was at `path` is then as it was.
     """
-    save_tuner(tuner, path, metadata)
-    saved = load_tuner(path)
+    part = path.with_name(f".{path.stem}.part.safetensors")
+    try:
+        save_tuner(tuner, part, metadata)
+        _try_out(part, path, base)
+        os.replace(part, path)
+    except TunerFileError as error:
+        raise TunerFileError(str(error).replace(part.name, path.name)) from error
+    except OSError as error:
+        raise TunerFileError(
+            f"{path}: expected to replace the file, found that it could not be ({error.strerror or error}); close what "
+            "has it open, and start again"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    return path
+
+
+def _try_out(file: Path, path: Path, base: FrozenBase) -> None:
+    """Run a saved tuner once; it is a map of its file, which Windows does not let be renamed before it is gone."""
+    saved = load_tuner(file)
     draw = torch.Generator().manual_seed(0)
     latents = torch.randn(1, base.latent_channels, _PROBE, _PROBE, generator=draw)
     hint = torch.rand(1, 3, _PROBE * HINT_FACTOR, _PROBE * HINT_FACTOR, generator=draw)
@@ -91,6 +114,5 @@ def save_trained(tuner: SCTuner | CSCTuner, path: Path, metadata: dict[str, str]
         out = base.predict(latents.to(base.unet_device), time, base.encode_captions([""]), sizes, edits)
     if not torch.isfinite(out).all():
         raise TrainingError(
-            f"{path}: expected finite output from the saved tuner, found NaN or infinity; lower the learning rate"
+            f"{path}: expected finite output from the trained tuner, found NaN or infinity; lower the learning rate"
         )
-    return path

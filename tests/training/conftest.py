@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent))  # tests import what they share by its name
 
 _spec = importlib.util.spec_from_file_location("tiny_base", Path(__file__).with_name("tiny_base.py"))
 tiny_base = importlib.util.module_from_spec(_spec)

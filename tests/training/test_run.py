@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
@@ -11,16 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from rich.console import Console
 from safetensors.torch import load_file
+from training_runs import events, run_folder, steps_kept, stop_after, train
 
 from scedit_core import CSCTuner, load_tuner, save_tuner
 from scedit_core.diffusers import attach
 from scedit_core.fitting import loop as fitting
-from scedit_core.fitting.checkpoints import checkpoints_in, load_checkpoint
+from scedit_core.fitting.checkpoints import checkpoints_in
 from training import loop
 from training.bases.loading import load_base
-from training.config_file import parse_config
 from training.errors import ConfigError, TrainingError
 
 
@@ -33,39 +31,9 @@ def quiet(values) -> dict:
     return values
 
 
-def train(values: dict, **options) -> Path | None:
-    return loop.train(parse_config(values), Console(quiet=True), **options)
-
-
-def run_folder(values: dict) -> Path:
-    return Path(values["output"]).with_suffix(".run")
-
-
-def events(values: dict, kind: str) -> list[dict]:
-    lines = (run_folder(values) / "events.jsonl").read_text("utf-8").splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == kind]
-
-
-def steps_kept(values: dict) -> list[int]:
-    return [load_checkpoint(path)[0].step for path in checkpoints_in(run_folder(values) / "checkpoints")]
-
-
-def stop_after(step: int, monkeypatch) -> None:
-    """Have a stop file made in that step."""
-    original = fitting.update
-
-    def update(run):
-        done = original(run)
-        if run.step == step:
-            (run.folder.path / "stop").touch()
-        return done
-
-    monkeypatch.setattr(fitting, "update", update)
-
-
 def test_the_last_checkpoints_are_kept(quiet):
     path = train(quiet)
-    assert steps_kept(quiet) == [4, 6]
+    assert steps_kept(run_folder(quiet)) == [4, 6]
     assert [e["step"] for e in events(quiet, "saved")] == [2, 4, 6]
     assert [e["path"] for e in events(quiet, "finished")] == [str(path)]
     last = checkpoints_in(run_folder(quiet) / "checkpoints")[-1]
@@ -120,24 +88,26 @@ def test_going_back_sets_later_checkpoints_aside(quiet, monkeypatch):
     folder = run_folder(quiet) / "checkpoints"
     stop_after(5, monkeypatch)
     assert train(quiet, start=str(folder / "step-000004")) is None
-    assert steps_kept(quiet) == [4, 5]
-    assert [path.name for path in (folder / "aside").iterdir()] == ["step-000006"]
-    assert "step-000006 moved to" in events(quiet, "note")[-1]["message"]
+    assert steps_kept(run_folder(quiet)) == [4, 5]
+    earlier = run_folder(quiet) / "earlier" / "1"
+    assert [path.name for path in (earlier / "checkpoints").iterdir()] == ["step-000006"]
+    assert f"step-000006 moved to {earlier}" in events(quiet, "note")[-1]["message"]
     monkeypatch.undo()
     assert train(quiet) is not None
     assert events(quiet, "plan")[-1]["first_step"] == 5
-    train(quiet, start=str(folder / "aside" / "step-000006"))
-    assert steps_kept(quiet) == [5, 6]
+    train(quiet, start=str(earlier))
+    assert steps_kept(run_folder(quiet)) == [6]
+    assert steps_kept(run_folder(quiet) / "earlier" / "2") == [5, 6]
 
 
 def test_a_checkpoint_from_elsewhere_is_kept_here_when_the_run_stops(quiet, tmp_path, monkeypatch):
     train(quiet)
     elsewhere = run_folder(quiet) / "checkpoints" / "step-000004"
     quiet["output"] = str(tmp_path / "other.safetensors")
-    monkeypatch.setattr(loop, "prepare_unet", lambda *_: (run_folder(quiet) / "stop").touch())
+    monkeypatch.setattr(fitting, "plan", lambda run: (run.folder.path / "stop").touch() or {})
     monkeypatch.setattr(fitting, "update", lambda run: (0.0, 0.0, 0.0))
     assert train(quiet, start=str(elsewhere)) is None
-    assert steps_kept(quiet) == [4]
+    assert steps_kept(run_folder(quiet)) == [4]
 
 
 def test_when_all_are_damaged_the_run_begins_anew_and_keeps_what_it_saves(quiet, monkeypatch):
@@ -146,7 +116,7 @@ def test_when_all_are_damaged_the_run_begins_anew_and_keeps_what_it_saves(quiet,
         (path / "state.pt").write_bytes(b"cut short")
     stop_after(3, monkeypatch)
     assert train(quiet) is None
-    assert steps_kept(quiet) == [2, 3]
+    assert steps_kept(run_folder(quiet)) == [2, 3]
 
 
 def test_what_a_killed_save_has_left_is_written_over(quiet):
@@ -205,7 +175,7 @@ def test_files_that_ask_to_stop_or_save(quiet, wish, monkeypatch):
         assert [e["step"] for e in events(quiet, "saved")] == [2, 3, 4, 6]
         return
     assert path is None
-    assert steps_kept(quiet) == [2, 3]
+    assert steps_kept(run_folder(quiet)) == [2, 3]
     assert events(quiet, "stopped")[-1]["reason"] == "a stop file"
     assert train(quiet) is not None
     assert events(quiet, "plan")[-1]["first_step"] == 3
@@ -250,7 +220,7 @@ def test_nan_stops_with_the_last_good_state_kept(quiet, monkeypatch):
     monkeypatch.setattr(fitting, "loss_of", loss_of)
     with pytest.raises(TrainingError, match="step 4: expected a finite loss, found nan"):
         train(quiet)
-    assert steps_kept(quiet) == [2]
+    assert steps_kept(run_folder(quiet)) == [2]
     monkeypatch.undo()
     assert train(quiet, start="latest") is not None
 

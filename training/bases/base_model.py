@@ -15,7 +15,7 @@ from scedit_core.diffusers import attach
 from scedit_core.fitting.base import Added, Attached, TextStates
 
 from .encoder_graph import encoder_skips, encoder_without_graph
-from .fingerprints import text_fingerprint, weights_fingerprint
+from .fingerprints import plain_fingerprint, text_fingerprint, weights_fingerprint
 
 
 @dataclass(eq=False)
@@ -79,6 +79,15 @@ class BaseModel:
     def vae_fingerprint(self) -> str:
         """Changes with the VAE's weights, scaling or precision, and with nothing else: 16 hexadecimal digits."""
         return weights_fingerprint(self.vae)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with what is predicted, the noise schedule and any weights, whatever file or precision they are in.
+
+        To be asked for before the U-Net is stored in 8 bits.
+        """
+        schedule = [round(each, 6) for each in self.alphas_cumprod.tolist()]
+        return plain_fingerprint([self.prediction, schedule], self.unet, self.vae, *self._encoders[1:])
 
     @cached_property
     def text_fingerprint(self) -> str:

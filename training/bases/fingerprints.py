@@ -25,6 +25,13 @@ def weights_fingerprint(*modules: nn.Module) -> str:
     return _short(json.dumps(told).encode(), *digests)
 
 
+def plain_fingerprint(told: list, *modules: nn.Module) -> str:
+    """16 hexadecimal digits that depend on `told` and on every weight in bfloat16: the same for a model in float32."""
+    with ThreadPoolExecutor(4) as workers:
+        digests = list(workers.map(lambda named: _digest((named[0], named[1].bfloat16())), _tensors(modules)))
+    return _short(json.dumps(told).encode(), *digests)
+
+
 def text_fingerprint(encoders: Iterable[nn.Module], tokenizers: Iterable) -> str:
     """16 hexadecimal digits that depend on the weights of text encoders and the words of their tokenizers."""
     told = [

@@ -35,6 +35,7 @@ from ..bases.base_model import BaseModel
 from ..config import TrainConfig
 from ..errors import DataError
 from ..loop import out_of_memory, prepare
+from ..places import check_places
 from ..seeing.previews import scenes_of
 from .contact_sheet import Shown, draw_contact_sheet
 from .encoding import Encoder, is_blank, ready_hint
@@ -90,6 +91,7 @@ def run_check(config: TrainConfig, console: Console | None = None) -> int:
     start.  Raises SCEditError, after all that was found is printed, where it would not.
     """
     console = console or Console()
+    check_places(config)
     check_writable(config.output)
     with open_run(config.run_folder):  # which no other run may use
         pass

@@ -10,7 +10,6 @@ from scedit_core.fitting.events import Events, Listener
 from ..config import TrainConfig
 from .boards import TensorBoard, WeightsAndBiases
 from .reporting import Reporting
-from .run_config import write_run_config
 from .terminal import Terminal
 
 
@@ -25,9 +24,7 @@ def open_events(config: TrainConfig, console: Console, main_process: bool = True
     notes = []
     folder = config.run_folder
     try:
-        log = EventLog(folder / EVENTS_FILE)
-        write_run_config(config)
-        listeners += [log, Reporting(folder)]  # in this order: the report reads the log
+        listeners += [EventLog(folder / EVENTS_FILE), Reporting(folder)]  # in this order: the report reads the log
     except OSError as error:
         notes.append(f"{folder}: expected a folder that can be written, found none ({error.strerror}); no log is kept")
     for wanted, board in ((config.tensorboard, TensorBoard), (config.wandb, WeightsAndBiases)):

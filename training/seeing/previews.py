@@ -72,7 +72,7 @@ class Previews:
                     stack.enter_context(_on_device(encoder, base.device))
             for scene in self.scenes:
                 scene.text = base.encode_captions([self._config.negative, scene.prompt]).to("cpu")
-        self._forget_others(config)
+        self._told = self._settings(config)
 
     def draw(self, step: int, tuner: SCTuner | CSCTuner, check: Callable[[], None] | None = None) -> Path:
         """Draw every scene with the tuner as it is, and return the sheet of this step.
@@ -80,6 +80,7 @@ class Previews:
         check: called before every sampling step; may raise to leave.  Raises torch.OutOfMemoryError where there is no
         room beside what training holds, OSError where pictures cannot be written.
         """
+        self._forget_others()
         self._forget_after(step)
         latents: dict[tuple[int, str], Tensor] = {}
         for i, scene in enumerate(self.scenes):
@@ -158,25 +159,27 @@ class Previews:
             if path.name[: len(_row(step))] > _row(step):
                 path.unlink(missing_ok=True)
 
-    def _forget_others(self, config: TrainConfig) -> None:
+    def _forget_others(self) -> None:
         """Remove the pictures of other prompts, seeds or bases: a grid compares what differs in the step alone."""
-        wanted = self._config.model_dump(mode="json")
+        file = self.folder / "pictures" / "settings.json"
+        if file.is_file() and file.read_text("utf-8") == self._told:
+            return
+        shutil.rmtree(file.parent, ignore_errors=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(self._told, "utf-8")
+
+    def _settings(self, config: TrainConfig) -> str:
+        """What all pictures of a grid have in common."""
         condition = config.data.condition and config.data.condition.model_dump(mode="json")
         settings = {
             "base": [self._base.name, self._base.vae_fingerprint, self._base.text_fingerprint],
-            "previews": wanted,
+            "previews": self._config.model_dump(mode="json"),
             "condition": condition,
             "scenes": [[s.prompt, s.height, s.width, _digest(s.hint)] for s in self.scenes],
         }
         if self._teacher is not None:
             settings["teacher"] = [self._teacher.digest, self._teacher.kind, self._teacher.strength]
-        text = json.dumps(settings, indent=1, ensure_ascii=False)
-        file = self.folder / "pictures" / "settings.json"
-        if file.is_file() and file.read_text("utf-8") == text:
-            return
-        shutil.rmtree(file.parent, ignore_errors=True)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, "utf-8")
+        return json.dumps(settings, indent=1, ensure_ascii=False)
 
 
 def scenes_of(config: TrainConfig, data: TrainingSet) -> list[Scene]:

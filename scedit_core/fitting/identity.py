@@ -1,0 +1,79 @@
+"""What makes a run the same run: what it trains, and not where that lies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from .settings import Settings
+
+# What may differ between a checkpoint and the run that goes on from it: nothing that its numbers depend on.  Files and
+# pictures are told apart by their content (`Run.files`, `Run.contents`).
+_FREE = {
+    "": {
+        *("base", "prediction", "tokenizer", "output", "run", "run_folder", "title"),
+        *("memory", "saving", "previews", "sweep", "tensorboard", "wandb"),
+    },
+    "tuner": {"start_from"},
+    "data": {"folder", "shards", "hints", "masks", "cache", "annotators", "bad_files"},
+    "data.prior": {"folder"},
+    "data.condition": {"detector", "persons"},
+    "loop": {"steps", "warmup"},  # of which the default follows from the steps
+    "validation": {"every", "images", "timesteps", "folder"},
+}
+_NAMED = (("tuner", "start_from"), ("data", "hints"), ("data", "masks"))
+
+
+def settings_of(config: Settings) -> dict[str, Any]:
+    """The settings that a run's numbers depend on, as plain values."""
+    return _without(config.values(), "")
+
+
+def differences(before: dict[str, Any], config: Settings) -> list[str]:
+    """The settings that are other than they were, each with both values; those not known then do not count."""
+    return _differences(before, settings_of(config), "")
+
+
+def renamed(before: dict[str, Any], config: Settings) -> list[str]:
+    """Files and folders that had another name, each with both, for a checkpoint that knows no digests."""
+    now = config.values()
+    pairs = [(f"{part}.{key}", _named(before, part, key), _named(now, part, key)) for part, key in _NAMED]
+    return [f"{key} ({a} before, {b} now)" for key, a, b in pairs if a != b]
+
+
+def picture_of(example: Any) -> list[str | None]:
+    """What of an example is trained on, by digests."""
+    partners = (partner and partner.digest for partner in (example.hint, example.mask))
+    return [example.digest, example.caption, *partners]
+
+
+def digest(values: list) -> str | None:
+    """Of the values in any order, 16 hexadecimal digits; None for none."""
+    text = "\n".join(sorted(map(json.dumps, values)))
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if values else None
+
+
+def _named(values: dict[str, Any], part: str, key: str) -> str | None:
+    value = (values.get(part) or {}).get(key)
+    return value and Path(value).name
+
+
+def _without(values: dict[str, Any], key: str) -> dict[str, Any]:
+    kept = {name: value for name, value in values.items() if name not in _FREE.get(key, ())}
+    return {
+        name: _without(value, f"{key}.{name}".lstrip(".")) if isinstance(value, dict) else value
+        for name, value in kept.items()
+    }
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str) -> list[str]:
+    found = []
+    for key, b in now.items():
+        a = before.get(key, b)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key} ({a} before, {b} now)")
+    return found

@@ -1,0 +1,90 @@
+"""Where a run writes: nowhere that it reads from, and over no file that is not a tuner."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from scedit_core import SCEditError, inspect_tuner
+from scedit_core.fitting.earlier import FOLDER, PARTS
+
+from .config import Section, TrainConfig
+from .data.survey import cache_folder
+from .errors import ConfigError
+
+_OUTPUTS = {"output", "run", "data.cache"}
+_CACHED = ("latents", "texts", "hints", "masks", "held")
+
+
+def check_places(config: TrainConfig) -> None:
+    """Raise ConfigError where something that the run reads lies where it would write, before anything is written.
+
+    What is read are all files and folders that the configuration names.  Links are followed.
+    """
+    run, cache = config.run_folder, cache_folder(config)
+    written = {
+        "output": config.output,
+        "run": run,
+        **{f"run ({name})": run / name for name in (*PARTS, FOLDER, "events.jsonl")},
+        "data.cache": cache,
+        **{f"data.cache ({name})": cache / name for name in _CACHED},
+    }
+    for key, path in _read(config):
+        for place, taken in written.items():
+            if _same(path, taken) or ("(" in place and _inside(path, taken)):
+                own = place.partition(" ")[0]
+                raise ConfigError(
+                    f"{own}: expected a place that nothing is read from, found {taken}, where {key} lies ({path}); "
+                    f"choose another {own}, or copy that elsewhere"
+                )
+    for place, taken in written.items():
+        if place != "output" and (_same(config.output, taken) or ("(" in place and _inside(config.output, taken))):
+            raise ConfigError(
+                f"output: expected a place outside of what the run keeps in {run}, found {config.output}; choose "
+                "another output"
+            )
+    _check_replaced(config.output)
+
+
+def _check_replaced(output: Path) -> None:
+    """A tuner of this pack may be replaced; any other file is somebody's."""
+    if not output.exists() or (output.is_file() and not output.stat().st_size):
+        return
+    kind = "a folder"
+    if output.is_file():
+        try:
+            found = inspect_tuner(output)
+            if "scedit.format" in found["metadata"]:
+                return
+            kind = f"a tuner of {found['format']}"
+        except SCEditError:
+            kind = "another kind of file"
+    raise ConfigError(
+        f"output: expected a new name, or a tuner of this trainer to replace, found {kind} at {output}; choose "
+        "another output"
+    )
+
+
+def _read(section: Section, prefix: str = "") -> Iterator[tuple[str, Path]]:
+    """Key and path of everything that a configuration names to be read."""
+    for name in type(section).model_fields:
+        value, key = getattr(section, name), prefix + name
+        if isinstance(value, Section):
+            yield from _read(value, f"{key}.")
+        elif isinstance(value, Path) and key not in _OUTPUTS:
+            yield key, value
+        elif isinstance(value, list) or (name == "shards" and value is not None):
+            several = value if isinstance(value, list) else [value]
+            yield from ((key, Path(each)) for each in several if isinstance(each, Path) or name == "shards")
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)  # hard links, too
+    except OSError:
+        return one.resolve() == other.resolve()
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
