@@ -9,6 +9,7 @@ import folder_paths
 
 from ..scedit_core import TunerFileError
 from ..scedit_core.files import SUFFIXES
+from ..scedit_core.locations import SIDECARS
 
 KEY = "scedit"
 
@@ -75,17 +76,19 @@ def path_for(name: str) -> str:
 
 
 def fingerprint(name: str | None, *keys: str) -> str:
-    """Changes when the chosen file does, so that the host runs the loader again.
+    """Changes when the chosen file does, or what is read beside it, so that the host runs the loader again.
 
     The host gives no name where it comes from another node; it looks at that node by itself.
     """
     if name is None:
         return "linked"
     try:
-        state = os.stat(path_of(name, *keys))
+        path = path_of(name, *keys)
+        beside = [os.path.join(os.path.dirname(path), sidecar) for sidecar in SIDECARS]
+        states = [os.stat(path), *(os.stat(each) for each in beside if os.path.isfile(each))]
     except (TunerFileError, OSError):
         return "missing"
-    return f"{state.st_mtime_ns}-{state.st_size}-{state.st_ino}"
+    return " ".join(f"{state.st_mtime_ns}-{state.st_size}-{state.st_ino}" for state in states)
 
 
 register()

@@ -129,12 +129,16 @@ class SCEditTrainTuner(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, folder="", config_file="", **_widgets) -> str:
-        """Changes with the pictures and the configuration file, so that new ones are trained on.
+    def fingerprint_inputs(cls, ckpt_name=None, folder="", config_file="", **_widgets) -> str:
+        """Changes with the checkpoint, the pictures, the configuration file and what that names, so that new ones are
+        trained on.
 
         The host gives None for what comes from another node; it looks at that node by itself.
         """
-        return f"{_contents(_inside_input(folder or ''))} {_contents(_inside_input(config_file or ''))}"
+        file = _inside_input(config_file or "")
+        base = ckpt_name and folder_paths.get_full_path("checkpoints", ckpt_name)
+        named = [base or "", _inside_input(folder or ""), file, *(train_config.paths_in(file) if file else [])]
+        return " ".join(_contents(path) for path in named)
 
     @classmethod
     def execute(
@@ -226,8 +230,9 @@ def _train(process: TrainingProcess, page: TrainingPage, resume: bool) -> None:
             time.sleep(_LOOK_SECONDS)
         look()
     except comfy.model_management.InterruptProcessingException:
+        look()
         page.say(("stopping", {}))
-        process.stop(comfy.model_management.processing_interrupted)
+        process.stop(comfy.model_management.processing_interrupted, trained="plan" in heard)
         look()
         raise
     finally:

@@ -82,15 +82,23 @@ def from_widgets(
 
 def from_file(path: str) -> dict[str, Any]:
     """A user's configuration, any part of the trainer's keys, with its paths made absolute.  Raises SCEditError."""
+    if not path.lower().endswith((".yaml", ".yml")):
+        raise SCEditError(
+            f"config_file: expected a file that ends in .yaml or .yml, found {path}; rename it or clear the widget"
+        )
     try:
         values = load_yaml(Path(path).read_text("utf-8"), path)
     except OSError as error:
         raise SCEditError(
             f"config_file: expected a YAML file at {path}, found none ({error.strerror}); correct the path or clear it"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())[:160]
-        raise SCEditError(f"{path}: expected YAML, found something else ({line}); correct that line") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        # Where, and nothing of what stands there: any file of this machine may have been named.
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "what is no text"
+        raise SCEditError(
+            f"config_file: expected YAML in {path}, found something else at {where}; correct that line"
+        ) from None
     if not isinstance(values, dict):
         raise SCEditError(
             f"{path}: expected keys of the trainer such as loop or data, found {type(values).__name__}; "
@@ -99,6 +107,23 @@ def from_file(path: str) -> dict[str, Any]:
     for key in PATHS:
         _make_absolute(values, key.split("."), os.path.dirname(os.path.abspath(path)))
     return values
+
+
+def paths_in(path: str) -> list[str]:
+    """The files and folders that a user's configuration names; none where it cannot be read."""
+    try:
+        values = from_file(path)
+    except SCEditError:
+        return []
+    found = []
+    for key in PATHS:
+        value: Any = values
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        several = value if isinstance(value, list) else [value]
+        found += [each for each in several if isinstance(each, str) and "://" not in each]
+    # Of shards, whose names are patterns, all that lie beside them.
+    return [os.path.dirname(each) if "{" in each else each for each in found]
 
 
 def with_file(config: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +147,9 @@ def write(config: Mapping[str, Any], path: Path) -> None:
     """Write the configuration as YAML.  Raises SCEditError where there is no room or no permission."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(dict(config), allow_unicode=True, sort_keys=False), "utf-8")
+        part = path.with_suffix(".part")
+        part.write_text(yaml.safe_dump(dict(config), allow_unicode=True, sort_keys=False), "utf-8")
+        os.replace(part, path)
     except OSError as error:
         raise SCEditError(
             f"{path}: expected a place that can be written, found none ({error.strerror}); "

@@ -75,12 +75,18 @@ class TrainingProcess:
 
     def __init__(self, config: Path, run: Path, resume: bool, on_cpu: bool) -> None:
         self.run, self.log, self._stop = run, run / "log.txt", run / "stop"
-        self._events, self._unread = run / "events.jsonl", b""
+        self._events, self._unread, self._file = run / "events.jsonl", b"", 0
         try:
             run.mkdir(parents=True, exist_ok=True)
-            self._stop.unlink(missing_ok=True)  # a wish that an earlier run did not hear
-            self._read = self._events.stat().st_size if self._events.exists() else 0
-            with open(self.log, "wb") as log:
+            alone = _is_free(run)  # else the trainer says so; what is there is another's
+            if alone:
+                self._stop.unlink(missing_ok=True)  # a wish that an earlier run did not hear
+            if self._events.exists():
+                state = self._events.stat()
+                self._file, self._read = state.st_ino, state.st_size
+            else:
+                self._read = 0
+            with open(self.log, "wb" if alone else "ab") as log:
                 self._process = subprocess.Popen(
                     self._command(config, resume),
                     cwd=PACK,
@@ -96,7 +102,9 @@ class TrainingProcess:
             ) from error
 
     def _command(self, config: Path, resume: bool) -> list[str]:
-        flags = ["-s"] if sys.flags.no_user_site else []
+        # As this Python was started, so that the trainer finds the packages that were found here.
+        asked = {"-s": sys.flags.no_user_site, "-E": sys.flags.ignore_environment, "-I": sys.flags.isolated}
+        flags = ["-u", "-X", "utf8", *(flag for flag, given in asked.items() if given)]
         train = ["train", str(config), "--resume", "auto" if resume else "never"]
         return [sys.executable, *flags, "-c", _START, str(PACK), str(self._stop), *train]
 
@@ -113,9 +121,10 @@ class TrainingProcess:
     def events(self) -> list[dict[str, Any]]:
         """What it has reported since the last call, oldest first."""
         try:
-            if self._events.stat().st_size < self._read:  # a run that began anew began a new file
-                self._read, self._unread = 0, b""
             with open(self._events, "rb") as file:
+                state = os.fstat(file.fileno())
+                if state.st_size < self._read or state.st_ino != self._file:  # a run that began anew began a new file
+                    self._read, self._unread, self._file = 0, b"", state.st_ino
                 file.seek(self._read)
                 new = file.read()
         except OSError:
@@ -130,13 +139,16 @@ class TrainingProcess:
                     found.append(event)
         return found
 
-    def stop(self, at_once: Callable[[], bool]) -> None:
+    def stop(self, at_once: Callable[[], bool], trained: bool = True) -> None:
         """Ask it to save a checkpoint and end, and wait until it has.
 
         at_once: asked again and again; once it says yes, the trainer is ended without waiting for a checkpoint.
+        trained: whether there may be steps to save; else it is told to leave what it prepares.
         """
         with contextlib.suppress(OSError):
             self._stop.touch()
+        if not trained and self.running:
+            self._process.terminate()
         deadline = time.monotonic() + _STOP_SECONDS
         while self.running and time.monotonic() < deadline:
             if at_once():
@@ -169,10 +181,22 @@ class TrainingProcess:
         return f"training: expected it to finish, found that it ended with {last[:300]}; read {self.log}"
 
 
+def _is_free(run: Path) -> bool:
+    """Whether no other trainer has this run folder now."""
+    from filelock import FileLock, Timeout  # which torch needs too
+
+    try:
+        with FileLock(run / "lock", timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
 def _environment(on_cpu: bool) -> dict[str, str]:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
-    environment.pop("PYTHONPATH", None)  # a host's own would put its packages before the pack's
+    # PYTHONPATH stays: packages that were found there are the trainer's too, and the pack comes before them.
+    environment = dict(os.environ)
     environment["COMFYUI_PATH"] = str(Path(folder_paths.__file__).parent)  # where the tokenizer is found
+    environment["SCEDIT_STOP_SINCE"] = "0"  # earlier wishes to stop are gone: all that come are for this run
     if on_cpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     return environment

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -50,12 +50,10 @@ def write_whole(path: Path, write: Callable[[str], object]) -> Path:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
+        temporary = new_file(path.parent, f".{path.stem[:60]}.", ".tmp")
         write(temporary)
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         temporary = None
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -70,6 +68,15 @@ def write_whole(path: Path, write: Callable[[str], object]) -> Path:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
     return path
+
+
+def new_file(folder: Path, prefix: str, suffix: str) -> str:
+    """Make an empty file of a name that is not taken, with the permissions that any new file of the user gets."""
+    while True:
+        path = folder / f"{prefix}{secrets.token_hex(6)}{suffix}"
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            return str(path)
 
 
 def _own_metadata(tuner: SCTuner | CSCTuner) -> dict[str, str]:

@@ -214,23 +214,85 @@ def test_a_trainer_that_dies_is_told_of(pack, train, run, monkeypatch):
 
 
 @once
-def test_a_host_that_dies_leaves_a_checkpoint(train, run, tiny, host_folders):
-    """The trainer notices that its standard input has ended, which the system closes with the host."""
+@pytest.mark.parametrize("when_", ["at the start", "after a step"])
+def test_a_host_that_dies_leaves_no_trainer(train, run, tiny, host_folders, when_):
+    """The trainer notices that its standard input has ended, which the system closes with the host: it saves what it
+    has trained, and ends where it has not trained yet."""
     folder = host_folders / "output" / "scedit" / "lantern"
     values = {**yaml.safe_load(QUICK), "base": str(tiny / "base"), "output": str(host_folders / "lantern.safetensors")}
     values |= {"run": str(folder), "tuner": {"kind": "sc"}, "tensorboard": False}
     values["data"] = {"folder": str(tiny / "pictures"), "resolution": 64}
     values["loop"] = {**values["loop"], "steps": 5000}
-    train.train_config.write(values, folder / "config.yaml")
-    process = train.train_process.TrainingProcess(folder / "config.yaml", folder, resume=True, on_cpu=True)
+    train.train_config.write(values, folder / "node.yaml")
+    process = train.train_process.TrainingProcess(folder / "node.yaml", folder, resume=True, on_cpu=True)
     deadline = time.monotonic() + 120
-    while not steps(process.events()) and time.monotonic() < deadline and process.running:
+    while when_ == "after a step" and not steps(process.events()):
+        assert process.running, process.failure()
+        assert time.monotonic() < deadline
         time.sleep(0.1)
     process._process.stdin.close()
-    assert process._process.wait(60) == 0, process.failure()
+    assert process._process.wait(120) == 0, process.failure()
     found = events(host_folders)
     assert found[-1]["event"] == "stopped"
-    assert (folder / "checkpoints" / f"step-{steps(found)[-1]:06d}").is_dir()
+    saved = [path.name for path in (folder / "checkpoints").glob("*")]
+    assert saved == ([] if when_ == "at the start" else [f"step-{steps(found)[-1]:06d}"])
+
+
+@once
+def test_cancelled_in_the_first_seconds(pack, train, run, host_folders, monkeypatch):
+    """Before the trainer has loaded anything: it ends, and an earlier run that it was to begin anew stays."""
+    folder = host_folders / "output" / "scedit" / "lantern"
+    kept = folder / "checkpoints" / "step-000005" / "state.pt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("the earlier run")
+    started, real = [], subprocess.Popen
+
+    def start(*arguments, **options):
+        started.append(real(*arguments, **options))
+        comfy.model_management.interrupt_current_processing(True)
+        return started[-1]
+
+    monkeypatch.setattr(train.train_process.subprocess, "Popen", start)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run(steps=5000, resume=False)
+    assert started[0].poll() is not None
+    assert "stopped before step 1; turn resume on" in train.train_page._shown["lantern"]["text"]
+    assert kept.read_text() == "the earlier run"
+    assert not (folder / "earlier").exists()
+
+
+@once
+def test_a_second_trainer_leaves_the_first_ones_files(train, host_folders):
+    folder = host_folders / "output" / "scedit" / "lantern"
+    folder.mkdir(parents=True)
+    (folder / "log.txt").write_text("of the first\n")
+    (folder / "stop").touch()  # which the first has not heard yet
+    (folder / "none.yaml").write_text("{}")
+    with FileLock(folder / "lock"):
+        process = train.train_process.TrainingProcess(folder / "none.yaml", folder, resume=True, on_cpu=True)
+        assert process._process.wait(120) == 2
+    assert (folder / "log.txt").read_text().startswith("of the first\n")
+    assert (folder / "stop").exists()
+
+
+def test_the_trainer_finds_what_this_python_finds(train, tmp_path, monkeypatch):
+    """PYTHONPATH, which the requirements are looked for in; and the pack's own modules before those of that path."""
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "__init__.py").write_text("raise SystemExit('not the pack')")
+    (tmp_path / "only_here.py").write_text("print('found')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process_of = train.train_process
+    script = process_of._START.replace('runpy.run_module("training", run_name="__main__", alter_sys=True)', "")
+    script += "\nimport only_here, training\nprint(training.__file__)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(PACK_ROOT), str(tmp_path / "stop")],
+        env=process_of._environment(on_cpu=True),
+        stdin=subprocess.PIPE,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["found", str(PACK_ROOT / "training" / "__init__.py")], done.stderr
 
 
 def test_missing_requirements_are_one_command(pack, train, run, tmp_path, monkeypatch):
@@ -354,10 +416,23 @@ def test_a_file_wins_over_widgets_and_its_paths_start_beside_it(train, tmp_path)
     assert both["memory"]["checkpointing"]
     config.write(both, tmp_path / "run" / "config.yaml")
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == both
-    for text, sentence in (("[1, 2]", "expected keys of the trainer"), ("a: [", "expected YAML")):
+    for text, sentence in (
+        ("[1, 2]", "expected keys of the trainer"),
+        ("a: [", "expected YAML in .*bad.yaml, found something else at line 1, column 5; correct that line"),
+        ("secret: *hidden\n", "something else at line 1, column 9"),
+        ("secret: word\n\thidden: 'more\n", "something else at line 2, column 1"),
+    ):
         (tmp_path / "bad.yaml").write_text(text)
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=sentence) as refusal:
             config.from_file(str(tmp_path / "bad.yaml"))
+        assert not {"secret", "hidden", "word"} & set(str(refusal.value).split())
+        assert refusal.value.__cause__ is None  # which a traceback would show
+    (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="found something else at what is no text"):
+        config.from_file(str(tmp_path / "bad.yaml"))
+    (tmp_path / "passwords").write_text("base: hidden\n")
+    with pytest.raises(ValueError, match=r"expected a file that ends in \.yaml or \.yml"):
+        config.from_file(str(tmp_path / "passwords"))
 
 
 def test_new_pictures_are_trained_on(pack, tmp_path):
@@ -370,6 +445,41 @@ def test_new_pictures_are_trained_on(pack, tmp_path):
     assert added != before
     (tmp_path / "one.png").write_text("more")
     assert fingerprint(folder=str(tmp_path), config_file="") != added
+
+
+def test_what_only_the_configuration_file_names_is_looked_at(pack, tmp_path):
+    fingerprint = pack.nodes["SCEditTrainTuner"].fingerprint_inputs
+    for name in ("pictures", "hints", "tars"):
+        (tmp_path / name).mkdir()
+    file = tmp_path / "mine.yaml"
+    file.write_text("data: {folder: pictures, hints: hints, shards: 'tars/set-{0..3}.tar'}\ntuner: {start_from: a}\n")
+    seen = {fingerprint(config_file=str(file))}
+    for new in ("pictures/one.png", "hints/one.png", "tars/set-0.tar", "a"):
+        (tmp_path / new).touch()
+        seen.add(fingerprint(config_file=str(file)))
+    assert len(seen) == 5
+    file.write_text("data: [")
+    assert fingerprint(config_file=str(file)) not in seen
+
+
+def test_another_checkpoint_of_the_same_name_is_trained_on(pack, host_folders):
+    fingerprint = pack.nodes["SCEditTrainTuner"].fingerprint_inputs
+    before = fingerprint(ckpt_name=CHECKPOINT)
+    (host_folders / "checkpoints" / CHECKPOINT).write_text("another")
+    assert fingerprint(ckpt_name=CHECKPOINT) != before
+
+
+@pytest.mark.parametrize(("node", "key"), [("SCEditLoadSCTuner", "scedit"), ("SCEditLoadCSCTuner", "controlnet")])
+def test_the_configuration_beside_a_released_tuner_is_looked_at(pack, tmp_path, monkeypatch, node, key):
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, key, ([str(tmp_path)], {".bin"}))
+    folder_paths.filename_list_cache.clear()
+    (tmp_path / "pytorch_model.bin").touch()
+    (tmp_path / "configuration.json").write_text("{}")
+    fingerprint = pack.nodes[node].fingerprint_inputs
+    before = fingerprint(tuner_name="pytorch_model.bin")
+    assert before != "missing"
+    (tmp_path / "configuration.json").write_text('{"SCALE": 2}')
+    assert fingerprint(tuner_name="pytorch_model.bin") != before
 
 
 @pytest.mark.parametrize("node", ["SCEditTrainTuner", "SCEditLoadSCTuner", "SCEditLoadCSCTuner"])

@@ -140,3 +140,14 @@ def test_saving_over_the_file_that_a_tuner_was_loaded_from_keeps_it(make_sc, tmp
     save_tuner(make_sc(2), path)
     assert digest(loaded.to_file()) == before
     assert isinstance(load_tuner(path), SCTuner)
+
+
+@posix
+def test_a_saved_file_has_the_permissions_of_any_new_file(make_sc, tmp_path):
+    """As the user's umask says."""
+    before = os.umask(0o027)
+    try:
+        path = save_tuner(make_sc(1), tmp_path / "tuner.safetensors")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640

@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,8 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
+
+from scedit_core.saving import new_file
 
 from ..errors import TrainingError
 
@@ -101,8 +102,8 @@ class Cache:
         temporary = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-            with os.fdopen(handle, "wb") as file:
+            temporary = new_file(path.parent, ".", ".part")
+            with open(temporary, "wb") as file:
                 yield file
             os.replace(temporary, path)
             temporary = None
