@@ -106,7 +106,8 @@ class SCEditTrainTuner(io.ComfyNode):
                     "resume",
                     default=True,
                     optional=True,
-                    tooltip="On: resume from the last checkpoint of this name, if there is one. Off: begin anew.",
+                    tooltip="On: resume from the last checkpoint of this name, if there is one. Off: begin anew; the "
+                    "earlier run is kept in output/scedit/<name>/earlier.",
                 ),
                 io.String.Input(
                     "config_file",

@@ -74,10 +74,10 @@ def save_checkpoint(
             old.replace(path)
         reason = " ".join(str(error).split())[:160]
         kept = checkpoints_in(folder)
-        way_on = f"the same command goes on from {kept[-1].name}, --resume never left out" if kept else "start again"
+        way_on = f"the same command without --resume goes on from {kept[-1].name}" if kept else "start again"
         raise TrainingError(
             f"{path}: expected room and permission for a checkpoint, found neither or one ({reason}); free some "
-            f"space; then {way_on}"
+            f"space or change the permission, then {way_on}"
         ) from error
     _sync(folder)
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -123,12 +124,26 @@ class Run:
             files=self.files,
             contents=self.contents,
         )
-        path = save_checkpoint(self.folder.checkpoints, state, self.tuner, self.mean_tuner(), self.metadata())
+        path = self._written(state)
         prune_checkpoints(self.folder.checkpoints, self.config.saving.keep)
         forget_surplus(self.folder.path)
         self.saved = self.step
         self.events.emit("saved", step=self.step, path=str(path))
         return path
+
+    def _written(self, state: State) -> Path:
+        """A checkpoint in the run's folder; where that cannot be written, the run ends with one in another place."""
+        parts = state, self.tuner, self.mean_tuner(), self.metadata()
+        try:
+            return save_checkpoint(self.folder.checkpoints, *parts)
+        except TrainingError as error:
+            try:
+                kept = save_checkpoint(Path(tempfile.mkdtemp(prefix="scedit-")), *parts)
+            except (TrainingError, OSError):
+                raise error from None
+            raise TrainingError(
+                f"{error}, and --resume {kept} from step {state.step}, which is kept there until it is deleted"
+            ) from error
 
     def restore(self, path: Path, any_config: bool = False) -> None:
         """Go on from a checkpoint, with the learning rate and running mean that are set now.

@@ -265,14 +265,22 @@ def test_a_checkpoint_folder_that_cannot_be_written_any_more(quiet, monkeypatch,
     monkeypatch.setattr(fitting, "update", update)
     with pytest.raises(TrainingError, match="expected room and permission for a checkpoint") as refusal:
         train(quiet)
-    assert "--resume latest" not in str(refusal.value)
-    assert "then start again" in str(refusal.value)
     monkeypatch.undo()
     folder.unlink()
+    told = str(refusal.value)
+    assert "\n" not in told
     if saved:
         folder.with_name("away").rename(folder)
+        assert "then the same command without --resume goes on from step-000002, and --resume /" in told
+    else:
+        assert "then start again, and --resume /" in told
+    step = 4 if saved else 2  # two later: the next that was to be saved
+    kept = Path(told.partition("and --resume ")[2].split(" from step ")[0])
     assert train(quiet) is not None
     assert events(quiet, "plan")[-1]["first_step"] == saved
+    train(quiet, start=str(kept))
+    assert events(quiet, "plan")[-1]["first_step"] == step
+    shutil.rmtree(kept.parent)
 
 
 def test_the_best_tuner_is_not_worth_the_run(quiet, monkeypatch):
