@@ -51,7 +51,9 @@ def write_whole(path: Path, write: Callable[[str], object]) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = new_file(path.parent, f".{path.stem[:60]}.", ".tmp")
+        mode = os.stat(temporary).st_mode & 0o777
         write(temporary)
+        os.chmod(temporary, mode)  # a library may have made the file anew, for its owner alone
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)

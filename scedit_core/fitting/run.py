@@ -142,7 +142,7 @@ class Run:
             except (TrainingError, OSError):
                 raise error from None
             raise TrainingError(
-                f"{error}, and --resume {kept} from step {state.step}, which is kept there until it is deleted"
+                f"{error}; step {state.step} is kept elsewhere, and --resume {kept} goes on from it"
             ) from error
 
     def restore(self, path: Path, any_config: bool = False) -> None:

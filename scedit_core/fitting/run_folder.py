@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,10 +130,15 @@ def _make(path: Path) -> None:
 
 @contextlib.contextmanager
 def _held(output: Path) -> Iterator[None]:
-    """The lock of a tuner's file: two runs with folders of their own would otherwise deliver one over the other."""
-    lock = FileLock(output.with_name(f".{output.name}.lock"), timeout=0)
+    """The lock of a tuner's file: two runs with folders of their own would otherwise deliver one over the other.
+
+    It lies where the system keeps what is of no use later, and holds on this machine.
+    """
+    mark = hashlib.blake2b(str(output.resolve()).encode(errors="surrogateescape"), digest_size=8).hexdigest()
+    lock = FileLock(Path(tempfile.gettempdir(), f"scedit-{mark}.lock"), timeout=0)
     try:
-        lock.acquire()
+        with contextlib.suppress(PermissionError):  # another user's, who trained this file before
+            lock.acquire()
     except Timeout as error:
         raise TrainingError(
             f"{output}: expected an output that no other run trains, found one that does; wait for the other run, "

@@ -271,11 +271,9 @@ def test_a_checkpoint_folder_that_cannot_be_written_any_more(quiet, monkeypatch,
     assert "\n" not in told
     if saved:
         folder.with_name("away").rename(folder)
-        assert "then the same command without --resume goes on from step-000002, and --resume /" in told
-    else:
-        assert "then start again, and --resume /" in told
+    assert "then start again; step" in told
     step = 4 if saved else 2  # two later: the next that was to be saved
-    kept = Path(told.partition("and --resume ")[2].split(" from step ")[0])
+    kept = Path(told.partition("and --resume ")[2].removesuffix(" goes on from it"))
     assert train(quiet) is not None
     assert events(quiet, "plan")[-1]["first_step"] == saved
     train(quiet, start=str(kept))
