@@ -12,15 +12,15 @@ from .data.file_index import digest_of
 from .data.shard_reading import expand_shards
 
 
-def files_of(config: TrainConfig, base: str) -> dict[str, str | None]:
-    """Digests of what a run begins with, by key of the configuration: `base` as it is given, and files."""
+def files_of(config: TrainConfig, base: str, teacher: str | None) -> dict[str, str | None]:
+    """Digests of what a run begins with, by key of the configuration: `base` and `teacher` as given, and files."""
     condition = config.data.condition
     named = {
         "tuner.start_from": config.tuner.start_from,
         "data.condition.detector": getattr(condition, "detector", None),
         "data.condition.persons": getattr(condition, "persons", None),
     }
-    return {"base": base, **{key: _content_at(path) for key, path in named.items()}}
+    return {"base": base, "teacher": teacher, **{key: _content_at(path) for key, path in named.items()}}
 
 
 def shards_of(config: TrainConfig) -> list[str] | None:

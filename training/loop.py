@@ -121,7 +121,7 @@ def prepare(
     wish = agreed(accelerator, wish)  # which waits for everyone
     if wish:
         raise Stopped(wish)
-    files = files_of(config, base.fingerprint)
+    fingerprint = base.fingerprint  # of the weights as they are, before they are stored in 8 bits
     base.release_encoders()
     prepare_unet(base.unet, memory, dtype)
     base.unet.to(device)
@@ -146,7 +146,7 @@ def prepare(
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         ema=build_ema(trainable(tuner), loop),
         lessons=lessons,
-        files=files,
+        files=files_of(config, fingerprint, lessons and lessons.teacher.digest),
         shards=shards_of(config),
     )
     run.remarks.take(data.remarks)

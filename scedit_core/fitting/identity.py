@@ -20,6 +20,7 @@ _FREE = {
     "data": {"folder", "shards", "hints", "masks", "cache", "annotators", "bad_files"},
     "data.prior": {"folder"},
     "data.condition": {"detector", "persons"},
+    "teacher": {"controlnet"},
     "loop": {"steps", "warmup"},  # of which the default follows from the steps
     "validation": {"every", "images", "timesteps", "folder"},
 }
