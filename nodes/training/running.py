@@ -14,7 +14,6 @@ import comfy.utils
 import torch
 
 from ...scedit_core import SCEditError
-from ...scedit_core.fitting.checkpoints import forget_checkpoints
 from ...scedit_core.fitting.errors import TrainingError
 from ...scedit_core.fitting.event_log import EVENTS_FILE, EventLog, latest_run_of_steps, read_events
 from ...scedit_core.fitting.events import Events
@@ -24,7 +23,8 @@ from ...scedit_core.fitting.objective import Objective
 from ...scedit_core.fitting.optimizing import build_ema, build_optimizer, build_schedule
 from ...scedit_core.fitting.processes import OneProcess
 from ...scedit_core.fitting.rates import rate_remarks
-from ...scedit_core.fitting.run import Run, resume
+from ...scedit_core.fitting.resuming import resume
+from ...scedit_core.fitting.run import Run
 from ...scedit_core.fitting.run_folder import RunFolder, Stopped, open_run
 from ...scedit_core.fitting.settings import Settings
 from ...scedit_core.fitting.step import TrainingStep
@@ -70,10 +70,7 @@ def run_training(
     """
     check_writable(settings.output)
     # Nodes run in inference mode, in which nothing can be trained.
-    with torch.inference_mode(False), torch.enable_grad(), open_run(settings.run_folder) as folder:
-        if start == "never":
-            forget_checkpoints(folder.checkpoints)
-            (folder.path / EVENTS_FILE).unlink(missing_ok=True)
+    with torch.inference_mode(False), torch.enable_grad(), open_run(settings.run_folder, settings.output) as folder:
         log, report = EventLog(folder.path / EVENTS_FILE), Report(folder.path, settings.output.stem)
         listeners = [log, report, _Page(page)]
         with contextlib.closing(Events(listeners)) as events:

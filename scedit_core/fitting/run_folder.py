@@ -27,7 +27,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.is_open = False  # a folder that is only looked at hears no wishes
+        self.is_open = True  # else it is only looked at, and hears no wishes
         self._signal: str | None = None
 
     @property
@@ -102,7 +102,6 @@ def open_run(
                     stack.enter_context(_held(output))
                 run.forget_wishes(since)
             _listen(run, stack)
-            run.is_open = True
             yield run
     except Timeout as error:
         raise TrainingError(

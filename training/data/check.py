@@ -251,8 +251,10 @@ def try_two_updates(config: TrainConfig, found: Survey, captions: Sequence[str] 
                 encoding.append(time.perf_counter() - begun)
         return data
 
+    folder = RunFolder(config.run_folder)
+    folder.is_open = False
     try:
-        run = prepare(config, accelerator, RunFolder(config.run_folder), Events(), prepare_data=prepare_data)
+        run = prepare(config, accelerator, folder, Events(), prepare_data=prepare_data)
         update(run)
         begun = time.perf_counter()
         update(run)
