@@ -146,7 +146,8 @@ def _train(
         run.remarks.add(f"not used while training: {', '.join(base.taken_off)}")
     if empty is None and settings.objective.caption_dropout:
         run.remarks.add("no caption is left out in training, since no CLIP is connected", "connect clip")
-    resume(run, "never" if sweep else start)
+    if not sweep:  # whose tuners begin each for itself
+        resume(run, start)
     previews = None
     if settings.previews.every and not sweep:
         shown = empty or base.encode_captions([""])
