@@ -167,7 +167,7 @@ class SCEditTrainOnModel(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFF,
-                    control_after_generate=False,  # another seed would be another training, and could not resume
+                    control_after_generate="fixed",  # another seed would be another training, and could not resume
                     tooltip="Decides on noise, noise levels and the order of the pictures.",
                 ),
                 io.Int.Input(

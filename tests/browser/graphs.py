@@ -86,6 +86,49 @@ def training(kind: str, folder: str, name: str, steps: int) -> dict:
     return node("SCEditTrainOnModel", model=("1", 0), vae=("1", 2), clip=("1", 1), **widgets)
 
 
+def training_on_model(kind: str, folder: str, name: str, size: int, steps: int, rate: float) -> dict:
+    """The node that trains on the checkpoint of the graph."""
+    return node(
+        "SCEditTrainOnModel",
+        model=("1", 0),
+        clip=("1", 1),
+        vae=("1", 2),
+        folder=folder,
+        name=name,
+        kind=kind,
+        steps=steps,
+        batch=2,
+        accumulate=1,
+        learning_rate=rate,
+        ratio=1.0,
+        kernel="1",
+        optimizer="adamw",
+        precision="auto",
+        checkpointing=size > 768,
+        seed=0,
+        resolution=size,
+        caption="",
+        hold_out=0,
+        preview_every=100,
+        start_from="none",
+        resume=True,
+    )
+
+
+def style_in_the_graph(family: str) -> dict:
+    """A style that is trained on the model of the graph, and used at once."""
+    graph = picture(family, _LIGHTHOUSE)
+    graph["10"] = training_on_model("style", "my_pictures", f"my_style_{family}", SIZES[family], 400, 2e-4)
+    return with_style_from(graph, ("10", 0), 1.0, 11)
+
+
+def control_in_the_graph(family: str) -> dict:
+    """A control for edges that is trained on the model of the graph, and used at once."""
+    graph = with_hint(picture(family, _GIRL), "SCEditCanny", low=100.0, high=200.0, blur=0.0)
+    graph["30"] = training_on_model("canny", "my_many_pictures", f"my_canny_{family}", SIZES[family], 4000, 1e-4)
+    return with_controlnet_from(graph, ("30", 1), ("21", 0), 1.0, 31)
+
+
 def edges_from_pictures() -> dict:
     """A control for edges that is trained from a folder of pictures, and used at once."""
     graph = with_hint(picture("sd15", _GIRL), "SCEditCanny", low=100.0, high=200.0, blur=0.0)
@@ -198,6 +241,10 @@ _CONTROL = "*Apply ControlNet* takes a CSC-Tuner like any other ControlNet, with
 _TRAIN = (
     "Put pictures into `input/{folder}`, each with a text file of the same name that says what is on it. *Run* trains "
     "the tuner first ({time}) and then draws; the next *Run* uses it at once. It needs nothing but ComfyUI. "
+)
+_IN_GRAPH = (
+    "Put pictures into `input/{folder}`, each with a text file of the same name that says what is on it. *Run* trains "
+    "on the checkpoint of the graph, with nothing to install, and then draws; the next *Run* uses the tuner at once. "
 )
 _MANY = "A control needs thousands of pictures, and nobody has released one like this for SD 1.5. "
 
@@ -328,6 +375,18 @@ WORKFLOWS = {
         + _TRAIN.format(folder="my_many_pictures", time="4000 steps, hours on a GPU")
         + _MANY
         + _CHOOSE_PICTURE,
+    ),
+    "sc_train_in_graph_sdxl": Workflow(
+        lambda: style_in_the_graph("sdxl"),
+        "sdxl",
+        "SCEdit 20 Train a style in the graph (SDXL)",
+        _IN_GRAPH.format(folder="my_pictures") + "Twenty pictures are enough.",
+    ),
+    "csc_train_in_graph_sdxl": Workflow(
+        lambda: control_in_the_graph("sdxl"),
+        "sdxl",
+        "SCEdit 21 Train a control in the graph (SDXL)",
+        _IN_GRAPH.format(folder="my_many_pictures") + "A control needs thousands of pictures.",
     ),
 }
 

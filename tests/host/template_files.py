@@ -58,7 +58,17 @@ def random_controlnet(path: Path, seed: int) -> Path:
 
 
 def on_sd15(graph: dict) -> dict:
-    """The graph with the files of SD 1.5 in its loaders, and a loader in place of a training."""
+    """The graph with the files of SD 1.5 in its loaders."""
+    graph = copy.deepcopy(graph)
+    for each in graph.values():
+        if each["class_type"] in _LOADERS:
+            widget, name = _LOADERS[each["class_type"]]
+            each["inputs"][widget] = name
+    return graph
+
+
+def with_loaders(graph: dict) -> dict:
+    """The graph with a loader in place of a training, and the files of SD 1.5 in all of them."""
     graph = copy.deepcopy(graph)
     for each in graph.values():
         if each["class_type"] == TRAINING:
@@ -67,7 +77,4 @@ def on_sd15(graph: dict) -> dict:
         for name, value in each["inputs"].items():
             if isinstance(value, list) and graph[value[0]]["class_type"] in (TRAINING, "SCEditLoadCSCTuner"):
                 each["inputs"][name] = [value[0], 0]  # the only output of a loader
-        if each["class_type"] in _LOADERS:
-            widget, name = _LOADERS[each["class_type"]]
-            each["inputs"][widget] = name
-    return graph
+    return on_sd15(graph)
