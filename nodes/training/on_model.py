@@ -39,6 +39,8 @@ _RUNS = "scedit"  # inside the host's output folder
 STYLE, OWN_HINTS, NONE = "style", "own hints", "none"
 KINDS = (STYLE, "canny", "soft_edge", "depth", "pose", "segmentation", "color_palette", "completion", OWN_HINTS)
 LossMapWire = io.Custom("LOSS_MAP")
+# The page gives every seed a widget that changes it; another seed would be another training, and could not resume.
+_FIXED = "fixed" if hasattr(io, "ControlAfterGenerate") else True
 
 
 class SCEditTrainOnModel(io.ComfyNode):
@@ -167,7 +169,7 @@ class SCEditTrainOnModel(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFF,
-                    control_after_generate="fixed",  # another seed would be another training, and could not resume
+                    control_after_generate=_FIXED,
                     tooltip="Decides on noise, noise levels and the order of the pictures.",
                 ),
                 io.Int.Input(
