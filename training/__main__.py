@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,10 @@ from pathlib import Path
 # A stop file counts from here on, while the libraries are still loading; a program that starts the trainer, and has
 # removed what was left of earlier runs, says since when it may ask for an end.
 _SINCE = float(os.environ.get("SCEDIT_STOP_SINCE", time.time()))
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # While they load, Ctrl+C ends at once: nothing has begun.  A run listens for itself.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 from scedit_core import SCEditError  # noqa: E402
 

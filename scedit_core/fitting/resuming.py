@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import torch
@@ -113,7 +114,7 @@ def _go_on(run: Run, path: Path, any_config: bool = False) -> None:
     run.restore(path, any_config)
     others = run.changed_pictures(load_checkpoint(path)[0])
     if others:
-        run.events.emit("note", message=f"goes on from step {run.step} with {others} since then")
+        run.events.emit("note", message=f"resumes from step {run.step} with {others} since then")
 
 
 def leave_earlier(run: Run) -> None:
@@ -123,9 +124,10 @@ def leave_earlier(run: Run) -> None:
         return
     there = put_aside(run.folder.path, remains, [output] if output.is_file() else [])
     run.events.set_aside(there)
+    shown = os.path.normpath(there)
     what = "the earlier run is" if remains else f"the {output.name} that was there is"
-    begins = f"goes on from step {run.step} of another folder" if run.step else "begins anew"
-    run.events.emit("note", message=f"{begins}; {what} kept in {there} (the longest {KEEP} are, and the latest)")
+    begins = f"resumes from step {run.step} of another folder" if run.step else "begins anew"
+    run.events.emit("note", message=f"{begins}; {what} kept in {shown} (the longest {KEEP} are, and the latest)")
 
 
 def leave_later(run: Run) -> None:
@@ -133,5 +135,6 @@ def leave_later(run: Run) -> None:
     moved, best = later_parts(run.folder.path, run.step), run.folder.best
     if moved:
         there = put_aside(run.folder.path, moved, [best] if best.is_file() else [])
+        shown = os.path.normpath(there / "checkpoints")
         names = ", ".join(path.name for path in moved if path.suffix != ".jpg")
-        run.events.emit("note", message=f"goes on from step {run.step}; {names} moved to {there / 'checkpoints'}")
+        run.events.emit("note", message=f"resumes from step {run.step}; {names} moved to {shown}")

@@ -89,7 +89,7 @@ def test_changed_pictures_are_told_and_others_are_another_run(project, tmp_path,
     shutil.copyfile(first.with_suffix(".png"), project / "pictures" / "new.png")
     train(project / "run.yaml", loop_steps=3)
     notes = [e["message"] for e in events({"output": str(project / "tuner.safetensors")}, "note")]
-    assert "goes on from step 2 with 2 new and 1 gone of the pictures or captions since then" in notes
+    assert "resumes from step 2 with 2 new and 1 gone of the pictures or captions since then" in notes
     tiny.write_drawn_pictures(tmp_path / "others", 5)
     for path in (tmp_path / "others").glob("*.txt"):
         path.write_text(f"others {path.stem}")
