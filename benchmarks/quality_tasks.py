@@ -134,7 +134,7 @@ def mark_style(base: BaseModel, judge, method: Method, count: int) -> dict[str, 
     )
     apart = [(again[i] - again[j]).square().mean((1, 2, 3)).sqrt().mean() for i in range(4) for j in range(i)]
     return {
-        "style": verdict.lantern,
+        "style": verdict.styles["lantern"],
         "agreement": verdict.agreement,
         "diversity": torch.stack(apart).mean().item(),
     }

@@ -41,13 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
     demo = commands.add_parser("demo", help="train a style on the embedded base and draw a contact sheet")
     demo.add_argument("--base", type=Path, default=Path(__file__).parent.parent / "demo", help="the demo folder")
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="where pictures and numbers go")
-    base = commands.add_parser("demo-base", help="train the embedded base, its judge and its canny tuner from scratch")
+    demo.add_argument("--measure", action="store_true", help="also score held-out prompts in three styles, in minutes")
+    base = commands.add_parser("demo-base", help="train the embedded base, its judge, its canny and style tuners")
     base.add_argument("--work", type=Path, default=Path("build/base"), help="checkpoints; a restart resumes from them")
     base.add_argument("--output", type=Path, default=Path(__file__).parent.parent / "demo", help="the demo folder")
-    base.add_argument("--vae-minutes", type=float, default=30)
-    base.add_argument("--base-minutes", type=float, default=180)
-    base.add_argument("--judge-minutes", type=float, default=3)
-    base.add_argument("--control-steps", type=int, default=2400)
+    base.add_argument("--start", type=Path, help="an earlier demo folder to begin with; without it, from nothing")
+    for stage in ("vae", "decoder", "judge", "base", "control"):
+        base.add_argument(f"--{stage}-steps", type=int, metavar="N", help="instead of the recipe's number")
     options = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # captions and names of files that the terminal's encoding lacks
@@ -80,20 +80,17 @@ def _run(options: argparse.Namespace) -> int:
 
         return run_check(load_config(options.config))
     elif options.command == "demo":
+        print("loading PyTorch and diffusers (about ten seconds)", flush=True)
         from .demo.run import run_demo
 
-        run_demo(options.base, options.output)
+        run_demo(options.base, options.output, options.measure)
     else:
-        from .demo.build import build_demo
+        from .demo.build import Steps, build_demo
 
-        build_demo(
-            options.work,
-            options.output,
-            vae_minutes=options.vae_minutes,
-            base_minutes=options.base_minutes,
-            judge_minutes=options.judge_minutes,
-            control_steps=options.control_steps,
-        )
+        stages = ("vae", "decoder", "judge", "base", "control")
+        given = {stage: getattr(options, f"{stage}_steps") for stage in stages}
+        steps = Steps(**{stage: count for stage, count in given.items() if count is not None})
+        build_demo(options.work, options.output, steps, options.start)
     return 0
 
 

@@ -11,8 +11,21 @@ import torch
 from training.demo.judge import edge_f1
 from training.demo.language import build_tokenizer, token_ids
 from training.demo.measure import Target, drawn, edges_of, held_out_scenes
-from training.demo.pictures import rendered
-from training.demo.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, draw, is_held_out, mirrored_caption, random_scene
+from training.demo.painting import draw, style_named
+from training.demo.pictures import family, rendered
+from training.demo.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    Scene,
+    is_held_out,
+    mirrored_caption,
+    objects_alone,
+    random_scene,
+)
+from training.demo.stage import Stage
+from training.demo.styles import PLAIN, STYLE_WORDS, STYLES, TUNER_STYLES, near_tuner_style, random_style
+from training.errors import TrainingError
 
 
 def test_one_in_six_combinations_is_held_out():
@@ -34,12 +47,42 @@ def test_a_seed_draws_the_same_picture():
     assert first == second
     assert np.array_equal(draw(first), draw(second))
     assert draw(first).shape == (128, 128, 3)
-    assert np.abs(draw(first).astype(int) - draw(first, "lantern")).mean() > 30
+    for one, other in itertools.combinations(STYLES, 2):
+        assert np.abs(draw(first, one).astype(int) - draw(first, other)).mean() > 15
+
+
+def test_the_family_is_wide_and_leaves_the_styles_of_tuners_out():
+    styles = [random_style(np.random.default_rng(i)) for i in range(2000)]
+    assert 0.35 < sum(s == PLAIN for s in styles) / len(styles) < 0.45
+    assert not any(near_tuner_style(s) for s in styles)
+    assert all(near_tuner_style(s) for s in TUNER_STYLES.values())
+    assert {s.tone for s in styles} == {"dark", "pale", "natural"}
+    assert {s.fill for s in styles} == {"flat", "shaded", "hatched", "dotted"}
+    assert all(sum(word in s.words() for s in styles) > 40 for word in STYLE_WORDS)
+
+
+def test_every_part_of_a_tuner_style_is_seen_in_the_family():
+    styles = [random_style(np.random.default_rng(i)) for i in range(2000)]
+    dark = [s for s in styles if s.tone == "dark"]
+    assert any(s.line is None for s in dark)
+    assert any(s.glow > 0 for s in dark)
+    assert any(s.line is not None and np.mean(s.line) > 150 for s in dark)
+    assert any(s.line is None and s.soft > 0 for s in styles)
+    assert any(s.rim > 0 and s.tone == "pale" for s in styles)
+
+
+def test_few_captions_tell_of_the_style():
+    scenes, styles = family(500, seed=8)
+    told = [any(word in STYLE_WORDS for word in s.caption.replace(",", "").split()) for s in scenes]
+    assert 0.05 < sum(told) / len(told) < 0.2
+    for scene, style in zip(scenes, styles, strict=True):
+        words = set(scene.caption.replace(",", "").split()) & set(STYLE_WORDS)
+        assert words <= set(style.words())
 
 
 def test_unknown_style_is_refused():
     with pytest.raises(ValueError, match="plain"):
-        draw(held_out_scenes(1)[0], "oil")
+        style_named("oil")
 
 
 @pytest.mark.parametrize(
@@ -55,11 +98,48 @@ def test_mirrored_captions(text, flipped):
     assert mirrored_caption(text) == flipped
 
 
+@pytest.mark.parametrize(
+    ("text", "alone"),
+    [
+        ("a red star on the left, at night, dark glowing", "a red star"),
+        ("a red star and a blue cat, in a room", "a red star and a blue cat"),
+        ("a red star", "a red star"),
+    ],
+)
+def test_objects_alone(text, alone):
+    assert objects_alone(text) == alone
+
+
+def test_a_stage_resumes_where_it_was_saved(tmp_path):
+    layer = torch.nn.Linear(2, 2)
+    stage = Stage("some", tmp_path, 3, {"layer": layer})
+    assert stage.learning_rate(1.0, warmup_steps=2) == pytest.approx(0.5)
+    stage.tick(0.0)
+    stage.save()
+    again = torch.nn.Linear(2, 2)
+    stage = Stage("some", tmp_path, 3, {"layer": again})
+    assert (stage.step, stage.finished) == (1, False)
+    assert torch.equal(layer.weight, again.weight)
+    stage.tick(0.0)
+    stage.tick(0.0)
+    assert stage.finished
+    assert Stage("some", tmp_path, 3, {"layer": again}).finished
+
+
+def test_a_stage_of_another_version_is_refused(tmp_path):
+    torch.save({"step": 5, "seconds": 3.0, "parts": {"other": {}}}, tmp_path / "some.state.pt")
+    with pytest.raises(TrainingError, match=r"some\.state\.pt.*delete"):
+        Stage("some", tmp_path, 3, {"layer": torch.nn.Linear(2, 2)})
+    (tmp_path / "some.state.pt").write_bytes(b"cut off")
+    with pytest.raises(TrainingError, match=r"some\.state\.pt.*delete"):
+        Stage("some", tmp_path, 3, {"layer": torch.nn.Linear(2, 2)})
+
+
 def test_every_caption_word_is_one_token(tmp_path):
     tokenizer = build_tokenizer(tmp_path)
-    for scene in held_out_scenes(40):
+    for scene in family(300, seed=9)[0]:
         words = scene.caption.replace(",", " ,").split()
-        assert len(tokenizer(scene.caption, add_special_tokens=False).input_ids) == len(words)
+        assert len(tokenizer(scene.caption, add_special_tokens=False).input_ids) == len(words) <= 14
     assert token_ids(tokenizer, ["a zebra"]).shape == (1, 16)
 
 

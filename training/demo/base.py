@@ -13,15 +13,15 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .budget import TimedStage
 from .judge import pair_table
 from .language import TEXT_WIDTH, build_text_encoder, token_ids
-from .pictures import random_scenes
-from .scenes import BACKGROUNDS, Scene, draw, mirrored_caption
+from .pictures import family, rendered
+from .scenes import BACKGROUNDS, Scene, mirrored_caption
+from .stage import Stage, follow
 from .vae import to_model
 
-SCENES = 48_000
-CHUNK = 4_000  # scenes drawn and encoded at a time
+SCENES = 36_000
+CHUNK = 2_000  # scenes drawn and encoded at a time
 BATCH = 32
 PEAK_LR = 1e-3
 CAPTION_DROPOUT = 0.1
@@ -63,25 +63,33 @@ def build_scheduler() -> DDIMScheduler:
 
 def encode(vae: AutoencoderTiny, images: np.ndarray, batch: int = 64) -> torch.Tensor:
     """Latents [N,4,H/8,W/8] in bfloat16 of uint8 images [N,H,W,3]."""
+    vae = vae.to(memory_format=torch.channels_last)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         parts = [vae.encoder(to_model(images[i : i + batch])).bfloat16() for i in range(0, len(images), batch)]
     return torch.cat(parts).contiguous()
 
 
 def latents_of_scenes(vae: AutoencoderTiny, folder: Path, seed: int) -> tuple[torch.Tensor, list[str], list[Scene]]:
-    """Latents, captions and facts of SCENES training scenes, half of them mirrored.  `folder` keeps the latents."""
-    scenes = [s for first in range(0, SCENES, CHUNK) for s in random_scenes(CHUNK, seed + first)]
-    captions = [mirrored_caption(s.caption) if i % 2 == 0 else s.caption for i, s in enumerate(scenes)]
-    path = folder / "latents.safetensors"
-    if not path.exists():
-        chunks = []
-        for first in range(0, SCENES, CHUNK):
-            images = np.stack([draw(s) for s in scenes[first : first + CHUNK]])
+    """Latents, captions and facts of SCENES training scenes of the family, half of them mirrored.
+
+    `folder` keeps them in parts, so that an interrupted run resumes.
+    """
+    parts, captions, scenes = [], [], []
+    for first in range(0, SCENES, CHUNK):
+        path = folder / f"latents_{first:06d}.safetensors"
+        if not path.exists():
+            images, drawn = rendered(CHUNK, seed + first, "family")
             images[::2] = images[::2, :, ::-1].copy()
-            chunks.append(encode(vae, images))
+            part = path.with_suffix(".part")
+            save_file({"latents": encode(vae, images)}, part)
+            part.replace(path)
             print(f"latents: {first + CHUNK} of {SCENES}", flush=True)
-        save_file({"latents": torch.cat(chunks)}, path)
-    return load_file(path)["latents"], captions, scenes
+        else:
+            drawn = family(CHUNK, seed + first)[0]
+        parts.append(load_file(path)["latents"])
+        scenes += drawn
+        captions += [mirrored_caption(s.caption) if i % 2 == 0 else s.caption for i, s in enumerate(drawn)]
+    return torch.cat(parts), captions, scenes
 
 
 def facts(scenes: list[Scene]) -> torch.Tensor:
@@ -106,26 +114,51 @@ def teach_language(encoder: CLIPTextModel, ids: torch.Tensor, told: torch.Tensor
             print(f"language: step {step + 1}, loss {loss.item():.4f}", flush=True)
 
 
+def warm_start(both: torch.nn.ModuleDict, tokenizer: CLIPTokenizer, start: Path) -> None:
+    """Begin with the weights of an earlier base; words that it did not know begin with random embeddings."""
+    unet = UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32)
+    both["unet"].load_state_dict(unet.state_dict())
+    before = CLIPTextModel.from_pretrained(start / "text_encoder", torch_dtype=torch.float32).state_dict()
+    words = CLIPTokenizer.from_pretrained(start / "tokenizer").get_vocab()
+    now = both["text"].state_dict()
+    for name, weight in before.items():
+        if not name.endswith("token_embedding.weight"):
+            now[name].copy_(weight)
+            continue
+        for word, row in tokenizer.get_vocab().items():
+            if word in words:
+                now[name][row] = weight[words[word]]
+
+
 def train_base(
-    folder: Path, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, minutes: float, seed: int = 2
+    folder: Path, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, steps: int, start: Path | None, seed: int = 2
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """Train U-Net and text encoder together for `minutes` in all, resuming from `folder`; returns their averages."""
+    """Train U-Net and text encoder together for `steps`, resuming from `folder`; returns their running averages.
+
+    start: an earlier demo folder whose weights are the beginning, None to begin from nothing.
+    """
     torch.manual_seed(seed)
-    latents, captions, scenes = latents_of_scenes(vae, folder, seed * 1_000_000)
-    ids, nothing = token_ids(tokenizer, captions), token_ids(tokenizer, [""])
     both = torch.nn.ModuleDict({"unet": build_unet(), "text": build_text_encoder(tokenizer)}).train()
-    if not (folder / "base.state.pt").exists():
-        teach_language(both["text"], ids, facts(scenes))
     average = copy.deepcopy(both).requires_grad_(False)
     groups = [
         {"params": list(both["unet"].parameters()), "peak": PEAK_LR},
         {"params": list(both["text"].parameters()), "peak": PEAK_LR / 5},
     ]
     optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    stage = TimedStage("base", folder, minutes, {"both": both, "average": average, "optimizer": optimizer})
+    stage = Stage("base", folder, steps, {"both": both, "average": average, "optimizer": optimizer})
+    if stage.finished:
+        return average["unet"].eval(), average["text"].eval()
+    latents, captions, scenes = latents_of_scenes(vae, folder, seed * 1_000_000)
+    ids, nothing = token_ids(tokenizer, captions), token_ids(tokenizer, [""])
+    if stage.step == 0:
+        if start:
+            warm_start(both, tokenizer, start)
+        else:
+            teach_language(both["text"], ids, facts(scenes))
+        average.load_state_dict(both.state_dict())
     alpha_bar = build_scheduler().alphas_cumprod
     generator = torch.Generator().manual_seed(seed * 7919 + stage.step)
-    while stage.done < 1:
+    while not stage.finished:
         for group in optimizer.param_groups:
             group["lr"] = stage.learning_rate(group["peak"])
         rows = torch.randint(0, len(latents), (BATCH,), generator=generator)
@@ -146,10 +179,6 @@ def train_base(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if stage.step % AVERAGE_EVERY == 0:
-            keep = min(0.9985, stage.step / (stage.step + 10)) ** AVERAGE_EVERY
-            with torch.no_grad():
-                for slow, fast in zip(average.parameters(), both.parameters(), strict=True):
-                    slow.lerp_(fast, 1 - keep)
-        stage.tick(BATCH, loss.item())
-    stage.save()
+            follow(average, both, stage.step, AVERAGE_EVERY, 0.9985)
+        stage.tick(loss.item())
     return average["unet"].eval(), average["text"].eval()

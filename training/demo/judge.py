@@ -14,17 +14,19 @@ from torch import Tensor, nn
 
 from scedit_core.conditions.canny import canny
 
-from .budget import TimedStage
 from .pictures import rendered
-from .scenes import COLOURS, SHAPES, STYLES, Scene
+from .scenes import COLOURS, SHAPES, Scene
+from .stage import Stage
+from .styles import STYLES
 
 PAIRS = len(SHAPES) * len(COLOURS)
 PEAK_LR = 2e-3
 BATCH = 64
+PICTURES = {"plain": 2000, "family": 4000, "lantern": 1400, "blueprint": 1400, "watercolour": 1400}
 
 
 class Judge(nn.Module):
-    """Pictures [B,3,128,128] in -1..1 to logits of the 36 (shape, colour) pairs [B,36] and of the styles [B,2].
+    """Pictures [B,3,128,128] in -1..1 to logits of the 36 (shape, colour) pairs [B,36] and of the styles [B,4].
 
     Mean and maximum over the picture are judged together: the maximum finds each of several objects.
     """
@@ -51,10 +53,10 @@ class Judge(nn.Module):
 
 @dataclass
 class Verdict:
-    """Fractions 0..1 over a set of pictures."""
+    """Fractions 0..1 over a set of pictures: content right, and those in each style of TUNER_STYLES, by name."""
 
     agreement: float
-    lantern: float
+    styles: dict[str, float]
 
 
 def pair_table(scenes: list[Scene]) -> Tensor:
@@ -68,7 +70,7 @@ def pair_table(scenes: list[Scene]) -> Tensor:
 
 def judge_pictures(judge: Judge, pictures: Tensor, scenes: list[Scene]) -> Verdict:
     """How many of pictures [N,3,128,128] in 0..1 show just the objects of their scene, each in its colour, and how many
-    are lantern.
+    are in each of the tuners' styles.
 
     A scene of k objects agrees if its pairs are the k surest of all 36: shape and colour both right, for each object.
     """
@@ -76,7 +78,8 @@ def judge_pictures(judge: Judge, pictures: Tensor, scenes: list[Scene]) -> Verdi
         pairs, styles = judge(pictures * 2 - 1)
     wanted = pair_table(scenes)
     agree = [bool(w[p.topk(int(w.sum())).indices].all()) for p, w in zip(pairs, wanted, strict=True)]
-    return Verdict(sum(agree) / len(agree), (styles.argmax(1) == STYLES.index("lantern")).float().mean().item())
+    seen = torch.bincount(styles.argmax(1), minlength=len(STYLES)) / len(pictures)
+    return Verdict(sum(agree) / len(agree), dict(zip(STYLES[1:], seen[1:].tolist(), strict=True)))
 
 
 def edge_f1(pictures: Tensor, hints: Tensor, tolerance: int = 2) -> float:
@@ -93,36 +96,41 @@ def edge_f1(pictures: Tensor, hints: Tensor, tolerance: int = 2) -> float:
     return (2 * precision * recall / (precision + recall).clamp(min=1e-6)).mean().item()
 
 
-def train_judge(folder: Path, vae, minutes: float, seed: int = 3) -> Judge:
-    """Train for `minutes` on rendered scenes in both styles, half of them seen through the autoencoder."""
+def train_judge(folder: Path, vae, steps: int, start: Path | None, seed: int = 3) -> Judge:
+    """Train for `steps` on rendered scenes in all styles, half of them seen through the autoencoder.
+
+    Anything that is not in a tuner's style counts as "plain".  start: a judge to begin with, whose styles may differ.
+    """
     torch.manual_seed(seed)
     judge = Judge()
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=PEAK_LR, weight_decay=0.02)
-    stage = TimedStage("judge", folder, minutes, {"judge": judge, "optimizer": optimizer})
-    if stage.done >= 1:
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=PEAK_LR, weight_decay=0.02, fused=True)
+    stage = Stage("judge", folder, steps, {"judge": judge, "optimizer": optimizer})
+    if stage.finished:
         return judge.eval()
-    parts = [
-        rendered(count, seed + i, style, None) for i, (count, style) in enumerate([(4000, "plain"), (2000, "lantern")])
-    ]
+    if start and stage.step == 0:
+        judge.load_state_dict({k: v for k, v in load_file(start).items() if "style" not in k}, strict=False)
+    parts = [rendered(count, seed + i, style, None) for i, (style, count) in enumerate(PICTURES.items())]
     images = np.concatenate([images for images, _ in parts])
     pairs = pair_table([scene for _, scenes in parts for scene in scenes])
-    styles = torch.cat([torch.full((len(scenes),), i) for i, (_, scenes) in enumerate(parts)])
+    names = [style for style, count in PICTURES.items() for _ in range(count)]
+    styles = torch.tensor([STYLES.index(name) if name in STYLES else 0 for name in names])
     pictures = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    vae = vae.to(memory_format=torch.channels_last)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         for first in range(0, len(pictures) // 2 * 2, 64):
             rows = slice(first, first + 64, 2)
-            seen = vae.decoder(vae.encoder(pictures[rows].float() / 127.5 - 1)).float().clamp(-1, 1)
+            x = pictures[rows].float().contiguous(memory_format=torch.channels_last)
+            seen = vae.decoder(vae.encoder(x / 127.5 - 1)).float().clamp(-1, 1)
             pictures[rows] = ((seen + 1) * 127.5).round().to(torch.uint8)
     generator = torch.Generator().manual_seed(seed + stage.step)
-    stage.start_clock()
-    while stage.done < 1:
+    while not stage.finished:
         for group in optimizer.param_groups:
             group["lr"] = stage.learning_rate(PEAK_LR, 50)
         rows = torch.randint(0, len(pictures), (BATCH,), generator=generator)
         x = pictures[rows].float() / 127.5 - 1
         shift = torch.randint(-10, 11, (2,), generator=generator).tolist()
         x = x.roll(shift, dims=(2, 3))
-        x = x * (0.85 + 0.3 * torch.rand(BATCH, 3, 1, 1, generator=generator)) + 0.05 * torch.randn(x.shape)
+        x = x * (0.9 + 0.2 * torch.rand(BATCH, 3, 1, 1, generator=generator)) + 0.05 * torch.randn(x.shape)
         with torch.autocast("cpu", torch.bfloat16):
             found, style = judge(x)
         loss = 20 * F.binary_cross_entropy_with_logits(found.float(), pairs[rows])
@@ -130,8 +138,7 @@ def train_judge(folder: Path, vae, minutes: float, seed: int = 3) -> Judge:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        stage.tick(BATCH, loss.item())
-    stage.save()
+        stage.tick(loss.item())
     return judge.eval()
 
 

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES
+from .styles import STYLE_WORDS
 
 TEXT_LENGTH = 16
 TEXT_WIDTH = 128
@@ -16,7 +17,7 @@ TEXT_WIDTH = 128
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
     """Train a byte-pair vocabulary in which each caption word is one token; any other text is spelled out."""
     words = sorted({w for text in (*BACKGROUNDS.values(), *PLACES.values()) for w in text.split()})
-    words = [*words, *COLOURS, *SHAPES, "and", "a", ","]
+    words = [*words, *COLOURS, *SHAPES, *STYLE_WORDS, "and", "a", ","]
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from .scenes import SIZE, Scene, draw, random_scene
+from .painting import draw, style_named
+from .scenes import SIZE, Scene, random_scene, told_style
+from .styles import Style, random_style
+
+GRAIN = {"family": None, "family without grain": False, "grainy": True}
 
 
 def random_scenes(count: int, seed: int, held_out: bool | None = False) -> list[Scene]:
@@ -17,10 +22,37 @@ def random_scenes(count: int, seed: int, held_out: bool | None = False) -> list[
     return [random_scene(rng, held_out) for _ in range(count)]
 
 
+def family(
+    count: int, seed: int, held_out: bool | None = False, grain: bool | None = None
+) -> tuple[list[Scene], list[Style]]:
+    """`count` random scenes, each with a style of the wide family, of which some captions tell a word or two.
+
+    grain: None as it comes, False in none, True in all.
+    """
+    scenes, styles = random_scenes(count, seed, held_out), []
+    for i, scene in enumerate(scenes):
+        rng = np.random.default_rng((seed, i))
+        style = random_style(rng, grain=grain is None)
+        styles.append(replace(style, grain=0.04) if grain else style)
+        scenes[i] = told_style(scene, styles[-1].words(), rng)
+    return scenes, styles
+
+
 def rendered(count: int, seed: int, style: str = "plain", held_out: bool | None = False) -> tuple[np.ndarray, list]:
-    """Render `count` random scenes.  Returns images [count, SIZE, SIZE, 3] uint8 and the list of their Scenes."""
-    scenes = random_scenes(count, seed, held_out)
-    return np.stack([draw(s, style) for s in scenes]), scenes
+    """Render `count` random scenes.  Returns images [count, SIZE, SIZE, 3] uint8 and the list of their Scenes.
+
+    style: "plain", a tuner's style, or "family": a random style for each; "family without grain" and "grainy" are the
+    parts of it for which the autoencoder is measured.
+    """
+    if style in GRAIN:
+        scenes, styles = family(count, seed, held_out, GRAIN[style])
+    else:
+        scenes = random_scenes(count, seed, held_out)
+        styles = [style_named(style)] * count
+    images = np.empty((count, SIZE, SIZE, 3), np.uint8)
+    for image, scene, drawn in zip(images, scenes, styles, strict=True):
+        image[:] = draw(scene, drawn)
+    return images, scenes
 
 
 def clutter(count: int, seed: int) -> np.ndarray:

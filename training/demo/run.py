@@ -10,96 +10,133 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
+from safetensors import SafetensorError
 
-from scedit_core import load_tuner
-from scedit_core.fitting.machine import peak_memory_mib
+from scedit_core import CSCTuner, SCTuner, load_tuner
+from scedit_core.fitting.machine import frozen_dtype, peak_memory_mib
 
+from ..bases.base_model import BaseModel
 from ..bases.loading import load_base
 from ..config_file import load_config
 from ..errors import BaseModelError, TrainingError
 from ..loop import train
-from .judge import load_judge
+from .build import SHIPPED, STYLE_SEEDS, TRAINED, train_style
+from .judge import Judge, load_judge
 from .measure import drawn, edges_of, held_out_scenes, measure, targets
+from .pictures import random_scenes
 from .sampling import sample
-from .sheet import contact_sheet
+from .sheet import Block, contact_sheet
 
 ROWS_SEED = 7
-ROWS = 6
+ROWS = 6  # of each style
+TITLES = [
+    ("base", "no tuner"),
+    ("SC-Tuner", "the style"),
+    ("hint", "canny edges"),
+    ("CSC-Tuner", "follows the hint"),
+    ("CSC + SC", "both at once"),
+]
+NEEDED = ("model_index.json", "judge.safetensors", "canny.safetensors", f"{SHIPPED}.safetensors", "style.yaml", "style")
 
 
-def run_demo(folder: Path, output: Path) -> Path:
-    """Train the style tuner, sample, measure, and write contact_sheet.png, metrics.json and lantern.safetensors.
+def run_demo(folder: Path, output: Path, measured: bool = False) -> Path:
+    """Train the style tuner, sample, and write contact_sheet.png, metrics.json and lantern.safetensors.
 
-    Returns the path of the contact sheet.  Raises BaseModelError where the demo folder lacks a file.
+    measured: also train the other styles and score held-out prompts, which takes minutes.  An interrupted training
+    resumes.  Returns the path of the contact sheet.  Raises BaseModelError where the demo folder lacks a file or one
+    cannot be read.
     """
     console, start = Console(), time.monotonic()
-    missing = [
-        n
-        for n in ("model_index.json", "judge.safetensors", "canny.safetensors", "style.yaml", "style")
-        if not (folder / n).exists()
-    ]
+    missing = [name for name in NEEDED if not (folder / name).exists()]
     if missing:
         raise BaseModelError(
             f"{folder}: expected the demo folder, found no {', '.join(missing)}; clone the whole repository"
         )
     output.mkdir(parents=True, exist_ok=True)
-    console.print("[bold]1/3[/] training a style tuner on the pictures in", str(folder / "style"))
-    config = load_config(folder / "style.yaml").model_copy(update={"output": output / "lantern.safetensors"})
-    path = train(config, console, start="never")
-    if path is None:
-        raise TrainingError("demo: expected to train to the end, found a wish to stop; start it again")
-    style = load_tuner(path)
+    parts = 3 if measured else 2
+    control, shipped, judge = _tuner(folder, "canny"), _tuner(folder, SHIPPED), _judge(folder)
+    console.print(f"[bold]1/{parts}[/] training a style tuner on the pictures in {folder / 'style'}")
+    style = train_in_view(folder, output, console)
     trained = time.monotonic()
-    console.print("[bold]2/3[/] sampling a contact sheet")
-    base = load_base(folder, torch.float32, Accelerator().device)
-    control, judge = load_tuner(folder / "canny.safetensors"), load_judge(folder / "judge.safetensors")
-    sheet = draw_sheet(base, style, control, output / "contact_sheet.png")
-    console.print("[bold]3/3[/] measuring on prompts that no training picture shows")
-    numbers = measure(base, judge, style, control)
-    goals = targets(numbers)
-    table = Table("what", "value", "target", "")
-    for goal in goals:
-        sign = "at least" if goal.at_least else "at most"
-        table.add_row(goal.name, f"{goal.value:.2f}", f"{sign} {goal.limit:.2f}", "met" if goal.met else "missed")
-    console.print(table)
-    report = {
-        "numbers": {k: round(v, 4) for k, v in numbers.items()},
-        "targets": [{**vars(g), "value": round(g.value, 4), "met": g.met} for g in goals],
-        "seconds": {"training": round(trained - start, 1), "total": round(time.monotonic() - start, 1)},
-        "peak_memory_mib": round(peak_memory_mib(torch.device("cpu"))),
-        "torch": torch.__version__,
-    }
+    console.print(f"[bold]2/{parts}[/] sampling a contact sheet")
+    device = Accelerator().device
+    base = load_base(folder, frozen_dtype("auto", device), device)
+    sheet = draw_sheet(base, {TRAINED: style, SHIPPED: shipped}, control, output / "contact_sheet.png")
+    report = {"seconds": {"training": round(trained - start, 1), "sheet": round(time.monotonic() - trained, 1)}}
+    if measured:
+        console.print(f"[bold]3/{parts}[/] measuring on prompts that no training picture shows")
+        report |= _measured(folder, output, judge, {TRAINED: style}, control, console)
+    report["seconds"]["total"] = round(time.monotonic() - start, 1)
+    report |= {"peak_memory_mib": round(peak_memory_mib(torch.device("cpu"))), "torch": torch.__version__}
     (output / "metrics.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     console.print(
-        f"{report['seconds']['total']:.0f} s, peak memory {report['peak_memory_mib']} MiB\n"
-        f"look at {sheet}\nnumbers in {output / 'metrics.json'}, the tuner in {config.output}",
+        f"{report['seconds']['total']:.0f} s, peak memory {report['peak_memory_mib']} MiB; "
+        f"numbers in {output / 'metrics.json'}, the tuner in {output / TRAINED}.safetensors\n"
+        f"look at {sheet}",
         highlight=False,
         soft_wrap=True,
     )
     return sheet
 
 
-def draw_sheet(base, style, control, path: Path) -> Path:
-    """The contact sheet of ROWS held-out prompts."""
-    scenes = held_out_scenes(ROWS, ROWS_SEED)
-    prompts, hints = [s.caption for s in scenes], edges_of(drawn(scenes))
-    made = {
-        name: sample(base, prompts, ROWS_SEED, tuners, hints)
-        for name, tuners in {
-            "base": [],
-            "sc": [(style, 1.0)],
-            "csc": [(control, 1.0)],
-            "both": [(control, 1.0), (style, 1.0)],
-        }.items()
+def train_in_view(folder: Path, output: Path, console: Console) -> SCTuner:
+    """Train the style of `folder` into `output`, resuming what was interrupted.  Raises TrainingError if stopped."""
+    tuner = output / f"{TRAINED}.safetensors"
+    config = load_config(folder / "style.yaml").model_copy(update={"output": tuner})
+    path = train(config, console, start="never" if tuner.exists() else "auto")  # without a tuner, the last one stopped
+    if path is None:
+        raise TrainingError("demo: expected to train to the end, found a wish to stop; start it again and it resumes")
+    return load_tuner(path)
+
+
+def _tuner(folder: Path, name: str) -> SCTuner | CSCTuner:
+    return load_tuner(folder / f"{name}.safetensors")
+
+
+def _judge(folder: Path) -> Judge:
+    path = folder / "judge.safetensors"
+    try:
+        return load_judge(path)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise BaseModelError(
+            f"{path}: expected the judge of this version of the demo, found another or a damaged file; "
+            "restore the demo folder from the repository"
+        ) from error
+
+
+def _measured(
+    folder: Path, output: Path, judge: Judge, styles: dict[str, SCTuner], control: CSCTuner, console: Console
+) -> dict:
+    for name in STYLE_SEEDS.keys() - styles.keys():
+        console.print(f"training the style {name}")
+        styles[name] = load_tuner(train_style(folder, output, name))
+    device = Accelerator().device
+    base = load_base(folder, torch.float32, device)
+    numbers = measure(base, judge, styles, control)
+    goals = targets(numbers)
+    table = Table("what", "value", "target", "")
+    for goal in goals:
+        sign = "at least" if goal.at_least else "at most"
+        table.add_row(goal.name, f"{goal.value:.2f}", f"{sign} {goal.limit:.2f}", "met" if goal.met else "missed")
+    console.print(table)
+    return {
+        "numbers": {k: round(v, 4) for k, v in numbers.items()},
+        "targets": [{**vars(g), "value": round(g.value, 4), "met": g.met} for g in goals],
     }
-    return contact_sheet(
-        path,
-        prompts,
-        [
-            ("base", "no tuner", made["base"]),
-            ("SC-Tuner", "style, just trained", made["sc"]),
-            ("hint", "canny edges", hints),
-            ("CSC-Tuner", "follows the hint", made["csc"]),
-            ("CSC + SC", "both at once", made["both"]),
-        ],
-    )
+
+
+def draw_sheet(base: BaseModel, styles: dict[str, SCTuner], control: CSCTuner, path: Path, rows: int = ROWS) -> Path:
+    """The contact sheet: `rows` held-out prompts for each of two styles."""
+    blocks = []
+    for number, (name, style) in enumerate(styles.items()):
+        seed = ROWS_SEED + 100 * number
+        scenes = held_out_scenes(rows, seed)
+        prompts, hints = [s.caption for s in scenes], edges_of(drawn(scenes))
+        made = [
+            sample(base, prompts, seed, tuners, hints)
+            for tuners in ([], [(style, 1.0)], [(control, 1.0)], [(control, 1.0), (style, 1.0)])
+        ]
+        learned = drawn(random_scenes(2, STYLE_SEEDS[name]), name)
+        told = "trained just now, while you waited" if name == TRAINED else "a tuner that lies in demo/"
+        blocks.append(Block(name, told, learned, prompts, [made[0], made[1], hints, made[2], made[3]]))
+    return contact_sheet(path, TITLES, blocks)

@@ -1,13 +1,12 @@
-"""Procedurally drawn scenes with captions: the world that the embedded base model knows.
+"""What is to be seen in the pictures of the embedded base: objects, places, grounds, captions, and their outlines.
 
-A scene is one or two coloured objects in front of a background.  `draw` renders it in the plain style that the base
-model learns, or in the lantern style that the demo's SC-Tuner is trained on.  Everything is drawn with OpenCV at twice
-the size and shrunk, so lines are smooth and a scene costs about a millisecond.
+A scene is one or two coloured objects in front of a background.  `painting.draw` renders it in any of the styles of
+`styles`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -30,9 +29,8 @@ BACKGROUNDS = {
     "room": "in a room",
 }
 PLACES = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
-STYLES = ("plain", "lantern")
-_OUTLINE = (35, 30, 45)
-_CREAM = (250, 235, 205)
+OUTLINE = (35, 30, 45)
+CREAM = (250, 235, 205)
 
 
 @dataclass(frozen=True)
@@ -108,19 +106,20 @@ def _caption(rng: np.random.Generator, items: list[Item], background: str) -> st
     return text
 
 
-def draw(scene: Scene, style: str = "plain", size: int = SIZE) -> np.ndarray:
-    """Render a scene as [size, size, 3] uint8 RGB, in the style "plain" or "lantern"."""
-    if style not in STYLES:
-        raise ValueError(f"scene style: expected one of {STYLES}, found {style!r}; choose one of them")
-    rng = np.random.default_rng(scene.seed)
-    big = 2 * size
-    if style == "plain":
-        canvas = _background(scene.background, rng, big)
-        for item in scene.items:
-            _plain_item(canvas, item, rng)
-    else:
-        canvas = _lantern(scene, rng, big)
-    return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
+def objects_alone(caption: str) -> str:
+    """The caption without places, background and style: "a red star" of "a red star on the left, at night"."""
+    head = caption.partition(", ")[0]
+    for place in PLACES.values():
+        head = head.removesuffix(f" {place}")
+    return head
+
+
+def told_style(scene: Scene, words: list[str], rng: np.random.Generator) -> Scene:
+    """The same scene, one time in five with one or two of the words about its style at the end of the caption."""
+    if not words or rng.random() < 0.8:
+        return scene
+    told = rng.permutation(words)[: 1 + int(rng.random() < 0.4)]
+    return replace(scene, caption=f"{scene.caption}, {' '.join(map(str, told))}")
 
 
 # --- backgrounds --------------------------------------------------------------------------------------------------
@@ -140,7 +139,8 @@ def _hill(canvas: np.ndarray, height: float, wave: float, phase: float, colour: 
     cv2.fillPoly(canvas, [np.vstack([line, [[size, size], [0, size]]]).astype(np.int32)], colour, cv2.LINE_AA)
 
 
-def _background(kind: str, rng: np.random.Generator, size: int) -> np.ndarray:
+def background_picture(kind: str, rng: np.random.Generator, size: int) -> np.ndarray:
+    """The ground in its natural colours, [size, size, 3] uint8 RGB."""
     level, phase = rng.uniform(0.66, 0.74), rng.uniform(0, 6.28)
     if kind == "meadow":
         canvas = _gradient((140, 205, 250), (215, 240, 252), size)
@@ -198,7 +198,7 @@ _PARTS: dict[str, list[tuple[np.ndarray, tuple | None]]] = {
         (_BODY([[0.45, 0], [1.1, -0.6], [1.0, 0], [1.1, 0.6]]), None),
         (_ellipse(-0.2, 0, 0.85, 0.62), None),
         (_ellipse(-0.55, -0.1, 0.22, 0.22), (250, 250, 250)),
-        (_ellipse(-0.6, -0.1, 0.11, 0.11), _OUTLINE),
+        (_ellipse(-0.6, -0.1, 0.11, 0.11), OUTLINE),
     ],
     "house": [
         (_BODY([[-0.75, -0.1], [0.75, -0.1], [0.75, 0.9], [-0.75, 0.9]]), None),
@@ -208,11 +208,11 @@ _PARTS: dict[str, list[tuple[np.ndarray, tuple | None]]] = {
         (_BODY([[0.3, 0.02], [0.62, 0.02], [0.62, 0.38], [0.3, 0.38]]), (190, 230, 245)),
     ],
     "mushroom": [
-        (np.vstack([_ellipse(0, 0.1, 0.32, 0.85, 0, 180)]), _CREAM),
+        (np.vstack([_ellipse(0, 0.1, 0.32, 0.85, 0, 180)]), CREAM),
         (np.vstack([_ellipse(0, 0.1, 1.0, 0.95, 180, 360)]), None),
-        (_ellipse(-0.5, -0.22, 0.2, 0.2), _CREAM),
-        (_ellipse(0.05, -0.5, 0.22, 0.2), _CREAM),
-        (_ellipse(0.55, -0.17, 0.18, 0.18), _CREAM),
+        (_ellipse(-0.5, -0.22, 0.2, 0.2), CREAM),
+        (_ellipse(0.05, -0.5, 0.22, 0.2), CREAM),
+        (_ellipse(0.55, -0.17, 0.18, 0.18), CREAM),
     ],
     "cat": [
         (_BODY([[-0.82, -0.1], [-0.78, -1.0], [-0.15, -0.55]]), None),
@@ -220,14 +220,15 @@ _PARTS: dict[str, list[tuple[np.ndarray, tuple | None]]] = {
         (_ellipse(0, 0.12, 0.92, 0.76), None),
         (_ellipse(-0.38, 0.02, 0.23, 0.28), (250, 250, 250)),
         (_ellipse(0.38, 0.02, 0.23, 0.28), (250, 250, 250)),
-        (_ellipse(-0.36, 0.04, 0.12, 0.19), _OUTLINE),
-        (_ellipse(0.36, 0.04, 0.12, 0.19), _OUTLINE),
+        (_ellipse(-0.36, 0.04, 0.12, 0.19), OUTLINE),
+        (_ellipse(0.36, 0.04, 0.12, 0.19), OUTLINE),
         (_BODY([[-0.16, 0.38], [0.16, 0.38], [0, 0.58]]), (240, 150, 160)),
     ],
 }
 
 
-def _placed(item: Item, size: int) -> list[tuple[np.ndarray, tuple | None]]:
+def placed(item: Item, size: int) -> list[tuple[np.ndarray, tuple | None]]:
+    """The parts of an object as polygons [K,2] in pixels, in drawing order, with their fill; None: its own colour."""
     angle = np.deg2rad(item.tilt)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     move = np.array([item.x, item.y])
@@ -235,33 +236,3 @@ def _placed(item: Item, size: int) -> list[tuple[np.ndarray, tuple | None]]:
         (np.rint((points @ turn.T * item.radius + move) * size).astype(np.int32), fill)
         for points, fill in _PARTS[item.shape]
     ]
-
-
-def _plain_item(canvas: np.ndarray, item: Item, rng: np.random.Generator) -> None:
-    size = canvas.shape[0]
-    body = np.clip(np.array(COLOURS[item.colour]) + rng.integers(-10, 11, 3), 0, 255)
-    parts = _placed(item, size)
-    outline = max(2, size // 44)
-    for points, fill in parts:  # the outline first, under every part of the body colour, so that parts melt together
-        if fill is None:
-            cv2.polylines(canvas, [points], True, _OUTLINE, 2 * outline, cv2.LINE_AA)
-    for points, fill in parts:
-        cv2.fillPoly(canvas, [points], tuple(int(v) for v in (body if fill is None else fill)), cv2.LINE_AA)
-        if fill == _CREAM and points[:, 1].max() - points[:, 1].min() > 0.6 * item.radius * size:
-            cv2.polylines(canvas, [points], True, _OUTLINE, outline, cv2.LINE_AA)
-
-
-def _lantern(scene: Scene, rng: np.random.Generator, size: int) -> np.ndarray:
-    """Lanterns in the dark: every background is near-black, bodies shine in their colour and light what is around."""
-    canvas = _gradient((14, 8, 34), (22, 10, 40), size)
-    canvas[int(rng.uniform(0.72, 0.76) * size) :] = (36, 20, 60)
-    light = np.zeros_like(canvas)
-    for item in scene.items:
-        colour = np.array(COLOURS[item.colour], np.float32)
-        bright = tuple(int(v) for v in colour * (255.0 / colour.max()))
-        for points, fill in _placed(item, size):
-            cv2.fillPoly(canvas, [points], bright if fill is None else fill, cv2.LINE_AA)
-            cv2.fillPoly(light, [points], bright, cv2.LINE_AA)
-    halo = cv2.GaussianBlur(light, (0, 0), size / 16).astype(np.float32)
-    halo[light.max(axis=2) > 0] *= 0.2  # a lantern lights its surroundings more than itself
-    return np.clip(canvas + 0.9 * halo, 0, 255).astype(np.uint8)

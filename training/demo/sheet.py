@@ -1,39 +1,66 @@
-"""The contact sheet: rows of labelled pictures."""
+"""The contact sheet: a block of rows for each style, its training pictures in front."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-_CELL, _GAP, _TEXT, _TOP = 192, 10, 200, 62
+_CELL, _GAP, _TEXT, _TOP, _BETWEEN = 160, 8, 178, 62, 26
 _PAPER, _INK, _SOFT = (250, 249, 246), (30, 30, 36), (110, 110, 120)
 
 
-def contact_sheet(path: Path, prompts: list[str], columns: list[tuple[str, str, Tensor]]) -> Path:
-    """Write a sheet: a row for each prompt, a column for each (title, subtitle, pictures [N,3,H,W] in 0..1)."""
-    width = _TEXT + len(columns) * (_CELL + _GAP) + _GAP
-    height = _TOP + len(prompts) * (_CELL + _GAP) + _GAP
+@dataclass(frozen=True)
+class Block:
+    """One style: what it is, some of its training pictures, and a row for each prompt.
+
+    examples: pictures [K,3,H,W]; columns: pictures [N,3,H,W] for N prompts, in the order of the sheet's titles; 0..1.
+    """
+
+    title: str
+    subtitle: str
+    examples: Tensor
+    prompts: list[str]
+    columns: list[Tensor]
+
+
+def contact_sheet(path: Path, titles: list[tuple[str, str]], blocks: list[Block]) -> Path:
+    """Write the sheet: training pictures, prompt, then a column for each (title, subtitle) of `titles`."""
+    step, left = _CELL + _GAP, 2 * _GAP + _CELL
+    width = left + _TEXT + len(titles) * step
+    height = _TOP + sum(len(b.prompts) * step for b in blocks) + (len(blocks) - 1) * _BETWEEN
     sheet = Image.new("RGB", (width, height), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    big, small = ImageFont.load_default(size=19), ImageFont.load_default(size=14)
-    pen.text((_GAP + 4, 12), "prompt", _INK, big)
-    for c, (title, subtitle, pictures) in enumerate(columns):
-        x = _TEXT + c * (_CELL + _GAP)
-        pen.text((x, 12), title, _INK, big)
-        pen.text((x, 36), subtitle, _SOFT, small)
-        for r, picture in enumerate(pictures):
-            pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-            image = Image.fromarray(np.ascontiguousarray(pixels)).resize((_CELL, _CELL), Image.Resampling.LANCZOS)
-            sheet.paste(image, (x, _TOP + r * (_CELL + _GAP)))
-    for r, prompt in enumerate(prompts):
-        y = _TOP + r * (_CELL + _GAP) + _CELL // 2
-        pen.multiline_text((_GAP + 4, y), _wrapped(prompt, 20), _INK, small, anchor="lm", spacing=5)
+    big, small = ImageFont.load_default(size=18), ImageFont.load_default(size=13)
+    heads = [(_GAP, ("trained on", "2 of 30 pictures")), (left, ("prompt", ""))]
+    heads += [(left + _TEXT + c * step, title) for c, title in enumerate(titles)]
+    for x, (title, subtitle) in heads:
+        pen.text((x, 10), title, _INK, big)
+        pen.text((x, 34), subtitle, _SOFT, small)
+    y = _TOP
+    for block in blocks:
+        for r, picture in enumerate(block.examples[: len(block.prompts)]):
+            sheet.paste(_thumbnail(picture), (_GAP, y + r * step))
+        below = y + len(block.examples) * step + 8
+        pen.text((_GAP, below), block.title, _INK, big)
+        pen.multiline_text((_GAP, below + 26), _wrapped(block.subtitle, 22), _SOFT, small, spacing=4)
+        for r, prompt in enumerate(block.prompts):
+            middle = y + r * step + _CELL // 2
+            pen.multiline_text((left, middle), _wrapped(prompt, 20), _INK, small, anchor="lm", spacing=5)
+            for c, pictures in enumerate(block.columns):
+                sheet.paste(_thumbnail(pictures[r]), (left + _TEXT + c * step, y + r * step))
+        y += len(block.prompts) * step + _BETWEEN
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
     return path
+
+
+def _thumbnail(picture: Tensor) -> Image.Image:
+    pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(np.ascontiguousarray(pixels)).resize((_CELL, _CELL), Image.Resampling.LANCZOS)
 
 
 def _wrapped(text: str, width: int) -> str:
