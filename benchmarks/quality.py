@@ -1,8 +1,9 @@
 """What is learned in equal steps: SC-Tuner beside LoRA, CSC-Tuner beside ControlNet and T2I-Adapter.
 
     python benchmarks/quality.py [--seeds 3] [--ablation-seeds 3] [--control-steps 250 500 1000 2000]
-                                 [--style-steps 600] [--batch 16] [--prompts 72] [--only style control ablation]
-                                 [--rates FILE.json] [--work build/quality] [--out FILE.json] [--plot FILE.png]
+                                 [--style lantern] [--style-steps 600] [--batch 16] [--prompts 72]
+                                 [--only style control ablation] [--rates FILE.json] [--work build/quality]
+                                 [--out FILE.json] [--plot FILE.png]
 
 Needs requirements/train.txt and peft, and the embedded base in demo/.  All methods of a task see the same pictures,
 noise and timesteps for the same number of steps (a CSC-Tuner that learns from the ControlNet of 1000 steps fits its
@@ -11,13 +12,14 @@ best marks (style times agreement, or edge F1 after the second of --control-step
 --rates, which spares most of the time.  Marks are those of `make demo`: the judge in demo/ looks at pictures of
 held-out prompts, and edges are compared with the hints.  The defaults above are those on a GPU; a CPU does less of
 each.  Every finished part is kept in --work with what was trained, so that a run that was interrupted resumes, and one
-that asks for more seeds or steps adds to them.
+that asks for more seeds or steps adds to them; parts of another base or style are kept apart.
 Prints tables, writes JSON with the machine and the versions, and draws one plot.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import sys
@@ -42,6 +44,7 @@ from scedit_core.fitting.objective import Objective
 from training.bases.loading import load_base
 from training.config import ObjectiveConfig
 from training.demo.judge import load_judge
+from training.demo.styles import TUNER_STYLES
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 NOISE = 0.01  # a rate that is better by less is not
@@ -57,9 +60,10 @@ class School:
         self.options, self.console = options, Console()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.judge = load_judge(DEMO / "judge.safetensors")
+        options.work /= f"{options.style}_{_fingerprint(DEMO)}"
         base = self.base()
         self.objective = Objective(base.alphas_cumprod, base.prediction, ObjectiveConfig())
-        self.lessons = {"style": style_lessons(base, DEMO / "style")}
+        self.lessons = {"style": style_lessons(base, options.style)}
         if "control" in options.only:
             self.lessons["control"] = control_lessons(base, options.work / "control_lessons.safetensors")
 
@@ -143,6 +147,12 @@ def _after(kept: Path, steps: int) -> Path:
     return kept.with_name(f"{kept.stem},_{steps}_steps.pt")
 
 
+def _fingerprint(base: Path) -> str:
+    """Eight digits that tell bases apart by their weights."""
+    files = sorted(base.rglob("*.safetensors"))
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:8]
+
+
 def _part(name: str, seed: int) -> str:
     return f"{name}, seed {seed}".replace(" ", "_")
 
@@ -166,7 +176,13 @@ def main() -> None:
     options = _options()
     keep_memory()
     school = School(options)
-    report = {"machine": machine("diffusers", "peft"), "batch": options.batch, "prompts": options.prompts, "tasks": {}}
+    report = {
+        "machine": machine("diffusers", "peft"),
+        "style": options.style,
+        "batch": options.batch,
+        "prompts": options.prompts,
+        "tasks": {},
+    }
     for task in options.only:
         report["tasks"][task] = _task(school, task)
         _print(school.console, task, report["tasks"][task])
@@ -177,7 +193,7 @@ def _task(school: School, task: str) -> list[dict]:
     """One row for each method: its rate, parameters, and marks of each seed by number of steps."""
     options = school.options
     methods = {"style": STYLE, "control": CONTROL, "ablation": ABLATION}[task]
-    lessons, mark = ("control", mark_control) if task == "control" else ("style", mark_style)
+    lessons, mark = ("control", mark_control) if task == "control" else ("style", partial(mark_style, options.style))
     ends = options.control_steps if task == "control" else [options.style_steps]
     seeds = options.ablation_seeds if task == "ablation" else options.seeds
     nothing = school.once(f"base, {lessons}", lambda: _base_marks(school, mark))
@@ -253,6 +269,14 @@ def _options() -> argparse.Namespace:
     made.add_argument("--batch", type=int, default=16)
     made.add_argument("--prompts", type=int, default=72 if gpu else 36)
     made.add_argument(
+    parser.add_argument("--seeds", type=int, default=3 if gpu else 1)
+    parser.add_argument("--ablation-seeds", type=int, default=3 if gpu else 1)
+    parser.add_argument("--control-steps", type=int, nargs="+", default=[250, 500, 1000, 2000] if gpu else [250, 500])
+    parser.add_argument("--style-steps", type=int, default=600 if gpu else 300)
+    parser.add_argument("--style", choices=tuple(TUNER_STYLES), default="lantern", help="what the style task teaches")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--prompts", type=int, default=72 if gpu else 36)
+    parser.add_argument(
         "--only", nargs="+", choices=("style", "control", "ablation"), default=["style", "control", "ablation"]
     )
     made.add_argument("--rates", type=Path, help="a report whose learning rates are used, instead of searching them")

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,6 +14,7 @@ from benchmarks.quality_methods import Method
 from scedit_core.fitting.chance import generator_for
 from scedit_core.fitting.objective import Objective, loss_of
 from training.bases.base_model import BaseModel
+from training.demo.build import STYLE_IMAGES, STYLE_SEEDS
 from training.demo.judge import edge_f1, judge_pictures
 from training.demo.measure import SEED, drawn, edges_of, held_out_scenes
 from training.demo.pictures import rendered
@@ -42,12 +41,10 @@ class Lessons:
         return self.latents[rows], states, None if self.hints is None else self.hints[rows].float() / 255
 
 
-def style_lessons(base: BaseModel, folder: Path) -> Lessons:
-    """The demo's style pictures."""
-    paths = sorted(folder.glob("*.png"))
-    images = torch.from_numpy(np.stack([np.asarray(Image.open(p).convert("RGB")) for p in paths]))
-    captions = [p.with_suffix(".txt").read_text("utf-8").strip() for p in paths]
-    return _encoded(base, images, captions, with_hints=False)
+def style_lessons(base: BaseModel, style: str) -> Lessons:
+    """Thirty pictures of a style; of the lanterns, those of `make demo`."""
+    images, scenes = rendered(STYLE_IMAGES, STYLE_SEEDS[style], style)
+    return _encoded(base, torch.from_numpy(images), [s.caption for s in scenes], with_hints=False)
 
 
 def control_lessons(base: BaseModel, cache: Path) -> Lessons:
@@ -122,7 +119,7 @@ def paint(base: BaseModel, method: Method, prompts: list[str], seed: int, hints:
     return torch.cat(made)
 
 
-def mark_style(base: BaseModel, judge, method: Method, count: int) -> dict[str, float]:
+def mark_style(style: str, base: BaseModel, judge, method: Method, count: int) -> dict[str, float]:
     """Share of pictures in the style, prompt agreement, and how much four pictures of one prompt differ (RMS)."""
     scenes = held_out_scenes(count)
     prompts = [s.caption for s in scenes]
@@ -134,7 +131,7 @@ def mark_style(base: BaseModel, judge, method: Method, count: int) -> dict[str, 
     )
     apart = [(again[i] - again[j]).square().mean((1, 2, 3)).sqrt().mean() for i in range(4) for j in range(i)]
     return {
-        "style": verdict.styles["lantern"],
+        "style": verdict.styles[style],
         "agreement": verdict.agreement,
         "diversity": torch.stack(apart).mean().item(),
     }

@@ -76,10 +76,10 @@ def train_style(base: Path, work: Path, style: str, steps: int | None = None, se
 
 
 def train_control(work: Path, output: Path, steps: int, start: Path | None = None) -> None:
-    """Train the canny CSC-Tuner with the ordinary trainer, on rendered scenes of the family."""
+    """Train the canny CSC-Tuner with the ordinary trainer, on scenes of the family without grain."""
     pictures = work / "control"
     if not (pictures / f"{CONTROL_IMAGES - 1:05d}.txt").exists():
-        write_pictures(pictures, CONTROL_IMAGES, seed=12, style="family")
+        write_pictures(pictures, CONTROL_IMAGES, seed=12, style="family without grain")
     values = yaml.safe_load((Path(__file__).parent / "control.yaml").read_text("utf-8"))
     values["loop"]["steps"] = steps
     if start:

@@ -72,10 +72,8 @@ PLAIN = Style()
 TUNER_STYLES = {
     # far from the plain style: a dark world that the objects light
     "lantern": Style(ground=((10, 6, 28), (48, 26, 78)), line=None, bright=True, glow=0.9),
-    # clean and graphic: light lines on blue paper with a grid
-    "blueprint": Style(
-        ground=((16, 48, 108), (44, 92, 160)), pattern="grid", line=(240, 246, 255), width=2.6, strength=0.85
-    ),
+    # clean and graphic: light lines on blue paper
+    "blueprint": Style(ground=((14, 44, 104), (44, 96, 168)), line=(240, 246, 255), width=3.0, strength=0.88),
     # painterly: washes without lines on bare paper
     "watercolour": Style(
         ground=((168, 170, 180), (252, 248, 238)), keep=0.35, line=None, soft=0.9, rim=0.5, blotch=0.35, border=7,
