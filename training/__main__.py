@@ -17,8 +17,6 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     # While they load, Ctrl+C ends at once: nothing has begun.  A run listens for itself.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
-from scedit_core import SCEditError  # noqa: E402
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns 0, or 2 after one sentence on bad input."""
@@ -52,6 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # captions and names of files that the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
+    if options.command == "demo":
+        print("loading PyTorch and diffusers", flush=True)
+    from scedit_core import SCEditError  # here, since PyTorch takes seconds to load
+
     try:
         return _run(options)
     except SCEditError as error:
@@ -80,7 +82,6 @@ def _run(options: argparse.Namespace) -> int:
 
         return run_check(load_config(options.config))
     elif options.command == "demo":
-        print("loading PyTorch and diffusers (about ten seconds)", flush=True)
         from .demo.run import run_demo
 
         run_demo(options.base, options.output, options.measure)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from scedit_core import CSCTuner, SCTuner, inspect_tuner, load_tuner
+from scedit_core import CSCTuner, SCEditError, SCTuner, inspect_tuner, load_tuner
 from training.bases.loading import load_base
 from training.config_file import load_config
 from training.demo.build import SHIPPED, STYLE_SEEDS, TRAINED
@@ -127,15 +127,28 @@ def test_every_style_of_the_sheet_has_its_pictures():
     assert {TRAINED, SHIPPED} <= set(STYLE_SEEDS)
 
 
-def test_missing_and_damaged_files_are_told_in_a_sentence(tmp_path):
-    folder = tmp_path / "demo"
-    shutil.copytree(DEMO, folder)
-    (folder / "judge.safetensors").write_bytes(b"cut off")
-    with pytest.raises(BaseModelError, match=r"judge.*damaged.*restore"):
-        run_demo(folder, tmp_path / "out")
-    (folder / "judge.safetensors").unlink()
-    with pytest.raises(BaseModelError, match=r"found no judge\.safetensors; clone"):
-        run_demo(folder, tmp_path / "out")
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("judge.safetensors", "judge.*damaged.*restore"),
+        ("canny.safetensors", "canny"),
+        ("unet/diffusion_pytorch_model.safetensors", "unet"),
+        ("vae/config.json", "vae"),
+    ],
+)
+def test_a_damaged_file_is_told_in_a_sentence(tmp_path, name, sentence):
+    shutil.copytree(DEMO, tmp_path / "demo")
+    (tmp_path / "demo" / name).write_bytes(b"cut off")
+    with pytest.raises(SCEditError, match=sentence):
+        run_demo(tmp_path / "demo", tmp_path / "out")
+
+
+def test_missing_files_are_named(tmp_path):
+    shutil.copytree(DEMO, tmp_path / "demo")
+    (tmp_path / "demo" / "judge.safetensors").unlink()
+    shutil.rmtree(tmp_path / "demo" / "style")
+    with pytest.raises(BaseModelError, match=r"found no judge\.safetensors, style; clone"):
+        run_demo(tmp_path / "demo", tmp_path / "out")
 
 
 def test_an_interrupted_demo_resumes(tmp_path):

@@ -127,7 +127,8 @@ def test_a_stage_resumes_where_it_was_saved(tmp_path):
 
 
 def test_a_stage_of_another_version_is_refused(tmp_path):
-    torch.save({"step": 5, "seconds": 3.0, "parts": {"other": {}}}, tmp_path / "some.state.pt")
+    layer = torch.nn.Linear(2, 2)
+    torch.save({"step": 5, "seconds": 3.0, "parts": {"layer": layer.state_dict()}}, tmp_path / "some.state.pt")
     with pytest.raises(TrainingError, match=r"some\.state\.pt.*delete"):
         Stage("some", tmp_path, 3, {"layer": torch.nn.Linear(2, 2)})
     (tmp_path / "some.state.pt").write_bytes(b"cut off")

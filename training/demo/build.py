@@ -26,7 +26,7 @@ from .vae import train_vae
 STYLE_IMAGES = 30
 STYLE_SEEDS = {"lantern": 11, "blueprint": 21, "watercolour": 31}
 TRAINED, SHIPPED = "lantern", "blueprint"  # the styles of the contact sheet: one is trained while one waits
-CONTROL_IMAGES = 6000
+CONTROL_IMAGES = 3000
 STYLE_YAML = Path(__file__).parents[2] / "demo" / "style.yaml"
 
 

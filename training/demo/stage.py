@@ -12,6 +12,8 @@ import torch
 
 from ..errors import TrainingError
 
+VERSION = 2  # of what a state holds and of the scenes it was trained on
+
 
 class Stage:
     """Counts steps over restarts, gives the learning rate for them, and keeps the state of a stage in one file.
@@ -27,6 +29,8 @@ class Stage:
         if self.path.exists():
             try:
                 state = torch.load(self.path, map_location="cpu", weights_only=True)
+                if state["version"] != VERSION:
+                    raise ValueError(state["version"])
                 for key, part in parts.items():
                     part.load_state_dict(state["parts"][key])
                 self.step = state["step"]
@@ -65,7 +69,11 @@ class Stage:
 
     def save(self) -> None:
         """Write the state to a temporary file and rename it."""
-        state = {"step": self.step, "parts": {key: part.state_dict() for key, part in self.parts.items()}}
+        state = {
+            "version": VERSION,
+            "step": self.step,
+            "parts": {key: part.state_dict() for key, part in self.parts.items()},
+        }
         temporary = self.path.with_suffix(".tmp")
         torch.save(state, temporary)
         os.replace(temporary, self.path)
