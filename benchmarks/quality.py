@@ -266,17 +266,10 @@ def _options() -> argparse.Namespace:
     made.add_argument("--ablation-seeds", type=int, default=3 if gpu else 1)
     made.add_argument("--control-steps", type=int, nargs="+", default=[250, 500, 1000, 2000] if gpu else [250, 500])
     made.add_argument("--style-steps", type=int, default=600 if gpu else 300)
+    made.add_argument("--style", choices=tuple(TUNER_STYLES), default="lantern", help="what the style task teaches")
     made.add_argument("--batch", type=int, default=16)
     made.add_argument("--prompts", type=int, default=72 if gpu else 36)
     made.add_argument(
-    parser.add_argument("--seeds", type=int, default=3 if gpu else 1)
-    parser.add_argument("--ablation-seeds", type=int, default=3 if gpu else 1)
-    parser.add_argument("--control-steps", type=int, nargs="+", default=[250, 500, 1000, 2000] if gpu else [250, 500])
-    parser.add_argument("--style-steps", type=int, default=600 if gpu else 300)
-    parser.add_argument("--style", choices=tuple(TUNER_STYLES), default="lantern", help="what the style task teaches")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--prompts", type=int, default=72 if gpu else 36)
-    parser.add_argument(
         "--only", nargs="+", choices=("style", "control", "ablation"), default=["style", "control", "ablation"]
     )
     made.add_argument("--rates", type=Path, help="a report whose learning rates are used, instead of searching them")

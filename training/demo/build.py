@@ -14,6 +14,8 @@ import yaml
 from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor2_0
 
+from scedit_core import inspect_tuner, load_tuner, save_tuner
+
 from ..config_file import load_config
 from ..errors import TrainingError
 from ..loop import train
@@ -60,7 +62,7 @@ def build_demo(work: Path, output: Path, steps: Steps, start: Path | None = None
         shutil.copyfile(STYLE_YAML, output / STYLE_YAML.name)
     write_pictures(output / "style", STYLE_IMAGES, STYLE_SEEDS[TRAINED], TRAINED)
     train_control(work, output, steps.control, start and start / "canny.safetensors")
-    shutil.copyfile(train_style(output, work, SHIPPED), output / f"{SHIPPED}.safetensors")
+    ship(train_style(output, work, SHIPPED), output / f"{SHIPPED}.safetensors")
     print(f"demo base in {output} after {(time.monotonic() - began) / 60:.0f} minutes", flush=True)
 
 
@@ -84,7 +86,12 @@ def train_control(work: Path, output: Path, steps: int, start: Path | None = Non
     values["loop"]["steps"] = steps
     if start:
         values["tuner"] = {"kind": "csc", "start_from": str(start.resolve())}
-    shutil.copyfile(_trained(output, work / "canny", pictures, values), output / "canny.safetensors")
+    ship(_trained(output, work / "canny", pictures, values), output / "canny.safetensors")
+
+
+def ship(tuner: Path, place: Path) -> None:
+    """Write a trained tuner in float16, with what its file says of it."""
+    save_tuner(load_tuner(tuner).half(), place, inspect_tuner(tuner)["metadata"])
 
 
 def _trained(base: Path, name: Path, pictures: Path, values: dict) -> Path:

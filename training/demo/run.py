@@ -13,7 +13,7 @@ from rich.table import Table
 from safetensors import SafetensorError
 
 from scedit_core import CSCTuner, SCTuner, load_tuner
-from scedit_core.fitting.machine import frozen_dtype, peak_memory_mib
+from scedit_core.fitting.machine import peak_memory_mib
 
 from ..bases.base_model import BaseModel
 from ..bases.loading import load_base
@@ -60,7 +60,7 @@ def run_demo(folder: Path, output: Path, measured: bool = False) -> Path:
     trained = time.monotonic()
     console.print(f"[bold]2/{parts}[/] sampling a contact sheet")
     device = Accelerator().device
-    base = load_base(folder, frozen_dtype("auto", device), device)
+    base = load_base(folder, torch.float32, device)
     sheet = draw_sheet(base, {TRAINED: style, SHIPPED: shipped}, control, output / "contact_sheet.png")
     report = {"seconds": {"training": round(trained - start, 1), "sheet": round(time.monotonic() - trained, 1)}}
     if measured:
