@@ -160,7 +160,7 @@ class SkipLayout:
     def mismatch(self, tuner: SkipLayout) -> str | None:
         """Why a tuner with the layout `tuner` cannot work on a U-Net with this one, or None if it can."""
         if self.channels != tuner.channels or self.strides != tuner.strides:
-            if self.title != tuner.title:
+            if self.title != tuner.title and CUSTOM not in (self.family, tuner.family):
                 return f"expected a tuner for {self.title}, found one for {tuner.title}"
             return (
                 f"expected a tuner for {self.title}, {len(self)} skips of {_short(self.channels)} channels, "
