@@ -139,7 +139,7 @@ def test_a_released_folder_loads_as_it_was_downloaded(make_sc, tmp_path, one_sen
         assert tuner_names(path) == ["0_SwiftSCETuning"]
     with pytest.raises(TunerFileError) as raised:
         load_tuner(folder / "1_SwiftLoRA")
-    one_sentence(raised, "LoRA loader")
+    one_sentence(raised, "Load LoRA")
 
 
 def test_a_folder_of_several_adapters_asks_for_a_name(make_sc, tmp_path, one_sentence):
@@ -220,7 +220,7 @@ def test_sd15_and_sd21_are_told_apart_by_what_stands_beside(released_sd, folder,
         ("down_blocks.0.resnets.1.scetuner_default.tuner_op.ln1.weight", "encoder mode"),
         ("mid_block.resnets.0.scetuner_default.tuner_op.ln1.weight", "encoder mode"),
         ("up_blocks.0.sc_tuners.1.model.0.weight", "three layers"),
-        ("lora_unet_up_blocks_0_attentions_0.lora_down.weight", "LoRA loader"),
+        ("lora_unet_up_blocks_0_attentions_0.lora_down.weight", "Load LoRA"),
         ("control_model.input_blocks.0.0.weight", "SC-Tuner or CSC-Tuner"),
     ],
 )
