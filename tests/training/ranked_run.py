@@ -17,13 +17,13 @@ from training.loop import train
 
 def main(config: Path, folder: Path) -> None:
     """Train, and save `folder`/rank-N.safetensors on every process before the main one saves the result."""
-    finish = loop._finish
+    finish = loop.finish
 
     def save_own(run: Run) -> Path:
         save_tuner(run.tuner, folder / f"rank-{run.part[0]}.safetensors")
         return finish(run)
 
-    loop._finish = save_own
+    loop.finish = save_own
     train(load_config(config))
 
 
