@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...scedit_core import CSCTuner, SCEditError
 from ...scedit_core.editing import Edit
-from ...scedit_core.fitting.base import Attached, TextStates
+from ...scedit_core.fitting.base import Added, Attached, TextStates
 from ...scedit_core.fitting.machine import DTYPES
 from ...scedit_core.folding import FoldedEdits, edit_folded
 from ..host.patch import SkipPatch, begin, layout_of
@@ -34,6 +34,7 @@ class HostBase:
     encode:        what encodes a caption, None where no CLIP is connected.
 
     taken_off: what was applied to the model and cannot be trained through, in words.
+    beside:    other models that are loaded with it, such as a teacher's.
 
     Raises LayoutError for a model without output blocks, SCEditError for one that predicts something else than noise
     or velocity.
@@ -58,6 +59,7 @@ class HostBase:
         ]
         self._empty: TextStates | None = None
         self._memory = 0.0
+        self.beside: list[Any] = []
 
     @property
     def _sampling(self) -> Any:
@@ -91,7 +93,7 @@ class HostBase:
         for key, parts in sorted(self.model.get_key_patches("diffusion_model.").items()):
             digest.update(key.encode())
             for part in parts:
-                _look_at(part, digest)
+                look_at(part, digest)
         for patch in self._others:
             digest.update(f"{patch.tuner.name} {patch.strength}".encode())
         return digest.hexdigest()
@@ -100,7 +102,7 @@ class HostBase:
         """Have the host load the model, or load it again after something else."""
         with torch.inference_mode():  # in which the weights of running tuners are made
             others = [each for patch in self._others for each in patch.models()]
-        comfy.model_management.load_models_gpu([self.model, *others], memory_required=self._memory)
+        comfy.model_management.load_models_gpu([self.model, *others, *self.beside], memory_required=self._memory)
 
     @contextlib.contextmanager
     def loaded(self, memory_required: float = 0) -> Iterator[None]:
@@ -136,6 +138,13 @@ class HostBase:
             like = TextStates(torch.zeros_like(like.states[:1]), pooled)
         self._empty = like
 
+    def skips(self, noisy: Tensor, timesteps: Tensor, text: TextStates, sizes: Tensor | None) -> list[Tensor]:
+        """See FrozenBase; to be called while `loaded`."""
+        collected = _Encoder(len(self.layout))
+        with torch.no_grad(), contextlib.suppress(_AllSkips):
+            self._forward(noisy, timesteps, text, sizes, {"input_block_patch_after_skip": [collected]}, None)
+        return collected.skips[::-1]
+
     def predict(
         self,
         noisy: Tensor,
@@ -143,30 +152,48 @@ class HostBase:
         text: TextStates,
         sizes: Tensor | None,
         edits: Sequence[Attached] = (),
-        added: None = None,
+        added: Added | None = None,
         apart: bool = False,
     ) -> Tensor:
         """See FrozenBase; to be called while `loaded`."""
+        skips = _Skips(self._attached(edits), self._others, apart)
+        control = None
+        if added is not None:  # of which the U-Net takes the last for its deepest skip
+            control = {"input": [], "middle": [added.middle], "output": list(added.skips[::-1])}
+        return self._forward(noisy, timesteps, text, sizes, {"output_block_patch": [skips]}, control)
+
+    def sigmas(self, timesteps: Tensor) -> Tensor:
+        """The noise level [B] of timesteps [B], where the U-Net works."""
+        return self._sampling.sigma(timesteps.float().to(self._sampling.sigmas.device)).to(self.unet_device)
+
+    def _forward(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        text: TextStates,
+        sizes: Tensor | None,
+        patches: dict[str, list],
+        control: dict[str, list] | None,
+    ) -> Tensor:
         inner, device, dtype = self.model.model, self.unet_device, self.compute_dtype
         noisy, timesteps = noisy.to(device), timesteps.to(device).expand(len(noisy))
-        conditions = self._conditions(noisy, text, sizes)
+        conditions = self.conditions(noisy, text, sizes)
         seen = [noisy, *conditions.pop("c_concat", [])]
-        skips = _Skips(self._attached(edits), self._others, apart)
         options = {
-            "patches": {"output_block_patch": [skips]},
+            "patches": patches,
             "optimized_attention_override": attention,
             "cond_or_uncond": [0],
-            "sigmas": self._sampling.sigma(timesteps.float().to(self._sampling.sigmas.device)).to(device),
+            "sigmas": self.sigmas(timesteps),
             "uuids": [],
         }
         context = conditions.pop("c_crossattn").to(device, dtype)
         others = {name: value.to(device, dtype) for name, value in conditions.items()}
         seen = torch.cat([each.to(device, dtype) for each in seen], 1)
         return inner.diffusion_model(
-            seen, timesteps.float(), context=context, control=None, transformer_options=options, **others
+            seen, timesteps.float(), context=context, control=control, transformer_options=options, **others
         )
 
-    def _conditions(self, noisy: Tensor, text: TextStates, sizes: Tensor | None) -> dict[str, Any]:
+    def conditions(self, noisy: Tensor, text: TextStates, sizes: Tensor | None) -> dict[str, Any]:
         """What the model's own `extra_conds` make of text, sizes and noisy latents, row by row."""
         rows: dict[str, list[Tensor]] = {}
         for i in range(len(noisy)):
@@ -202,6 +229,28 @@ class HostBase:
         """Float32 weights under a half-precision U-Net are cast where they are used, so that they can be trained."""
         half = self.compute_dtype in (torch.float16, torch.bfloat16) and tuner.dtype != self.compute_dtype
         return torch.autocast(self.unet_device.type, self.compute_dtype) if half else contextlib.nullcontext()
+
+
+class _AllSkips(Exception):
+    """The encoder is through."""
+
+
+class _Encoder:
+    """Called by the host after each input block: keeps its skip, and leaves the forward after the last."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.skips: list[Tensor] = []
+
+    def __call__(self, h: Tensor, _options: dict[str, Any]) -> Tensor:
+        self.skips.append(h)
+        if len(self.skips) == self._count:
+            raise _AllSkips
+        return h
+
+    def to(self, _where: Any) -> _Encoder:
+        """All follows the skips."""
+        return self
 
 
 class _Skips:
@@ -297,7 +346,7 @@ def _trainable(model: Any) -> tuple[Any, list[str]]:
     return clone, off
 
 
-def _look_at(part: Any, digest: Any) -> None:
+def look_at(part: Any, digest: Any) -> None:
     """Take into `digest` some values of a weight, or of a patch and its strength."""
     if isinstance(part, Tensor):
         with contextlib.suppress(RuntimeError, NotImplementedError, TypeError):  # kinds of weights that do not convert
@@ -306,8 +355,8 @@ def _look_at(part: Any, digest: Any) -> None:
             digest.update(f"{tuple(part.shape)} ".encode() + values.numpy().tobytes())
     elif isinstance(part, (list, tuple)):
         for each in part:
-            _look_at(each, digest)
+            look_at(each, digest)
     elif isinstance(part, (int, float, str)):
         digest.update(str(part).encode())
     elif hasattr(part, "weights"):  # a weight adapter of the host: LoRA, LoHa, ...
-        _look_at(part.weights, digest)
+        look_at(part.weights, digest)

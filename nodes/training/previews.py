@@ -21,41 +21,51 @@ from ...scedit_core.fitting.run_folder import Stopped
 from ..host.managed import ManagedTuner
 from ..host.patch import ImageHint, SkipPatch, patched
 from .picture_set import Picture
+from .teacher import HostTeacher
 
 STEPS, GUIDANCE, SEED = 20, 5.0, 1
 SAMPLER, SCHEDULER = "ddim", "sgm_uniform"
 
 
 class HostPreviews:
-    """Draws the first of `pictures` with the tuner as it is, and once without it, side by side.
+    """Draws the first of `pictures` with the tuner as it is, and once without it and with its teacher, side by side.
 
     empty: the states of the negative prompt.  vae: decodes; without one, colours are those of the latents.
     """
 
     def __init__(
-        self, model: Any, folder: Path, pictures: Sequence[Picture], empty: TextStates, vae: Any, count: int = 2
+        self,
+        model: Any,
+        folder: Path,
+        pictures: Sequence[Picture],
+        empty: TextStates,
+        vae: Any,
+        teacher: HostTeacher | None = None,
+        count: int = 2,
     ) -> None:
         self._model, self._folder, self._vae = model, folder, vae
         self._pictures, self._empty = list(pictures[:count]), empty
-        self._without: list[Image.Image] | None = None
+        self._teacher = teacher
+        self._others: list[list[Image.Image]] | None = None  # columns of what does not change
         self.latest: Image.Image | None = None
         self.afterwards: Callable[[], None] = lambda: None  # has the model that is trained on loaded again
 
     def draw(self, step: int, tuner: SCTuner | CSCTuner) -> Path:
-        """A sheet: a row for each picture; without the tuner, with it.
+        """A sheet: a row for each picture; without the tuner, with its teacher where it has one, with the tuner.
 
         Raises Stopped where the host is cancelled, OSError where it cannot be written.
         """
         try:
             with torch.inference_mode():
-                if self._without is None:
-                    self._without = [self._shown(self._sample(i, None)) for i in range(len(self._pictures))]
-                drawn = [self._shown(self._sample(i, tuner)) for i in range(len(self._pictures))]
+                if self._others is None:
+                    others = [None] if self._teacher is None else [None, self._teacher]
+                    self._others = [self._column(each) for each in others]
+                drawn = self._column(tuner)
         except comfy.model_management.InterruptProcessingException:
             raise Stopped("Cancel") from None
         finally:
             self.afterwards()
-        self.latest = _sheet(list(zip(self._without, drawn, strict=True)))
+        self.latest = _sheet(list(zip(*self._others, drawn, strict=True)))
         path = self._folder / f"step-{step:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
@@ -63,17 +73,21 @@ class HostPreviews:
         os.replace(part, path)
         return path
 
-    def _sample(self, i: int, tuner: SCTuner | CSCTuner | None) -> Tensor:
-        picture, model = self._pictures[i], self._model
-        if tuner is not None:
+    def _column(self, by: SCTuner | CSCTuner | HostTeacher | None) -> list[Image.Image]:
+        return [self._shown(self._sample(i, by)) for i in range(len(self._pictures))]
+
+    def _sample(self, i: int, by: SCTuner | CSCTuner | HostTeacher | None) -> Tensor:
+        picture, model, control = self._pictures[i], self._model, None
+        shown = None if picture.pixels is None else picture.pixels[None].float() / 255
+        if isinstance(by, HostTeacher):
+            control = by.control.copy().set_cond_hint(shown)
+        elif by is not None:
             with torch.inference_mode(False):
-                held = copy.deepcopy(tuner).requires_grad_(False)
+                held = copy.deepcopy(by).requires_grad_(False)
             managed = ManagedTuner(held, "the tuner in training", "", mapped=False)
-            hint = None
-            if isinstance(tuner, CSCTuner):
-                hint = ImageHint(managed, picture.pixels.movedim(0, -1)[None].float() / 255, "crop")
+            hint = ImageHint(managed, shown.movedim(1, -1), "crop") if isinstance(by, CSCTuner) else None
             model = patched(model, SkipPatch(managed, 1.0, hint=hint))
-        return sample(model, picture.text, self._empty, picture.mean.shape, SEED + i)
+        return sample(model, picture.text, self._empty, picture.mean.shape, SEED + i, control)
 
     def _shown(self, latent: Tensor) -> Image.Image:
         if self._vae is not None:
@@ -83,11 +97,15 @@ class HostPreviews:
         return Image.fromarray((pixels * 255).round().byte().numpy())
 
 
-def sample(model: Any, text: TextStates, empty: TextStates, shape: Sequence[int], seed: int) -> Tensor:
-    """The latent [1,4,h,w] that KSampler gives for that seed."""
+def sample(
+    model: Any, text: TextStates, empty: TextStates, shape: Sequence[int], seed: int, control: Any = None
+) -> Tensor:
+    """The latent [1,4,h,w] that KSampler gives for that seed, with a control as Apply ControlNet puts it."""
     noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
+    applied = {} if control is None else {"control": control, "control_apply_to_uncond": False}
     positive, negative = (
-        [[each.states, {} if each.pooled is None else {"pooled_output": each.pooled}]] for each in (text, empty)
+        [[each.states, applied if each.pooled is None else {"pooled_output": each.pooled, **applied}]]
+        for each in (text, empty)
     )
     latent = torch.zeros_like(noise)
     options = {"seed": seed, "disable_pbar": True}

@@ -58,7 +58,8 @@ def write_report(run_folder: Path, title: str) -> Path:
         picture = run_folder / "previews" / Path(event["path"]).name
         if picture.is_file():
             data = base64.b64encode(picture.read_bytes()).decode("ascii")
-            parts.append(f"<p>Step {event['step']}: without the tuner, with it.</p>")
+            teacher = ", with the ControlNet" if of["plan"] and of["plan"][-1].get("teacher") else ""
+            parts.append(f"<p>Step {event['step']}: without the tuner{teacher}, with it.</p>")
             parts.append(f'<img src="data:image/jpeg;base64,{data}">')
     notes = dict.fromkeys(e["message"] for e in of["note"])
     if notes:

@@ -14,6 +14,7 @@ import comfy.utils
 import torch
 
 from ...scedit_core import SCEditError
+from ...scedit_core.fitting.distilling import Lessons, planned
 from ...scedit_core.fitting.errors import TrainingError
 from ...scedit_core.fitting.event_log import EVENTS_FILE, EventLog, latest_run_of_steps, read_events
 from ...scedit_core.fitting.events import Events
@@ -26,7 +27,7 @@ from ...scedit_core.fitting.rates import rate_remarks
 from ...scedit_core.fitting.resuming import resume
 from ...scedit_core.fitting.run import Run
 from ...scedit_core.fitting.run_folder import RunFolder, Stopped, open_run
-from ...scedit_core.fitting.settings import Settings
+from ...scedit_core.fitting.settings import Settings, TeacherSettings
 from ...scedit_core.fitting.step import TrainingStep
 from ...scedit_core.fitting.sweep import train_sweep, variants
 from ...scedit_core.fitting.tuner_file import check_writable
@@ -35,6 +36,22 @@ from .host_base import HostBase
 from .picture_set import PictureSet, encode_text, from_folder, from_graph, give_hints
 from .previews import HostPreviews
 from .report import Report
+from .teacher import HostTeacher
+
+
+@dataclass
+class Teaching:
+    """A ControlNet to learn from.
+
+    control:                the CONTROL_NET.
+    name:                   for people and the tuner's file.
+    residuals, predictions: updates of these phases, None for the default (see fitting/distilling.py, planned).
+    """
+
+    control: Any
+    name: str
+    residuals: int | None = None
+    predictions: int | None = None
 
 
 @dataclass
@@ -42,6 +59,7 @@ class Sources:
     """What the node is connected to.
 
     latents, positive, hints: lists, None where not connected.
+    teaching: of a control that learns from a ControlNet.
     """
 
     model: Any
@@ -50,6 +68,7 @@ class Sources:
     hints: Sequence[torch.Tensor] | None = None
     vae: Any = None
     clip: Any = None
+    teaching: Teaching | None = None
 
 
 def run_training(
@@ -112,13 +131,24 @@ def _train(
     encode = None if clip is None else (lambda caption: encode_text(clip, caption))
     base = HostBase(sources.model, loop.precision, checkpointing, encode)
     objective = Objective(base.alphas_cumprod, base.prediction, settings.objective)
+    teacher = None
+    if sources.teaching is not None:
+        teacher = HostTeacher(sources.teaching.control, base, sources.teaching.name)
+        _try_out(teacher)
     settings = replace(settings, data=replace(settings.data, model=base.fingerprint()))
     if sources.latents is not None:
-        pictures = from_graph(settings, base, sources.latents, sources.positive or [])
+        pictures = from_graph(settings, base, sources.latents, sources.positive or [_empty_caption(clip)])
     else:
         pictures = from_folder(settings, base, sources.vae, sources.clip, say)
     if settings.data.condition is not None:
         give_hints(settings, pictures, sources.hints, base.unet_device, say)
+    lessons = None
+    if teacher is not None:
+        told = sources.teaching
+        captioned = sources.positive is not None or any(p.caption for p in pictures if sources.latents is None)
+        phases = planned(told.residuals, told.predictions, loop.steps, captioned)
+        settings = replace(settings, teacher=TeacherSettings(teacher.digest, *phases))
+        lessons = Lessons(base, teacher, *phases)
     empty = None if encode is None else encode("")
     base.know_empty(empty or pictures[0].text)
     data = PictureSet(pictures, settings, base.needs_sizes, empty)
@@ -140,6 +170,7 @@ def _train(
         schedule=build_schedule(optimizer, loop),
         scaler=torch.amp.GradScaler(base.unet_device.type, enabled=half),
         ema=build_ema(trainable(tuner), loop),
+        lessons=lessons,
     )
     run.remarks.take(rate_remarks(loop))
     if base.taken_off:
@@ -151,14 +182,41 @@ def _train(
     previews = None
     if settings.previews.every and not sweep:
         shown = empty or base.encode_captions([""])
-        previews = HostPreviews(sources.model, folder.path / "previews", data.held or data.examples, shown, sources.vae)
-        previews.afterwards = base.load
+        pictured = data.held or data.examples
+        previews = HostPreviews(sources.model, folder.path / "previews", pictured, shown, sources.vae, teacher)
     folder.follow(run, previews)
-    with base.loaded(_memory(base, pictures, loop.batch, checkpointing)):
+    memory = _memory(base, pictures, loop.batch, checkpointing) + (teacher.memory_required() if teacher else 0)
+    with base.loaded(memory), teacher.running() if teacher else contextlib.nullcontext():
+        if previews is not None:
+            previews.afterwards = lambda: _load_again(base, teacher)
         if sweep:
             train_sweep(run, variants(settings, sweep), start)
         else:
             train_to_end(run, previews)
+
+
+def _try_out(teacher: HostTeacher) -> None:
+    """Load a teacher beside its base from now on, and raise SCEditError where it is not one for it."""
+    teacher.base.beside = teacher.models()
+    with teacher.base.loaded(), teacher.running():
+        teacher.check()
+
+
+def _load_again(base: HostBase, teacher: HostTeacher | None) -> None:
+    base.load()
+    if teacher is not None:
+        teacher.start()
+
+
+def _empty_caption(clip: Any) -> list:
+    """The CONDITIONING of no caption.  Raises SCEditError without a CLIP."""
+    if clip is None:
+        raise SCEditError(
+            "clip: expected a CLIP for the empty caption of pictures without captions, found none; connect the "
+            "checkpoint's CLIP, or captions through positive"
+        )
+    with torch.inference_mode():
+        return clip.encode_from_tokens_scheduled(clip.tokenize(""))
 
 
 class _Folder(RunFolder):

@@ -132,6 +132,15 @@ class DataSettings(Section):
 
 
 @dataclass(frozen=True)
+class TeacherSettings(Section):
+    """A ControlNet to learn from, by a digest of its weights, and the updates of its phases (see distilling.py)."""
+
+    digest: str
+    residuals: int
+    predictions: int
+
+
+@dataclass(frozen=True)
 class Settings(Section):
     """One run."""
 
@@ -145,6 +154,14 @@ class Settings(Section):
     saving: SavingSettings = field(default_factory=SavingSettings)
     previews: PreviewSettings = field(default_factory=PreviewSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
+    teacher: TeacherSettings | None = None
+
+    def values(self) -> dict[str, Any]:
+        """All of it as JSON has it; nothing of a teacher where there is none, as runs without one were always told."""
+        values = super().values()
+        if self.teacher is None:
+            del values["teacher"]
+        return values
 
 
 def _plain(value: Any) -> Any:
