@@ -29,6 +29,7 @@ GROUPS = {
     "segmentation": ("SCEditSegmentation",),
     "train": ("SCEditTrainTuner",),
     "training.on_model": ("SCEditTrainOnModel",),
+    "training.distil": ("SCEditDistillControlNet",),
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -229,62 +231,20 @@ class SCEditTrainOnModel(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder=None, **_widgets) -> str:
         """Changes with the pictures of the folder, so that new ones are trained on."""
-        return _contents(_inside_input(_one(folder) or ""))
+        return _contents(_inside_input(one(folder) or ""))
 
     @classmethod
     def execute(cls, model, name, kind, steps, **widgets: Any) -> io.NodeOutput:
-        given = {key: value if key in _LISTS else _one(value) for key, value in widgets.items()}
+        given = single(widgets)
         given["sweep"] = {
             key: [kind(value) for value in widgets[key]]
             for key, kind in _SWEPT.items()
             if len(widgets.get(key, ())) > 1
         }
-        model, kind, steps = _one(model), _one(kind), _one(steps)
-        page = TrainingPage(getattr(cls.hidden, "unique_id", None), _one(name))
-        try:
-            return cls._trained(page, model, _one(name), kind, steps, given)
-        except comfy.model_management.InterruptProcessingException:
-            resume = given.get("resume", True)
-            page.end("stopped", ("stopped" if resume else "stopped_resume_off", {"step": page.step}))
-            raise
-        except SCEditError as error:
-            sentence = str(error)
-            if "--resume" in sentence:
-                sentence += " (on this node: turn resume off to begin anew)"
-            page.end("failed", sentence)
-            raise SCEditError(sentence) from error
-        except Exception as error:
-            page.end("failed", str(error))
-            raise
-
-    @classmethod
-    def _trained(
-        cls, page: TrainingPage, model: Any, name: str, kind: str, steps: int, given: dict[str, Any]
-    ) -> io.NodeOutput:
-        output = folders.path_for(name)
-        name = os.path.relpath(output, folders.home()).removesuffix(".safetensors").replace(os.sep, "/")
-        run = Path(folder_paths.get_output_directory(), _RUNS, name)
-        page.at(name, run, output)
-        sources = Sources(
-            model,
-            latents=given.get("latents"),
-            positive=given.get("positive"),
-            hints=given.get("hints"),
-            vae=given.get("vae"),
-            clip=given.get("clip"),
-        )
-        folder = _inside_input(given.get("folder") or "")
-        _check(sources, folder, kind)
-        settings = settings_of(Path(output), run, folder, kind, steps, given)
-        if os.path.exists(output) and not was_trained_here(run):
-            raise SCEditError(
-                f"name: expected one that no other tuner has, found {output}; choose another name, or move that file "
-                "away"
-            )
-        start = "auto" if given.get("resume", True) else "never"
-        losses = run_training(settings, sources, given["checkpointing"], start, page, given["sweep"])
-        page.end("finished", ("finished", {"steps": steps}))
-        tuner = ManagedTuner(load_tuner(output), f"{name}.safetensors", output)
+        name, kind, steps = one(name), one(kind), one(steps)
+        sources = sources_of(one(model), given)
+        with shown_on_page(cls, name, given) as page:
+            tuner, losses = train_here(page, name, kind, steps, sources, given)
         control = isinstance(tuner.tuner, CSCTuner)
         blocked = ExecutionBlocker(
             f"{'sc_tuner' if control else 'control_net'}: expected the other kind of tuner, found that this training "
@@ -292,14 +252,66 @@ class SCEditTrainOnModel(io.ComfyNode):
             "choose another kind"
         )
         outputs = (blocked, SCEditControl(tuner)) if control else (tuner, blocked)
-        return io.NodeOutput(*outputs, {"loss": losses or [0.0]}, steps, ui={"text": [f"Saved {output}"]})
+        return io.NodeOutput(*outputs, {"loss": losses}, steps, ui={"text": [f"Saved {tuner.source}"]})
+
+
+@contextlib.contextmanager
+def shown_on_page(node: type[io.ComfyNode], name: str, given: dict[str, Any]) -> Iterator[TrainingPage]:
+    """The training page of a node, which is told how what is done meanwhile ends."""
+    page = TrainingPage(getattr(node.hidden, "unique_id", None), name)
+    try:
+        yield page
+    except comfy.model_management.InterruptProcessingException:
+        resume = given.get("resume", True)
+        page.end("stopped", ("stopped" if resume else "stopped_resume_off", {"step": page.step}))
+        raise
+    except SCEditError as error:
+        sentence = str(error)
+        if "--resume" in sentence:
+            sentence += " (on this node: turn resume off to begin anew)"
+        page.end("failed", sentence)
+        raise SCEditError(sentence) from error
+    except Exception as error:
+        page.end("failed", str(error))
+        raise
+
+
+def train_here(
+    page: TrainingPage, name: str, kind: str, steps: int, sources: Sources, given: dict[str, Any]
+) -> tuple[ManagedTuner, list[float]]:
+    """Train as the widgets say; gives the tuner, loaded from its file, and the loss of each step."""
+    output = folders.path_for(name)
+    name = os.path.relpath(output, folders.home()).removesuffix(".safetensors").replace(os.sep, "/")
+    run = Path(folder_paths.get_output_directory(), _RUNS, name)
+    page.at(name, run, output)
+    folder = _inside_input(given.get("folder") or "")
+    _check(sources, folder, kind)
+    settings = settings_of(Path(output), run, folder, kind, steps, given)
+    if os.path.exists(output) and not was_trained_here(run):
+        raise SCEditError(
+            f"name: expected one that no other tuner has, found {output}; choose another name, or move that file away"
+        )
+    start = "auto" if given.get("resume", True) else "never"
+    losses = run_training(settings, sources, given["checkpointing"], start, page, given.get("sweep"))
+    page.end("finished", ("finished", {"steps": steps}))
+    return ManagedTuner(load_tuner(output), f"{name}.safetensors", output), losses or [0.0]
+
+
+def single(widgets: dict[str, Any]) -> dict[str, Any]:
+    """Inputs as they are meant: all come in lists, of which those of pictures stay lists."""
+    return {key: value if key in _LISTS else one(value) for key, value in widgets.items()}
+
+
+def sources_of(model: Any, given: dict[str, Any]) -> Sources:
+    """What is connected."""
+    return Sources(model, **{key: given.get(key) for key in (*_LISTS, "vae", "clip")})
 
 
 def settings_of(output: Path, run: Path, folder: str, kind: str, steps: int, given: dict[str, Any]) -> Settings:
     """The settings that the node's widgets mean."""
     start_from = given.get("start_from", NONE)
     every = given.get("preview_every", 100)
-    condition = None if kind == STYLE else _condition(kind)
+    condition = None if kind == STYLE else _condition(kind, given.get("condition") or "custom")
     return Settings(
         output=output,
         run_folder=run,
@@ -333,9 +345,9 @@ def settings_of(output: Path, run: Path, folder: str, kind: str, steps: int, giv
     )
 
 
-def _condition(kind: str) -> ConditionSettings:
+def _condition(kind: str, name: str) -> ConditionSettings:
     if kind == OWN_HINTS:
-        return ConditionSettings("custom")
+        return ConditionSettings("custom", name=name)
     return ConditionSettings(kind, asdict(options_of({"type": kind})))
 
 
@@ -344,7 +356,7 @@ _LISTS = ("latents", "positive", "hints")
 _SWEPT = {"learning_rate": float, "ratio": float, "kernel": int}
 
 
-def _one(value: Any) -> Any:
+def one(value: Any) -> Any:
     """The value of a widget or wire that is no list of pictures; all come in lists."""
     return value[0] if isinstance(value, list) and value else value
 
@@ -356,7 +368,7 @@ def _check(sources: Sources, folder: str, kind: str) -> None:
             f"folder: expected latents or a folder of pictures, found {f'none at {folder}' if folder else 'neither'}; "
             "connect latents, or put a folder into ComfyUI/input and write its name"
         )
-    if sources.latents is not None and sources.positive is None:
+    if sources.latents is not None and sources.positive is None and sources.teaching is None:
         raise SCEditError("positive: expected the captions of the latents, found none; connect CLIP Text Encode")
     if kind == OWN_HINTS and sources.hints is None:
         raise SCEditError("hints: expected hints of your own for this kind, found none; connect them")

@@ -32,7 +32,7 @@ class HostTeacher:
     """
 
     def __init__(self, control: Any, base: HostBase, name: str) -> None:
-        _check_kind(control)
+        check_kind(control)
         self.name, self.base = name, base
         self.control = control.copy()
         self.control.set_previous_controlnet(None)
@@ -121,7 +121,7 @@ class HostTeacher:
         return SCEditError(f"control_net: expected a ControlNet for {self.base.layout.title}, found {found}; {_DO}")
 
 
-def _check_kind(control: Any) -> None:
+def check_kind(control: Any) -> None:
     """Raise SCEditError for what cannot teach by its kind."""
     network, found = getattr(control, "control_model", None), None
     if isinstance(control, SCEditControl):

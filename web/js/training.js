@@ -4,7 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { addPanel, fill, lost } from "./training_panel.js";
 
-const NODES = new Set(["SCEditTrainTuner", "SCEditTrainOnModel"]);
+const NODES = new Set(["SCEditTrainTuner", "SCEditTrainOnModel", "SCEditDistillControlNet"]);
 const MESSAGE = "scedit.training";
 let words = {}; // of locales/<language>/main.json, by language
 

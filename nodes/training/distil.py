@@ -1,0 +1,159 @@
+"""Distil a ControlNet: a CONTROL_NET of the graph teaches a CSC-Tuner, on the MODEL of the graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..host.control import SCEditControl
+from ..train import _contents, _inside_input
+from .on_model import (
+    OWN_HINTS,
+    LossMapWire,
+    SCEditTrainOnModel,
+    one,
+    shown_on_page,
+    single,
+    sources_of,
+    train_here,
+)
+from .running import Teaching
+from .teacher import check_kind
+
+_DEFAULT = -1  # of a phase
+# Inputs that are as in Train SCEdit on Model; those with a text say something else here.
+_SHARED = {
+    "latents": None,
+    "positive": "The captions of the latents in their order, from CLIP Text Encode: one for each picture, or one for "
+    "all. Without captions the ControlNet alone is learnt from.",
+    "vae": None,
+    "clip": "Encodes the captions of a folder, and the empty caption; needed where no captions are connected.",
+    "folder": None,
+    "name": None,
+    "steps": None,
+    "batch": None,
+    "accumulate": None,
+    "learning_rate": "How far an update goes. 0.0002 to 0.001 for adamw, 1 for prodigy.",
+    "ratio": "Width of the tuner over the channels of the skips: 1 is the authors' choice.",
+    "kernel": "Kernel of the hint convolutions: 1 is small, 3 follows fine hints better.",
+    "optimizer": None,
+    "precision": None,
+    "checkpointing": None,
+    "seed": None,
+    "resolution": None,
+    "caption": None,
+    "hold_out": None,
+    "preview_every": None,
+    "start_from": None,
+    "resume": None,
+}
+_DEFAULTS = {"name": "my_control", "steps": 1000, "learning_rate": 3e-4}
+
+
+class SCEditDistillControlNet(io.ComfyNode):
+    """MODEL, CONTROL_NET, pictures and hints -> CONTROL_NET, and the file in models/scedit."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        given = {each.id: each for each in SCEditTrainOnModel.define_schema().inputs}
+        for name, tooltip in _SHARED.items():
+            given[name].tooltip = tooltip or given[name].tooltip
+            given[name].default = _DEFAULTS.get(name, getattr(given[name], "default", None))
+        shared = [given[name] for name in _SHARED]
+        pictures, widgets = shared[:2], shared[2:]
+        after_name = 1 + [each.id for each in widgets].index("name")
+        after_steps = 1 + [each.id for each in widgets].index("steps")
+        return io.Schema(
+            node_id="SCEditDistillControlNet",
+            display_name="Distil a ControlNet (SCEdit)",
+            category="SCEdit/training",
+            description="Makes a small, fast control of a ControlNet that you have: a CSC-Tuner learns what the "
+            "ControlNet does to the model of the graph, from any pictures and hints of your preprocessor. The tuner "
+            "goes to models/scedit; checkpoints, previews beside the ControlNet's and a report to output/scedit. "
+            "Cancel saves a checkpoint first, and queueing again resumes.",
+            is_input_list=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model that the ControlNet was made for: SD 1.5, SD 2.1 or SDXL."),
+                io.ControlNet.Input(
+                    "control_net",
+                    tooltip="The ControlNet to learn from, at strength 1: any that adds to the skips, a union after "
+                    "Set Union ControlNet Type, or a control LoRA.",
+                ),
+                io.Image.Input(
+                    "hints",
+                    tooltip="One hint for each picture in its order, from the preprocessor that belongs to the "
+                    "ControlNet.",
+                ),
+                *pictures,
+                *widgets[:after_name],
+                io.String.Input(
+                    "condition",
+                    default="custom",
+                    tooltip="What the hints show, such as lineart or openpose. It is written into the tuner's file.",
+                ),
+                *widgets[after_name:after_steps],
+                io.Int.Input(
+                    "residuals",
+                    default=_DEFAULT,
+                    min=_DEFAULT,
+                    max=1_000_000,
+                    tooltip="First updates, in which the tuner learns what the ControlNet adds to each skip: cheap, "
+                    "and captions do not matter. -1: a quarter of the steps with captions, half of them without.",
+                ),
+                io.Int.Input(
+                    "predictions",
+                    default=_DEFAULT,
+                    min=_DEFAULT,
+                    max=1_000_000,
+                    tooltip="The next updates, in which it learns what the model says under the ControlNet; the rest "
+                    "learns from the pictures. -1: none with captions, all the rest without.",
+                ),
+                *widgets[after_steps:],
+            ],
+            outputs=[
+                io.ControlNet.Output(
+                    "student",
+                    display_name="CONTROL_NET",
+                    tooltip="The control, for Apply ControlNet or Apply CSC-Tuner.",
+                ),
+                LossMapWire.Output("loss_map", display_name="loss_map", tooltip="The losses, for Plot Loss Graph."),
+                io.Int.Output("steps_done", display_name="steps", tooltip="Updates that the tuner has had."),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder=None, **_widgets) -> str:
+        """Changes with the pictures of the folder, so that new ones are trained on."""
+        return _contents(_inside_input(one(folder) or ""))
+
+    @classmethod
+    def execute(cls, model, control_net, name, steps, **widgets: Any) -> io.NodeOutput:
+        given, name, steps = single(widgets), one(name), one(steps)
+        sources = sources_of(one(model), given)
+        control, hidden = one(control_net), cls.hidden
+        file = _file_of(getattr(hidden, "prompt", None), getattr(hidden, "unique_id", None))
+        sources.teaching = Teaching(
+            control,
+            file or type(control).__name__,
+            *(None if given[phase] == _DEFAULT else given[phase] for phase in ("residuals", "predictions")),
+        )
+        with shown_on_page(cls, name, given) as page:
+            check_kind(control)
+            tuner, losses = train_here(page, name, OWN_HINTS, steps, sources, given)
+        return io.NodeOutput(SCEditControl(tuner), {"loss": losses}, steps, ui={"text": [f"Saved {tuner.source}"]})
+
+
+def _file_of(prompt: dict | None, node: str | None, wire: str = "control_net") -> str | None:
+    """The name of the file that the ControlNet was loaded from, where the graph says it."""
+    for _ in range(100):  # nodes between the loader and this one
+        inputs = (prompt or {}).get(node, {}).get("inputs", {})
+        if isinstance(inputs.get("control_net_name"), str):
+            return inputs["control_net_name"]
+        link = inputs.get(wire)
+        if not isinstance(link, list) or not link:
+            return None
+        node = str(link[0])
+    return None
