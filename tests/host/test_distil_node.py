@@ -150,9 +150,8 @@ def test_it_is_cleaned_up_also_after_an_exception(training):
         base = training.host_base.HostBase(small_model(), "auto", False, None)
         teacher = training.teacher.HostTeacher(small_controlnet(), base, "a ControlNet")
         base.beside = teacher.models()
-        with pytest.raises(ZeroDivisionError), base.loaded(), teacher.running():
-            assert teacher.control.model_sampling_current is not None
-            raise ZeroDivisionError
+        with base.loaded(), pytest.raises(ZeroDivisionError), teacher.running():
+            [teacher.control.model_sampling_current.sigmas][1 // 0]
         assert teacher.control.model_sampling_current is None
 
 
@@ -169,9 +168,9 @@ def test_its_digest_changes_with_its_weights(training):
 def test_a_student_of_few_updates_is_nearer_and_samples(pack, distil, folders):
     """The loss of the residuals falls, and the student changes a picture through the host's Apply ControlNet."""
     model = small_model()
-    control, losses, steps = distil(model, small_controlnet(), steps=30, residuals=30, learning_rate=5e-3)
+    control, losses, steps = distil(model, small_controlnet(), steps=60, residuals=60, learning_rate=5e-3)
     losses = losses["loss"]
-    assert steps == len(losses) == 30
+    assert steps == len(losses) == 60
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     hint = picture(1, 128, 128)
     applied = host_nodes.ControlNetApplyAdvanced().apply_controlnet(prompt(1), prompt(2), control, hint, 1.0, 0.0, 1.0)
@@ -179,7 +178,7 @@ def test_a_student_of_few_updates_is_nearer_and_samples(pack, distil, folders):
     assert torch.isfinite(with_it).all()
     assert relative(with_it, without) > 1e-3
     told = json.loads(control.tuner.tuner.metadata["scedit.teacher"])
-    assert (told["name"], told["residuals"], told["predictions"]) == ("ControlNet", 30, 0)
+    assert (told["name"], told["residuals"], told["predictions"]) == ("ControlNet", 60, 0)
     assert len(told["digest"]) == 16
     assert json.loads(control.tuner.tuner.metadata["scedit.condition"])["type"] == "lineart"
     assert (folders / "scedit" / "student.safetensors").is_file()
@@ -230,10 +229,11 @@ def test_previews_show_teacher_and_student_beside_each_other(pack, training, dis
         colours = training.previews._colours(latent, model.model.latent_format)
         columns.append((colours * 255).round())
     shown = torch.frombuffer(bytearray(sheet.convert("RGB").tobytes()), dtype=torch.uint8).view(2 * HINT, 3 * HINT, 3)
-    for i, expected in enumerate(columns):
+    for i in range(3):
         found = shown[:HINT, i * HINT : (i + 1) * HINT].float()
-        assert (found - expected).abs().mean() < 8  # of 255: JPEG
-    assert (columns[0] - columns[1]).abs().mean() > 16
+        apart = [float((found - each).abs().mean()) for each in columns]
+        assert apart[i] < 16  # of 255, by JPEG
+        assert all(other > 2 * apart[i] for j, other in enumerate(apart) if j != i)
 
 
 def test_the_file_of_the_loader_is_the_teachers_name(pack):
