@@ -145,6 +145,28 @@ def test_residuals_skips_and_prediction_are_those_of_apply_controlnet(training, 
             assert not any(t.requires_grad or t.is_inference() for t in (*skips, *added.skips))
 
 
+def test_a_control_lora_teaches_as_the_controlnet_that_it_unfolds_to(training):
+    """Which the host makes at each start of a run, from the weights of the model."""
+    model, whole = small_model(), small_controlnet()
+    state, unet = whole.control_model.state_dict(), model.model.diffusion_model.state_dict()
+    weights = {name: weight.clone() for name, weight in state.items() if name not in unet}
+    whole.control_model.load_state_dict({name: unet.get(name, weight) for name, weight in state.items()})
+    draw = torch.Generator().manual_seed(2)
+    noisy, hint = torch.randn(1, 4, SIDE, SIDE, generator=draw), torch.rand(1, 3, HINT, HINT, generator=draw)
+    text, found = training.base.TextStates(prompt(1)[0][0].clone()), []
+    with torch.inference_mode(False):
+        base = training.host_base.HostBase(model, "auto", False, None)
+        for control in (whole, comfy.controlnet.ControlLora({"lora_controlnet": torch.zeros(1), **weights})):
+            teacher = training.teacher.HostTeacher(control, base, "")
+            base.beside = teacher.models()
+            assert len(teacher.digest) == 16
+            with base.loaded(), teacher.running():
+                teacher.start()
+                found.append(teacher.residuals(noisy, torch.tensor([500]), hint, text, None))
+    for one, other in zip(found[0].skips, found[1].skips, strict=True):
+        assert relative(other, one) < 1e-5
+
+
 def test_it_is_cleaned_up_also_after_an_exception(training):
     with torch.inference_mode(False):
         base = training.host_base.HostBase(small_model(), "auto", False, None)
