@@ -47,7 +47,8 @@ def write_report(run_folder: Path, title: str) -> Path:
     if len(losses) > 1:
         parts.append(f"<h2>Loss</h2>{_curve(losses)}<p>Step {losses[0][0]} to {losses[-1][0]}.</p>")
     if of["validation"]:
-        keys = [k for k in of["validation"][-1] if k.startswith("loss_")]
+        measured = of["validation"][-1]  # a single picture has no other one's hint
+        keys = [k for k, value in measured.items() if k.startswith("loss_") and value is not None]
         head = "".join(f"<th>{k.removeprefix('loss_').replace('_', ' ')}</th>" for k in keys)
         rows = "".join(
             f"<tr><td>{e['step']}</td>" + "".join(f"<td>{e.get(k, 0):.5f}</td>" for k in keys) + "</tr>"
