@@ -43,7 +43,7 @@ def write_report(run_folder: Path, title: str) -> Path:
         names = ("base", "family", "kind", "condition", "images", "batch", "steps", "parameters", "precision")
         parts.append("<p>" + ", ".join(f"{n} {html.escape(str(plan[n]))}" for n in names if plan.get(n)) + "</p>")
     if of["validation"]:
-        parts.append(f"<p><b>{html.escape(verdict(of['validation'][-1]))}</b></p>")
+        parts.append(f"<p><b>{html.escape(verdict(of['validation']))}</b></p>")
     if len(losses) > 1:
         parts.append(f"<h2>Loss</h2>{_curve(losses)}<p>Step {losses[0][0]} to {losses[-1][0]}.</p>")
     if of["validation"]:
