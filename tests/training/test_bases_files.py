@@ -48,6 +48,15 @@ def pair(request, tmp_path_factory):
     return request.param, pipeline, root / "folder", path
 
 
+@pytest.fixture(autouse=True)
+def two_threads():
+    """With one thread some kernels depend on how weights lie in memory, and these tests compare bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def outputs(base) -> dict[str, torch.Tensor]:
     """All that a base model computes."""
     draw = torch.Generator().manual_seed(0)
