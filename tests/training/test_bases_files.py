@@ -48,17 +48,15 @@ def pair(request, tmp_path_factory):
     return request.param, pipeline, root / "folder", path
 
 
-@pytest.fixture(autouse=True)
-def two_threads():
-    """With one thread some kernels depend on how weights lie in memory, and these tests compare bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def outputs(base) -> dict[str, torch.Tensor]:
-    """All that a base model computes."""
+    """All that a base model computes, from weights that lie in memory as torch lays them, and not as a file does.
+
+    Some kernels round otherwise where weights begin at odd addresses, and these tests compare bits.
+    """
+    for part in base.pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            for p in part.parameters():
+                p.data = p.data.clone()
     draw = torch.Generator().manual_seed(0)
     text = base.encode_captions(CAPTIONS)
     images = torch.rand(1, 3, 64, 64, generator=draw) * 2 - 1
