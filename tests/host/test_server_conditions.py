@@ -52,7 +52,7 @@ def run(server, name: str) -> dict:
 )
 def test_a_missing_detector_is_one_sentence(server, name, detector):
     message = error_of(run(server, name))
-    assert str(server.base / "models" / "scedit_annotators" / detector) in message
+    assert f"models/scedit_annotators/{detector}" in message
     assert "found none; take" in message
     assert "\n" not in message
 

