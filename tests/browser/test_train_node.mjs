@@ -66,6 +66,9 @@ async function open() {
     && "SCEditTrainTuner" in (window.LiteGraph?.registered_node_types ?? {}), null, { timeout: 120000 });
   await page.waitForFunction(() => !document.getElementById("splash-loader"), null, { timeout: 120000 });
   await page.waitForTimeout(1500);
+  // another test on this server may have left the page in another language
+  await page.evaluate(() => window.app.extensionManager.setting.set("Comfy.Locale", "en"));
+  await page.waitForTimeout(500);
   await page.keyboard.press("Escape"); // a first visit opens the templates
   await page.waitForTimeout(500);
   return page;

@@ -126,7 +126,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, base_folder, thr
     for count in (1, 2):
         folder = tmp_path / str(count)
         values = long_values(plain_values(base_folder, three_pictures), folder, "csc")
-        values["loop"] |= {"batch": 4 // count, "steps": 4, "accumulate": 2, "learning_rate": 1e-3, "ema": None}
+        values["loop"] |= {"batch": 4 // count, "steps": 4, "accumulate": 2, "learning_rate": 5e-4, "ema": None}
         values["previews"] = values["validation"] = {"every": 0}
         folder.mkdir()
         config = folder / "run.yaml"
