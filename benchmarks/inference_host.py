@@ -169,6 +169,7 @@ def _host(path: Path, dtype: str | None) -> SimpleNamespace:
         core=importlib.import_module(f"{NAME}.scedit_core"),
         managed=importlib.import_module(f"{NAME}.nodes.host.managed"),
         control=importlib.import_module(f"{NAME}.nodes.host.control"),
+        patch=importlib.import_module(f"{NAME}.nodes.host.patch"),
         forward=importlib.import_module(f"{NAME}.nodes.host.forward"),
         device=device,
         offload=comfy.model_management.unet_offload_device(),
