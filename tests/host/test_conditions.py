@@ -253,8 +253,7 @@ def test_a_ready_label_map_is_coloured(pack):
 def test_a_missing_detector_is_one_sentence(pack, annotators):
     with pytest.raises(pack.core.SCEditError) as raised:
         pack.nodes[SOFT_EDGE].execute(noise(1, 24, 24, 3), *DEFAULTS[SOFT_EDGE])
-    folder = annotators / "scedit_annotators" / "hed"
-    for said in (str(folder), "ControlNetHED.pth", "29 MB", "Apache-2.0", "lllyasviel/Annotators"):
+    for said in ("models/scedit_annotators/hed", "ControlNetHED.pth", "29 MB", "Apache-2.0", "lllyasviel/Annotators"):
         assert said in str(raised.value)
     assert "\n" not in str(raised.value)
 

@@ -95,7 +95,7 @@ def test_training_and_nodes_see_the_same_hint(pack, trained, monkeypatch, route,
         condition, name = key.split("/")
         control = csc_tuner(pack, blocks=[11], kernel=1, stem_width=16)
         control.tuner.tuner.metadata["scedit.condition"] = told[condition]
-        control.tuner.module.hint.register_forward_pre_hook(lambda _, args, key=key: seen.__setitem__(key, args[0]))
+        control.tuner.encoder.register_forward_pre_hook(lambda _, args, key=key: seen.__setitem__(key, args[0]))
         image = loaded(trained / condition / "hints" / f"{name}.png")
         if route == "model":
             model = apply_csc(pack, model, control, image)
