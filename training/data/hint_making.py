@@ -16,7 +16,7 @@ from scedit_core.conditions.pictures import eight_bits
 from scedit_core.conditions.random_masks import random_completion
 from scedit_core.conditions.trained import HintMaker, hint_maker, options_of
 
-from ..config import Condition, DataConfig
+from ..config_data import Condition, DataConfig
 
 _END = 1 << 20  # bytes that are read at each end of a weight file to tell it from others
 

@@ -26,7 +26,7 @@ from scedit_core.pictures.captions import decode_text, one_line
 from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
 from scedit_core.pictures.reading import FOREIGN, MASK_PAPER, SUFFIXES, measure, read_picture
 
-from ..config import DataConfig
+from ..config_data import DataConfig
 from ..errors import DataError
 
 _SHUFFLED = 256  # samples among which the next is drawn, beside the order of shards: some 50 MB for each worker
