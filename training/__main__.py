@@ -77,8 +77,8 @@ def _run(options: argparse.Namespace) -> int:
             since=_SINCE,
         )
     elif options.command == "check":
+        from .check import run_check
         from .config_file import load_config
-        from .data.check import run_check
 
         return run_check(load_config(options.config))
     elif options.command == "demo":

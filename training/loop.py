@@ -31,6 +31,7 @@ from .bases.loading import load_base
 from .bases.teacher import load_teacher
 from .config import TrainConfig
 from .content import files_of, shards_of
+from .data.opening import open_data
 from .data.training_set import TrainingSet
 from .errors import ConfigError, TrainingError
 from .memory.compiling import with_compiling_settled
@@ -87,7 +88,7 @@ def prepare(
     folder: RunFolder,
     events: Events,
     allow_download: bool = False,
-    prepare_data: Callable[..., TrainingSet] = TrainingSet.prepare,
+    prepare_data: Callable[..., TrainingSet] = open_data,
 ) -> Run:
     """Load the base, encode the data, and build the tuner."""
     loop, device = config.loop, accelerator.device

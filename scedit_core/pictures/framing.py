@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..conditions.fitting import Fitting, fit_hint
+from ..fitting.errors import DataError
 
 Size = tuple[int, int]  # width, height in pixels
 MULTIPLE = 64  # every skip of every supported U-Net then has whole pixels
@@ -92,6 +93,20 @@ class Framing:
         pixels = torch.from_numpy(np.array(image, np.uint8)).permute(2, 0, 1)[None]
         box = None if own else self.box(image.size)
         return fit_hint(pixels, self.target[1], self.target[0], fitting, box=box)[0]
+
+    def mask(self, image: Image.Image, name: object) -> Image.Image:
+        """A mask that shows the whole scene, of 8-bit grey, as large as the latents.
+
+        Raises DataError where nothing of it is left, in the words of the file `name`.
+        """
+        side = (self.target[0] // 8, self.target[1] // 8)
+        mask = self.apply(image, Image.Resampling.BOX).convert("L").resize(side, Image.Resampling.BOX)
+        if mask.getbbox() is None:
+            raise DataError(
+                f"{name}: expected white where the loss counts, found a mask that is black or transparent all over; "
+                "paint white there, or remove the mask"
+            )
+        return mask
 
     def fits(self, size: Size) -> bool:
         """Whether a hint or mask of `size` has the shape of the picture: 3 percent off are allowed, since annotators

@@ -23,9 +23,9 @@ import tiny_base  # noqa: E402
 from scedit_core.fitting.tuner_file import condition_values  # noqa: E402
 from training.bases.loading import load_base  # noqa: E402
 from training.config_file import parse_config  # noqa: E402
+from training.data.opening import open_data  # noqa: E402
 from training.data.shard_reading import ShardRows, row_batches  # noqa: E402
 from training.data.shard_set import _floats  # noqa: E402
-from training.data.training_set import TrainingSet  # noqa: E402
 
 
 def main(root: Path) -> None:
@@ -40,7 +40,7 @@ def main(root: Path) -> None:
         ready = {"folder": str(folder / "pictures"), "hints": str(folder / "hints")}
         config = parse_config(values | {"data": data | ready})
         told[name] = json.dumps(condition_values(config.data.condition))
-        found = TrainingSet.prepare(base, config)
+        found = open_data(base, config)
         assert not found.problems, found.problems
         for example in found.examples:
             hints[f"{name}/{example.name}"] = found.batch_of([example]).hints[0]

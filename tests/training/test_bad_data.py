@@ -16,8 +16,8 @@ from scedit_core.fitting.validation import Validation
 from scedit_core.pictures.reading import measure, read_picture
 from training.bases.loading import load_base
 from training.config_file import parse_config
+from training.data.opening import open_data
 from training.data.survey import survey
-from training.data.training_set import TrainingSet
 from training.errors import DataError
 
 _spec = importlib.util.spec_from_file_location("bad_pictures", Path(__file__).with_name("bad_pictures.py"))
@@ -52,7 +52,7 @@ def named(sentences: list[str], path: Path) -> int:
 def test_each_of_200_bad_files_is_named_and_training_goes_on(bad_values, bad_set, base):
     _, bad, remarked = bad_set
     assert len(bad) >= 200
-    data = TrainingSet.prepare(base, parse_config(bad_values))
+    data = open_data(base, parse_config(bad_values))
     missing = [path for path in bad if not named(data.problems, path)]
     assert not missing
     assert len(data.problems) == len(bad)
@@ -74,7 +74,7 @@ def test_each_of_200_bad_files_is_named_and_training_goes_on(bad_values, bad_set
 def test_stop_ends_the_run_with_one_sentence(bad_values, base):
     bad_values["data"]["bad_files"] = "stop"
     with pytest.raises(DataError, match=r"expected no bad files, found \d+, of which the first is .*data.bad_files"):
-        TrainingSet.prepare(base, parse_config(bad_values))
+        open_data(base, parse_config(bad_values))
 
 
 def test_stop_also_counts_what_only_decoding_finds(values, base, tmp_path):
@@ -84,10 +84,10 @@ def test_stop_also_counts_what_only_decoding_finds(values, base, tmp_path):
         (folder / f"{i}.jpg").write_bytes(bad_pictures.encoded(bad_pictures.picture(i), "JPEG")[: None if i else 900])
     values["data"] |= {"folder": str(folder), "captions": "none", "bad_files": "stop"}
     with pytest.raises(DataError, match=r"0\.jpg"):
-        TrainingSet.prepare(base, parse_config(values))
+        open_data(base, parse_config(values))
     values["data"]["bad_files"] = "skip"
     values["validation"], values["previews"] = {"images": 1}, {"count": 1}
-    data = TrainingSet.prepare(base, parse_config(values))
+    data = open_data(base, parse_config(values))
     assert [e.name for e in data.examples] == ["1", "2"]
     assert [e.name for e in data.held] == ["1"]
 
@@ -103,7 +103,7 @@ def test_a_damaged_picture_that_was_to_be_held_out_is_replaced(values, base, tmp
     values["validation"], values["previews"] = {"hold_out": 1, "images": 1, "timesteps": 1}, {"count": 1}
     (before,) = survey(parse_config(values)).held
     before.path.write_bytes(before.path.read_bytes()[:900])
-    data = TrainingSet.prepare(base, parse_config(values))
+    data = open_data(base, parse_config(values))
     (held,) = data.held
     assert held.name != before.name
     assert data.unseen == left
@@ -123,7 +123,7 @@ def test_nothing_but_bad_files_names_the_first(values, base, tmp_path):
     (folder / "a.png").write_bytes(b"")
     values["data"] |= {"folder": str(folder), "captions": "none"}
     with pytest.raises(DataError, match=r"found none, the first is .*a\.png"):
-        TrainingSet.prepare(base, parse_config(values))
+        open_data(base, parse_config(values))
 
 
 def test_required_captions(values, base, tmp_path):
@@ -134,9 +134,9 @@ def test_required_captions(values, base, tmp_path):
     (folder / "1.caption").write_text("a cat")
     values["data"]["folder"] = str(folder)
     with pytest.raises(DataError, match=r"found 2 without \(0\.png, 2\.png\)"):
-        TrainingSet.prepare(base, parse_config(values))
+        open_data(base, parse_config(values))
     values["data"] |= {"captions": "optional", "caption": "a photograph,"}
-    data = TrainingSet.prepare(base, parse_config(values))
+    data = open_data(base, parse_config(values))
     assert [e.caption for e in data.examples] == ["a photograph,", "a photograph, a cat", "a photograph,"]
 
 
@@ -218,7 +218,7 @@ def test_a_hint_belongs_to_the_training_picture_of_its_name(clashing, base, tmp_
     assert problem.startswith(f"{tmp_path / 'held' / '0.png'}: expected a name that no picture of data.folder has")
     (tmp_path / "held" / "v.png").unlink()
     with pytest.raises(DataError, match=r"found none, the first is .*0\.png: expected a name"):
-        TrainingSet.prepare(base, parse_config(clashing))
+        open_data(base, parse_config(clashing))
 
 
 def test_a_training_folder_that_is_measured_as_well_keeps_its_hints(clashing, tmp_path):

@@ -18,7 +18,7 @@ from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.data.cache import Cache, DamagedEntry, tensors_size
 from training.data.file_index import FileIndex
-from training.data.training_set import TrainingSet
+from training.data.opening import open_data
 from training.errors import TrainingError
 
 
@@ -39,7 +39,7 @@ def own_set(control_values, pictures_folder, tmp_path):
 def prepare(base, values):
     """The set, and (hits, misses) of filling its cache."""
     told = []
-    data = TrainingSet.prepare(base, parse_config(values), lambda event, **v: told.append(v))
+    data = open_data(base, parse_config(values), lambda event, **v: told.append(v))
     return data, (told[-1]["hits"], told[-1]["misses"])
 
 
@@ -160,7 +160,7 @@ def test_damaged_entries_are_made_again(own_set, base, damage):
         if damage == "changed":
             content[len(content) * 3 // 4] ^= 0xFF
         path.write_bytes({"cut": content[: len(content) // 2], "emptied": b"", "changed": content}[damage])
-    fresh = TrainingSet.prepare(base, parse_config(values)) if damage != "changed" else data
+    fresh = open_data(base, parse_config(values)) if damage != "changed" else data
     for step, expected in enumerate(batches):
         found = fresh.batch(step, 3)
         assert torch.equal(found.latents, expected.latents)
@@ -186,10 +186,10 @@ _FILL = """
 import sys, json
 from training.bases.loading import load_base
 from training.config_file import parse_config
-from training.data.training_set import TrainingSet
+from training.data.opening import open_data
 values, base, rank, count = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 said = []
-TrainingSet.prepare(load_base(base), parse_config(values), lambda event, **v: said.append(v), (rank, count))
+open_data(load_base(base), parse_config(values), lambda event, **v: said.append(v), (rank, count))
 print(json.dumps(said[-1]))
 """
 
@@ -200,7 +200,7 @@ def test_two_processes_fill_one_cache(own_set, base, base_folder, tmp_path):
     one, _ = prepare(base, alone)
     command = [sys.executable, "-c", _FILL, json.dumps(values), str(base_folder), "1", "2"]
     other = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
-    both = TrainingSet.prepare(base, parse_config(values), process=(0, 2))
+    both = open_data(base, parse_config(values), process=(0, 2))
     told = json.loads(other.communicate(timeout=300)[0].splitlines()[-1])
     assert told["done"] == told["total"] == 11
     assert counts(base, values) == (11, 0)

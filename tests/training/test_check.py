@@ -19,8 +19,8 @@ from rich.console import Console
 from scedit_core.fitting.event_log import read_events
 from scedit_core.fitting.remarks import Remarks
 from training.__main__ import main
+from training.check import Trial, estimate, run_check
 from training.config_file import parse_config
-from training.data.check import Trial, estimate, run_check
 from training.errors import DataError
 
 _spec = importlib.util.spec_from_file_location("bad_pictures", Path(__file__).with_name("bad_pictures.py"))

@@ -18,7 +18,7 @@ from scedit_core.fitting.order import Order
 from scedit_core.pictures.framing import Framing, bucket_of, bucket_sizes
 from training.bases.loading import load_base
 from training.config_file import parse_config
-from training.data.training_set import TrainingSet
+from training.data.opening import open_data
 from training.errors import DataError
 
 
@@ -50,7 +50,7 @@ def folder(tmp_path):
 
 def make(values, base, folder, process=(0, 1), say=lambda event, **values: None, **data):
     values = {**values, "data": {**values["data"], "folder": str(folder), "resolution": 128, **data}}
-    return TrainingSet.prepare(base, parse_config(values), say, process)
+    return open_data(base, parse_config(values), say, process)
 
 
 def same(a, b):

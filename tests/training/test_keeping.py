@@ -18,8 +18,8 @@ from scedit_core.fitting import loop as fitting
 from scedit_core.fitting.checkpoints import checkpoints_in
 from scedit_core.fitting.run_folder import open_run
 from training import loop
+from training.check import run_check
 from training.config_file import load_config, parse_config
-from training.data.check import run_check
 from training.errors import ConfigError, TrainingError
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from rich.console import Console
 
 from scedit_core.pictures.finding import find_candidates
+from training.check import read_shards, run_check
 from training.config_file import parse_config
-from training.data.check import read_shards, run_check
 from training.data.file_index import FileIndex
 from training.data.shard_reading import samples_of
 from training.data.survey import survey

@@ -16,8 +16,8 @@ from scedit_core.pictures.reading import to_tensor
 from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.data import encoding
-from training.data.contact_sheet import Shown, _cell
-from training.data.training_set import TrainingSet
+from training.data.opening import open_data
+from training.seeing.contact_sheet import Shown, _cell
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def prepared(control_values, base, tmp_path):
         control_values["data"] |= {"folder": str(tmp_path / "pictures"), "hints": str(tmp_path / "hints")}
         control_values["data"] |= {"resolution": 128, "captions": "none"}
         control_values["data"]["condition"] = {"type": condition, **more}
-        return TrainingSet.prepare(base, parse_config(control_values))
+        return open_data(base, parse_config(control_values))
 
     return prepare
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from scedit_core.fitting.event_log import read_events
 from scedit_core.fitting.rates import default_warmup, rate_remarks
 from scedit_core.fitting.remarks import Remarks
+from training.check import run_check
 from training.config_file import parse_config
-from training.data.check import run_check
 from training.loop import train
 
 

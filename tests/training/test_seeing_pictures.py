@@ -15,7 +15,7 @@ from scedit_core.fitting.objective import Objective
 from scedit_core.fitting.validation import Validation, quantiles
 from training.bases.loading import load_base
 from training.config_file import parse_config
-from training.data.training_set import TrainingSet
+from training.data.opening import open_data
 from training.memory.preparing import prepare_unet
 from training.seeing.previews import Previews, scenes_of
 from training.seeing.sampling import preview_scheduler, sample, starting_noise, trailing_timesteps
@@ -30,7 +30,7 @@ def base(base_folder):
 def prepared(base, values, **changes):
     """A configuration with changes such as previews={"steps": 2}, and its training set."""
     config = parse_config({**values, **changes})
-    return config, TrainingSet.prepare(base, config)
+    return config, open_data(base, config)
 
 
 def loud(tuner):
@@ -274,7 +274,7 @@ def test_sdxl_is_told_the_size_of_what_is_drawn(tmp_path):
     ).images
     base.pipeline.scheduler = of_the_checkpoint
     assert torch.allclose(made, reference, atol=1e-4 * float(reference.abs().max()))
-    data = TrainingSet.prepare(base, config)
+    data = open_data(base, config)
     assert Image.open(Previews(config, base, data).draw(1, SCTuner(base.layout))).width > 100
     assert Validation(config, base, data).measure(SCTuner(base.layout))["loss_with"] > 0
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from training.bases.loading import load_base
 from training.config_file import parse_config
+from training.data.opening import open_data
 from training.data.shard_reading import ShardRows, expand_shards, row_batches, samples_of
-from training.data.training_set import TrainingSet
 from training.errors import DataError
 
 _spec = importlib.util.spec_from_file_location("bad_pictures", Path(__file__).with_name("bad_pictures.py"))
@@ -125,8 +125,8 @@ def test_batches_are_of_one_bucket(shards, shard_values):
 def test_a_set_of_shards_is_a_training_set(shard_values, base):
     shard_values["tuner"] = {"kind": "csc"}
     shard_values["data"] |= {"condition": {"type": "canny"}, "flip": True}
-    data = TrainingSet.prepare(base, parse_config(shard_values))
-    again = TrainingSet.prepare(base, parse_config(shard_values))
+    data = open_data(base, parse_config(shard_values))
+    again = open_data(base, parse_config(shard_values))
     assert len(data.held) == 2
     assert data.batch_of(data.held[:1]).hints.shape[1] == 3
     batches = [data.batch(step, 2) for step in range(3)]
@@ -142,7 +142,7 @@ def test_a_set_of_shards_is_a_training_set(shard_values, base):
 def test_held_out_samples_are_not_trained_on(shard_values, base):
     shard_values["validation"]["hold_out"] = 3
     shard_values["objective"] = {"caption_dropout": 0}
-    data = TrainingSet.prepare(base, parse_config(shard_values))
+    data = open_data(base, parse_config(shard_values))
     held = {example.caption for example in data.held}
     assert len(held) == 3
     seen = base.encode_captions(sorted(held)).states
@@ -162,7 +162,7 @@ def test_hints_and_masks_inside_shards(values, base, tmp_path):
     write_shard(tmp_path / "a.tar", members)
     values["tuner"] = {"kind": "csc"}
     values["data"] = {"shards": str(tmp_path / "a.tar"), "resolution": 64, "condition": {"type": "canny"}}
-    data = TrainingSet.prepare(base, parse_config(values))
+    data = open_data(base, parse_config(values))
     batch = data.batch(0, 4)
     assert sorted((batch.hints[:, 0, 0, 0] * 255).round().int().tolist()) == [100, 101, 102, 103]
     ordered = batch.hints[:, 0, 0, 0].argsort()
@@ -181,14 +181,14 @@ def test_ready_hints_of_completion_and_transparent_masks_in_shards(values, base,
     write_shard(tmp_path / "a.tar", members)
     values["tuner"] = {"kind": "csc"}
     values["data"] = {"shards": str(tmp_path / "a.tar"), "resolution": 64, "condition": {"type": "completion"}}
-    data = TrainingSet.prepare(base, parse_config(values))
+    data = open_data(base, parse_config(values))
     for batch in (data.batch(0, 4), data.batch_of(data.held[:4])):
         assert batch.hints.min() == 1
         assert batch.masks[:, :, :4].min() == 1
         assert batch.masks[:, :, 4:].max() == 0
 
 
-@pytest.mark.parametrize("part", ["jpg", "hint.png", "mask.png", "shape"])
+@pytest.mark.parametrize("part", ["jpg", "hint.png", "mask.png", "shape", "black mask"])
 def test_a_damaged_sample_that_was_to_be_held_out_is_replaced(values, base, tmp_path, part):
     members = {}
     for i in range(4):
@@ -197,13 +197,15 @@ def test_a_damaged_sample_that_was_to_be_held_out_is_replaced(values, base, tmp_
         members |= {f"{i}.hint.png": hint, f"{i}.mask.png": hint}
     if part == "shape":
         members["0.hint.png"] = bad_pictures.encoded(bad_pictures.picture(9, (96, 48)), "PNG")
+    elif part == "black mask":
+        members["0.mask.png"] = bad_pictures.encoded(Image.new("L", (64, 64)), "PNG")
     else:
         members[f"0.{part}"] = members[f"0.{part}"][:900]
     write_shard(tmp_path / "a.tar", members)
     values["tuner"] = {"kind": "csc"}
     values["data"] = {"shards": str(tmp_path / "a.tar"), "resolution": 64, "condition": {"type": "canny"}}
     values["validation"] = {"hold_out": 1}
-    data = TrainingSet.prepare(base, parse_config(values))
+    data = open_data(base, parse_config(values))
     assert [Path(example.name).name for example in data.held] == ["1"]
     assert data.unseen
     assert len(data.problems) == 1
@@ -227,7 +229,7 @@ def bad_shards(tmp_path):
 
 def test_bad_samples_are_named_and_the_rest_is_trained_on(values, base, bad_shards):
     values["data"] = {"shards": f"{bad_shards}/{{a,b,c}}.tar", "resolution": 64}
-    data = TrainingSet.prepare(base, parse_config(values))
+    data = open_data(base, parse_config(values))
     weights = torch.cat([data.batch(step, 2).weights for step in range(8)])
     assert set(weights.tolist()) == {0, 1}  # the picture that only decoding shows to be damaged counts for nothing
     for name in ("a.tar/1.jpg", "a.tar/2.jpg", "a.tar/3.txt", "a.tar/4", "c.tar"):
@@ -237,9 +239,9 @@ def test_bad_samples_are_named_and_the_rest_is_trained_on(values, base, bad_shar
     assert "a.tar/1.jpg" in left_out.names
     values["data"]["bad_files"] = "stop"
     with pytest.raises(DataError, match="bad_files"):
-        TrainingSet.prepare(base, parse_config(values))
+        open_data(base, parse_config(values))
     values |= {"validation": {"images": 1}, "previews": {"count": 1}}  # the first sample is good
-    data = TrainingSet.prepare(base, parse_config(values))
+    data = open_data(base, parse_config(values))
     with pytest.raises(DataError, match="bad_files"):
         list(map(data.batch, range(8), [2] * 8))
 
@@ -248,11 +250,11 @@ def test_shards_without_pictures_and_too_few_shards(values, base, tmp_path):
     write_shard(tmp_path / "empty.tar", {"readme.txt": b"nothing"})
     values["data"] = {"shards": str(tmp_path / "empty.tar"), "resolution": 64}
     with pytest.raises(DataError, match="found none"):
-        TrainingSet.prepare(base, parse_config(values))
+        open_data(base, parse_config(values))
     with pytest.raises(DataError, match="at least one shard for each of 2 processes"):
-        TrainingSet.prepare(base, parse_config(values), process=(0, 2))
+        open_data(base, parse_config(values), process=(0, 2))
     problems = []
     assert list(samples_of([str(tmp_path / "empty.tar")], parse_config(values).data, problems)) == []
     values["data"]["masks"] = str(tmp_path)
     with pytest.raises(DataError, match=r"into the shards as \.mask\.png"):
-        TrainingSet.prepare(base, parse_config(values))
+        open_data(base, parse_config(values))

@@ -17,7 +17,7 @@ from scedit_core.pictures.reading import read_picture, to_picture, to_tensor
 from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.data.hint_making import Hints
-from training.data.training_set import TrainingSet
+from training.data.opening import open_data
 from training.demo.pictures import write_pictures
 from training.loop import train
 
@@ -138,7 +138,7 @@ def test_the_control_of_the_demo_is_told_that_it_follows(pictures, tmp_path):
         "validation": {"images": 8, "timesteps": 4},
     }
     config, base = parse_config(values), load_base(DEMO)
-    data = TrainingSet.prepare(base, config)
+    data = open_data(base, config)
     found = Validation(config, base, data).measure(load_tuner(DEMO / "canny.safetensors").float())
     assert found["gap"] > 5 * found["gap_error"] > 0, found
     assert "it follows its hint." in verdict([{"step": 1, **found}])

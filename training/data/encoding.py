@@ -16,7 +16,6 @@ from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_picture, t
 
 from ..bases.base_model import BaseModel, TextStates
 from ..config import TrainConfig
-from ..errors import DataError
 from .cache import Cache, DamagedEntry, cache_key, tensors_size
 from .examples import Example
 from .hint_making import Hints
@@ -59,15 +58,8 @@ class Encoder:
         if "hint" in missing and example.hint is not None:
             sources.hint = ready_hint(example, self.hints.fitting)
         if "mask" in missing:
-            side = (example.bucket[0] // LATENT_PIXELS, example.bucket[1] // LATENT_PIXELS)
-            mask = read_picture(example.mask.path, example.mask.path, MASK_PAPER)
-            mask = example.framing.apply(mask, Image.Resampling.BOX).convert("L")
-            sources.mask = mask.resize(side, Image.Resampling.BOX)
-            if sources.mask.getbbox() is None:
-                raise DataError(
-                    f"{example.mask.path}: expected white where the loss counts, found a mask that is black or "
-                    "transparent all over; paint white there, or remove the mask"
-                )
+            path = example.mask.path
+            sources.mask = example.framing.mask(read_picture(path, path, MASK_PAPER), path)
         return sources
 
     def encode(self, example: Example, sources: Sources) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import torch
-
-from scedit_core.fitting.chance import generator_for
 from scedit_core.fitting.order import Order
 
 from ..bases.base_model import BaseModel
@@ -63,7 +60,7 @@ class FolderSet(TrainingSet):
     def prepared(
         cls, base: BaseModel, config: TrainConfig, say: Callable[..., None], process: tuple[int, int]
     ) -> FolderSet:
-        """See `TrainingSet.prepare`."""
+        """See `open_data`."""
 
         def looked(done: int, total: int) -> None:
             if done % _LOOKED == 0:
@@ -105,15 +102,13 @@ class FolderSet(TrainingSet):
         latents, hints, masks = [], [], []
         for row, example in zip(rows, examples, strict=True):
             mirrored = bool(draws.mirrored[row])
-            mean, std = self._encoder.moments(example, mirrored)
-            latents.append(mean + std * draws.noise[row])
-            if self._encoder.hints is not None:
-                hint = self._encoder.hint(example)
-                hint = hint.flip(-1) if mirrored else hint
-                if example.hint is None:  # a ready one is taken as it is
-                    chance = generator_for(self.config.loop.seed, step, f"hidden {row}")
-                    hint = self._encoder.hints.for_step(hint, chance)
-                hints.append(torch.zeros_like(hint) if draws.no_hint[row] else hint)
+            hint = None if self._encoder.hints is None else self._encoder.hint(example)
+            hint = hint.flip(-1) if mirrored and hint is not None else hint
+            moments = self._encoder.moments(example, mirrored)
+            latent, hint = self._drawn(step, row, draws, moments, hint, example.hint is not None)
+            latents.append(latent)
+            if hint is not None:
+                hints.append(hint)
             if self.config.data.masks is not None:
                 mask = self._encoder.mask(example)
                 masks.append(mask.flip(-1) if mirrored else mask)

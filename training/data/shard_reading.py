@@ -220,14 +220,13 @@ class ShardRows(IterableDataset):
         framing = Framing(sample.size, bucket)
         row = Row(torch.zeros(3, bucket[1], bucket[0], dtype=torch.uint8), sample.caption, framing, known=False)
         try:
-            picture = framed(sample.picture, f"{sample.key}.{sample.ending}", framing)
+            picture = framing.apply(shaped(sample.picture, f"{sample.key}.{sample.ending}", framing))
             if sample.hint is not None and self._fitting is not None:
                 image = shaped(sample.hint, f"{sample.key}.hint", framing, None)
                 row.hint = eight_bits(framing.hint(image, self._fitting))
             if sample.mask is not None:
-                mask = framed(sample.mask, f"{sample.key}.mask", framing, Image.Resampling.BOX, MASK_PAPER)
-                side = (bucket[0] // 8, bucket[1] // 8)
-                row.mask = _bytes(mask.convert("L").resize(side, Image.Resampling.BOX))
+                name = f"{sample.key}.mask"
+                row.mask = _bytes(framing.mask(shaped(sample.mask, name, framing, MASK_PAPER), name))
         except DataError as error:
             problems.append(str(error))
             return row
@@ -239,17 +238,6 @@ def row_batches(dataset: ShardRows, workers: int) -> Iterator[RowBatch]:
     """The batches of `dataset`, decoded by that many other processes; by this one where it is 0."""
     loader = DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)
     return iter(loader)
-
-
-def framed(
-    data: bytes,
-    name: str,
-    framing: Framing,
-    resample: Image.Resampling = Image.Resampling.LANCZOS,
-    paper: str = "white",
-) -> Image.Image:
-    """A picture or mask of a sample as it is trained on.  Raises DataError where it cannot be."""
-    return framing.apply(shaped(data, name, framing, paper), resample)
 
 
 def shaped(data: bytes, name: str, framing: Framing, paper: str | None = "white") -> Image.Image:

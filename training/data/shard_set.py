@@ -10,10 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scedit_core.fitting.chance import generator_for
 from scedit_core.fitting.remarks import Remarks
 from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
-from scedit_core.pictures.reading import measure
+from scedit_core.pictures.reading import MASK_PAPER, measure
 
 from ..bases.base_model import BaseModel
 from ..config import TrainConfig
@@ -59,7 +58,7 @@ class ShardSet(TrainingSet):
     def prepared(
         cls, base: BaseModel, config: TrainConfig, say: Callable[..., None], process: tuple[int, int]
     ) -> ShardSet:
-        """See `TrainingSet.prepare`.  Only what is held for validation and previews is encoded beforehand."""
+        """See `open_data`.  Only what is held for validation and previews is encoded beforehand."""
         data = config.data
         for name in ("prior", "hints", "masks"):
             if getattr(data, name) is not None:
@@ -132,15 +131,14 @@ class ShardSet(TrainingSet):
         for number, row in zip(numbers, rows, strict=True):
             mirrored = bool(draws.mirrored[number])
             picture = _floats(row.picture, mirrored)
-            mean, std = (moment[0].float().cpu() for moment in self.base.encode_moments(picture[None] * 2 - 1))
-            latents.append(mean + std * draws.noise[number])
+            hint, ready = None, row.hint is not None
             if self._encoder.hints is not None:
-                if row.hint is None:
-                    chance = generator_for(self.config.loop.seed, step, f"hidden {number}")
-                    hint = self._encoder.hints.for_step(self._encoder.hints.make(picture), chance)
-                else:  # taken as it is
-                    hint = _floats(row.hint, mirrored)
-                hints.append(torch.zeros_like(hint) if draws.no_hint[number] or not row.known else hint)
+                hint = _floats(row.hint, mirrored) if ready else self._encoder.hints.make(picture)
+            moments = (moment[0].float().cpu() for moment in self.base.encode_moments(picture[None] * 2 - 1))
+            latent, hint = self._drawn(step, number, draws, moments, hint, ready)
+            latents.append(latent)
+            if hint is not None:
+                hints.append(hint if row.known else torch.zeros_like(hint))
         self._tell_long(rows)
         captions = ["" if draws.no_caption[n] else row.caption for n, row in zip(numbers, rows, strict=True)]
         sizes = torch.tensor([row.framing.micro_conditions for row in rows], dtype=torch.float32)
@@ -198,7 +196,9 @@ def _example(sample: Sample, folder: Path, sizes: list[Size]) -> Example:
     for name in ("hint", "mask"):
         data = getattr(sample, name)
         if data is not None:
-            shaped(data, f"{sample.key}.{name}", framing)
+            image = shaped(data, f"{sample.key}.{name}", framing, MASK_PAPER)
+            if name == "mask":
+                framing.mask(image, f"{sample.key}.{name}")
             path = _stored(data, folder, "png")
             partners[name] = Partner(path, path.stem, measure(path, f"{sample.key}.{name}").size)
     return Example(

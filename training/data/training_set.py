@@ -45,27 +45,6 @@ class TrainingSet(ABC):
     def __init__(self, base: BaseModel, config: TrainConfig, encoder: Encoder) -> None:
         self.base, self.config, self._encoder = base, config, encoder
 
-    @classmethod
-    def prepare(
-        cls,
-        base: BaseModel,
-        config: TrainConfig,
-        say: Callable[..., None] = lambda event, **values: None,
-        process: tuple[int, int] = (0, 1),
-    ) -> TrainingSet:
-        """The set that `config` names, with everything encoded that can be encoded beforehand.
-
-        say:     told "caching" with done, total, hits and misses as it goes on, and "note" with a message.
-        process: rank and number of processes; each encodes a part of its own, and then helps the others.
-
-        Raises DataError, and ConditionError where a detector is missing.
-        """
-        from .folder_set import FolderSet
-        from .shard_set import ShardSet
-
-        kind = FolderSet if config.data.shards is None else ShardSet
-        return kind.prepared(base, config, say, process)
-
     @abstractmethod
     def batch(self, step: int, size: int, part: tuple[int, int] = (0, 1)) -> Batch:
         """Rows part[0]::part[1] of the batch of `size` rows that belongs to `step`, all of one bucket."""
@@ -100,6 +79,21 @@ class TrainingSet(ABC):
         flip = 0.5 if self.config.data.flip else 0.0
         seed, dropped = self.config.loop.seed, (said.caption_dropout, said.condition_dropout)
         return draw(seed, step, size, latent_shape, flip, *dropped)
+
+    def _drawn(
+        self, step: int, row: int, draws: Draws, moments: tuple[Tensor, Tensor], hint: Tensor | None, ready: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Latents and hint of a row as chance has them, from their moments and what is cached of the hint.
+
+        ready: whether the hint is one of the user's, which is taken as it is.
+        """
+        if hint is not None:
+            if not ready:
+                hint = self._encoder.hints.for_step(hint, generator_for(self.config.loop.seed, step, f"hidden {row}"))
+            if draws.no_hint[row]:
+                hint = torch.zeros_like(hint)
+        mean, std = moments
+        return mean + std * draws.noise[row], hint
 
     def _plain(self, examples: Sequence[Example]) -> Batch:
         latents = [self._encoder.moments(example, False)[0] for example in examples]

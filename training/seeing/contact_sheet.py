@@ -13,7 +13,7 @@ from torch import Tensor
 from scedit_core.conditions.fitting import Fitting, fit_hint
 from scedit_core.pictures.reading import to_picture
 
-from ..seeing.sheets import save_picture, scaled_size
+from .sheets import save_picture, scaled_size
 
 _HEIGHT, _GAP, _INNER, _TEXT_LINES, _LINE = 192, 18, 3, 3, 17
 _WIDTH = 1500  # of the sheet, about

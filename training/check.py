@@ -31,22 +31,23 @@ from scedit_core.fitting.validation import Validation
 from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
 from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_tensor
 
-from ..bases.base_model import BaseModel
-from ..config import TrainConfig
-from ..errors import DataError
-from ..loop import out_of_memory, prepare
-from ..places import check_places
-from ..seeing.previews import scenes_of
-from .contact_sheet import Shown, draw_contact_sheet
-from .encoding import Encoder, is_blank, ready_hint
-from .examples import Example
-from .folder_set import FolderSet
-from .hint_making import Hints
-from .reading_ahead import read_ahead
-from .shard_reading import expand_shards, samples_of, shaped
-from .shard_set import first_of
-from .survey import Survey, cache_folder, check_survey, survey
-from .training_set import TrainingSet, remarks_on_captions
+from .bases.base_model import BaseModel
+from .config import TrainConfig
+from .data.encoding import Encoder, is_blank, ready_hint
+from .data.examples import Example
+from .data.folder_set import FolderSet
+from .data.hint_making import Hints
+from .data.opening import open_data
+from .data.reading_ahead import read_ahead
+from .data.shard_reading import expand_shards, samples_of, shaped
+from .data.shard_set import first_of
+from .data.survey import Survey, cache_folder, check_survey, survey
+from .data.training_set import TrainingSet, remarks_on_captions
+from .errors import DataError
+from .loop import out_of_memory, prepare
+from .places import check_places
+from .seeing.contact_sheet import Shown, draw_contact_sheet
+from .seeing.previews import scenes_of
 
 Item = TypeVar("Item")
 _SHOWN = 24  # pictures on the contact sheet
@@ -136,8 +137,10 @@ def leave_out_broken(found: Survey, config: TrainConfig, console: Console) -> No
 
     def decode(example: Example) -> bool:
         """Whether it has a ready hint of one colour."""
-        for path in [example.path, *(p.path for p in (example.mask,) if p is not None)]:
-            read_picture(path, path)
+        read_picture(example.path, example.path)
+        if example.mask is not None:
+            path = example.mask.path
+            example.framing.mask(read_picture(path, path, MASK_PAPER), path)
         return example.hint is not None and is_blank(ready_hint(example, fitting))
 
     for example, done in _shown(read_ahead(decode, examples), len(examples), console):
@@ -164,9 +167,10 @@ def read_shards(config: TrainConfig, console: Console) -> Findings:
     for sample in _shown(samples_of(urls, config.data, found.problems), None, console):
         framing = Framing(sample.size, bucket_of(sample.size, buckets))
         try:
-            for name in ("picture", "mask"):
-                if (data := getattr(sample, name)) is not None:
-                    read_picture(io.BytesIO(data), f"{sample.key} ({name})")
+            read_picture(io.BytesIO(sample.picture), f"{sample.key} (picture)")
+            if sample.mask is not None:
+                name = f"{sample.key}.mask"
+                framing.mask(shaped(sample.mask, name, framing, MASK_PAPER), name)
             if sample.hint is not None and fitting is not None:
                 hint = framing.hint(shaped(sample.hint, f"{sample.key}.hint.png", framing, None), fitting)
                 if is_blank(hint):
@@ -237,7 +241,7 @@ def try_two_updates(config: TrainConfig, found: Survey, captions: Sequence[str] 
 
     def prepare_data(base: BaseModel, config: TrainConfig, say: Callable[..., None], process: tuple) -> TrainingSet:
         if config.data.shards is not None:
-            data = TrainingSet.prepare(base, config, say, process)
+            data = open_data(base, config, say, process)
             remarks_on_captions(base, captions, data.remarks)
             return data
         encoder = Encoder(base, config, cache_folder(config))
