@@ -27,7 +27,7 @@ GROUPS = {
     "depth": ("SCEditDepth",),
     "pose": ("SCEditPose",),
     "segmentation": ("SCEditSegmentation",),
-    "train": ("SCEditTrainTuner",),
+    "training.train_tuner": ("SCEditTrainTuner",),
     "training.on_model": ("SCEditTrainOnModel",),
     "training.distil": ("SCEditDistillControlNet",),
 }

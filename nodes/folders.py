@@ -1,8 +1,9 @@
-"""Where tuner files lie: the host's folder key `scedit`, and for control tuners `controlnet` as well."""
+"""Where files lie: tuners in the host's folder key `scedit`, and what a widget names in its input folder."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 
 import folder_paths
@@ -89,6 +90,25 @@ def fingerprint(name: str | None, *keys: str) -> str:
     except (TunerFileError, OSError):
         return "missing"
     return " ".join(f"{state.st_mtime_ns}-{state.st_size}-{state.st_ino}" for state in states)
+
+
+def inside_input(path: str) -> str:
+    """A path as it is, or one that starts at the host's input folder; empty where there is none."""
+    path = path.strip().strip('"')  # as Windows copies a path
+    return os.path.join(folder_paths.get_input_directory(), os.path.expanduser(path)) if path else ""
+
+
+def contents(path: str) -> str:
+    """Changes when a file, or the list of files in and below a folder, their sizes or times do."""
+    if not path:
+        return "none"
+    found = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names] or [path]
+    digest = hashlib.sha256()
+    for each in sorted(found):
+        with contextlib.suppress(OSError):
+            state = os.stat(each)
+            digest.update(f"{each} {state.st_size} {state.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 register()

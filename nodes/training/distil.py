@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from .. import folders
 from ..host.control import SCEditControl
-from ..train import _contents, _inside_input
 from .on_model import (
     OWN_HINTS,
     LossMapWire,
@@ -127,7 +127,7 @@ class SCEditDistillControlNet(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder=None, **_widgets) -> str:
         """Changes with the pictures of the folder, so that new ones are trained on."""
-        return _contents(_inside_input(one(folder) or ""))
+        return folders.contents(folders.inside_input(one(folder) or ""))
 
     @classmethod
     def execute(cls, model, control_net, name, steps, **widgets: Any) -> io.NodeOutput:

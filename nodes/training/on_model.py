@@ -32,9 +32,8 @@ from .. import folders
 from ..detectors import FOLDER as ANNOTATORS  # which makes that folder known to the host
 from ..host.control import SCEditControl
 from ..host.managed import ManagedTuner
-from ..train import _contents, _inside_input
-from ..train_page import TrainingPage
 from ..wires import SCTunerWire
+from .page import TrainingPage
 from .running import Sources, run_training, was_trained_here
 
 _RUNS = "scedit"  # inside the host's output folder
@@ -231,7 +230,7 @@ class SCEditTrainOnModel(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder=None, **_widgets) -> str:
         """Changes with the pictures of the folder, so that new ones are trained on."""
-        return _contents(_inside_input(one(folder) or ""))
+        return folders.contents(folders.inside_input(one(folder) or ""))
 
     @classmethod
     def execute(cls, model, name, kind, steps, **widgets: Any) -> io.NodeOutput:
@@ -284,7 +283,7 @@ def train_here(
     name = os.path.relpath(output, folders.home()).removesuffix(".safetensors").replace(os.sep, "/")
     run = Path(folder_paths.get_output_directory(), _RUNS, name)
     page.at(name, run, output)
-    folder = _inside_input(given.get("folder") or "")
+    folder = folders.inside_input(given.get("folder") or "")
     _check(sources, folder, kind)
     settings = settings_of(Path(output), run, folder, kind, steps, given)
     if os.path.exists(output) and not was_trained_here(run):

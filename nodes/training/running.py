@@ -31,8 +31,8 @@ from ...scedit_core.fitting.settings import Settings, TeacherSettings
 from ...scedit_core.fitting.step import TrainingStep
 from ...scedit_core.fitting.sweep import train_sweep, variants
 from ...scedit_core.fitting.tuner_file import check_writable
-from ..train_page import TrainingPage
 from .host_base import HostBase
+from .page import TrainingPage
 from .picture_set import PictureSet, encode_text, from_folder, from_graph, give_hints
 from .previews import HostPreviews
 from .report import Report

@@ -49,8 +49,8 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def train(pack) -> SimpleNamespace:
     """The node's modules."""
-    names = ("train", "train_config", "train_page", "train_process")
-    return SimpleNamespace(**{name: importlib.import_module(f"{PACK_NAME}.nodes.{name}") for name in names})
+    names = ("train_tuner", "trainer_config", "page", "trainer_process")
+    return SimpleNamespace(**{name: importlib.import_module(f"{PACK_NAME}.nodes.training.{name}") for name in names})
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def when(condition, act, seconds: float = 120) -> threading.Thread:
 
 
 def test_a_style_cancelled_resumed_and_at_work(pack, train, run, tiny, host_folders):
-    shown = train.train_page._shown
+    shown = train.page._shown
     begun = when(
         lambda: shown.get("lantern", {}).get("step", 0) >= 3 and shown["lantern"]["state"] == "running",
         lambda: comfy.model_management.interrupt_current_processing(True),
@@ -138,7 +138,7 @@ def test_a_style_cancelled_resumed_and_at_work(pack, train, run, tiny, host_fold
     state = shown["lantern"]
     assert (state["state"], state["step"], state["steps"]) == ("finished", last, last)
     assert len(state["losses"]) > 1
-    with Image.open(train.train_page._previews["lantern"]) as preview:
+    with Image.open(train.page._previews["lantern"]) as preview:
         assert min(preview.size) >= 64
     assert (host_folders / "output" / "scedit" / "lantern" / "report.html").stat().st_size > 1000
 
@@ -177,7 +177,7 @@ def test_the_trainers_own_sentence(case, pack, train, run, host_folders):
             run(**changed)
     assert sentence in str(refusal.value)
     assert "\n" not in str(refusal.value)
-    shown = train.train_page._shown["lantern"]
+    shown = train.page._shown["lantern"]
     assert (shown["state"], shown["text"]) == ("failed", str(refusal.value))
 
 
@@ -206,7 +206,7 @@ def test_a_trainer_that_dies_is_told_of(pack, train, run, monkeypatch):
         started.append(real(*arguments, **options))
         return started[-1]
 
-    monkeypatch.setattr(train.train_process.subprocess, "Popen", start)
+    monkeypatch.setattr(train.trainer_process.subprocess, "Popen", start)
     killer = when(lambda: started, lambda: started[0].kill())
     with pytest.raises(pack.core.SCEditError, match=rf"ended with signal {signal.SIGKILL.value}, .*memory.*log\.txt"):
         run(steps=5000)
@@ -223,8 +223,8 @@ def test_a_host_that_dies_leaves_no_trainer(train, run, tiny, host_folders, when
     values |= {"run": str(folder), "tuner": {"kind": "sc"}, "tensorboard": False}
     values["data"] = {"folder": str(tiny / "pictures"), "resolution": 64}
     values["loop"] = {**values["loop"], "steps": 5000}
-    train.train_config.write(values, folder / "node.yaml")
-    process = train.train_process.TrainingProcess(folder / "node.yaml", folder, resume=True, on_cpu=True)
+    train.trainer_config.write(values, folder / "node.yaml")
+    process = train.trainer_process.TrainingProcess(folder / "node.yaml", folder, resume=True, on_cpu=True)
     deadline = time.monotonic() + 120
     while when_ == "after a step" and not steps(process.events()):
         assert process.running, process.failure()
@@ -252,11 +252,11 @@ def test_cancelled_in_the_first_seconds(pack, train, run, host_folders, monkeypa
         comfy.model_management.interrupt_current_processing(True)
         return started[-1]
 
-    monkeypatch.setattr(train.train_process.subprocess, "Popen", start)
+    monkeypatch.setattr(train.trainer_process.subprocess, "Popen", start)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run(steps=5000, resume=False)
     assert started[0].poll() is not None
-    assert train.train_page._shown["lantern"]["state"] == "stopped"
+    assert train.page._shown["lantern"]["state"] == "stopped"
     assert kept.read_text() == "the earlier run"
     assert not (folder / "earlier").exists()
 
@@ -269,7 +269,7 @@ def test_a_second_trainer_leaves_the_first_ones_files(train, host_folders):
     (folder / "stop").touch()  # which the first has not heard yet
     (folder / "none.yaml").write_text("{}")
     with FileLock(folder / "lock"):
-        process = train.train_process.TrainingProcess(folder / "none.yaml", folder, resume=True, on_cpu=True)
+        process = train.trainer_process.TrainingProcess(folder / "none.yaml", folder, resume=True, on_cpu=True)
         assert process._process.wait(120) == 2
     assert (folder / "log.txt").read_text().startswith("of the first\n")
     assert (folder / "stop").exists()
@@ -281,7 +281,7 @@ def test_the_trainer_finds_what_this_python_finds(train, tmp_path, monkeypatch):
     (tmp_path / "training" / "__init__.py").write_text("raise SystemExit('not the pack')")
     (tmp_path / "only_here.py").write_text("print('found')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    process_of = train.train_process
+    process_of = train.trainer_process
     script = process_of._START.replace('runpy.run_module("training", run_name="__main__", alter_sys=True)', "")
     script += "\nimport only_here, training\nprint(training.__file__)\n"
     done = subprocess.run(
@@ -298,7 +298,7 @@ def test_the_trainer_finds_what_this_python_finds(train, tmp_path, monkeypatch):
 def test_missing_requirements_are_one_command(pack, train, run, tmp_path, monkeypatch):
     wanted = tmp_path / "wanted.txt"
     wanted.write_text("# a comment\npyyaml>=1\nno-such-package-of-scedit>=2  # a reason\nrich>=9999\n")
-    monkeypatch.setattr(train.train_process, "REQUIREMENTS", wanted)
+    monkeypatch.setattr(train.trainer_process, "REQUIREMENTS", wanted)
     with pytest.raises(pack.core.SCEditError) as refusal:
         run()
     message = str(refusal.value)
@@ -319,17 +319,17 @@ def test_missing_requirements_are_one_command(pack, train, run, tmp_path, monkey
     ids=["no-folder", "wrong-folder", "name", "config-file"],
 )
 def test_wrong_widgets_are_refused_before_anything_starts(pack, train, run, changed, sentence, monkeypatch):
-    monkeypatch.setattr(train.train_process.subprocess, "Popen", None)
+    monkeypatch.setattr(train.trainer_process.subprocess, "Popen", None)
     with pytest.raises(pack.core.SCEditError, match=sentence) as refusal:
         run(**changed)
-    shown = train.train_page._shown[changed.get("name", "lantern")]
+    shown = train.page._shown[changed.get("name", "lantern")]
     assert (shown["state"], shown["text"]) == ("failed", str(refusal.value))
 
 
 @once
 def test_the_panels_own_button_stops_it_from_the_first_second(train, run):
     """By its address, before a step is done; nothing else that ComfyUI runs is interrupted."""
-    running, shown = train.train_page._running, train.train_page._shown
+    running, shown = train.page._running, train.page._shown
     begun = when(lambda: "lantern" in running, lambda: setattr(running["lantern"], "stop_wanted", True))
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run(steps=5000)
@@ -341,7 +341,7 @@ def test_the_panels_own_button_stops_it_from_the_first_second(train, run):
 
 def test_every_choice_is_a_configuration_that_the_trainer_takes(train, tmp_path):
     """Each kind with each preset through the trainer's own reader, and the list of keys that hold paths."""
-    config = train.train_config
+    config = train.trainer_config
     for kind in config.KINDS:
         for preset in config.PRESETS:
             values = config.from_widgets(
@@ -386,7 +386,7 @@ def test_every_choice_is_a_configuration_that_the_trainer_takes(train, tmp_path)
 
 
 def test_a_file_wins_over_widgets_and_its_paths_start_beside_it(train, tmp_path):
-    config = train.train_config
+    config = train.trainer_config
     (tmp_path / "mine.yaml").write_text(
         "output: elsewhere.safetensors\nbase: models/base\ntuner: {kind: sc, ratio: 0.5}\n"
         "data: {shards: ['set-{000..003}.tar', 'https://example.org/x.tar'], resolution: 768}\n"
@@ -492,7 +492,7 @@ def test_what_comes_from_another_node_does_not_run_again(pack, node):
 
 @once
 def test_a_new_beginning_that_is_cancelled_says_how_to_go_on(train, run, host_folders):
-    shown = train.train_page._shown
+    shown = train.page._shown
     shown.clear()
     begun = when(
         lambda: shown.get("lantern", {}).get("step", 0) >= 1 and shown["lantern"]["state"] == "running",

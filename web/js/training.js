@@ -1,5 +1,5 @@
 // The panel on the nodes that train: what the training says, where its files are, its loss, its latest preview.
-// Messages go to every page (nodes/train_page.py); a page that is opened later asks for what it has missed.
+// Messages go to every page (nodes/training/page.py); a page that is opened later asks for what it has missed.
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { addPanel, fill, lost } from "./training_panel.js";

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import hashlib
 import os
 import time
 from pathlib import Path
@@ -15,14 +13,15 @@ import folder_paths
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..scedit_core import CSCTuner, SCEditError, load_tuner
-from . import folders, train_config
-from .detectors import FOLDER as ANNOTATORS  # which makes that folder known to the host
-from .host.control import SCEditControl
-from .host.managed import ManagedTuner
-from .train_page import TrainingPage
-from .train_process import TrainingProcess, check_requirements
-from .wires import SCTunerWire
+from ...scedit_core import CSCTuner, SCEditError, load_tuner
+from .. import folders
+from ..detectors import FOLDER as ANNOTATORS  # which makes that folder known to the host
+from ..host.control import SCEditControl
+from ..host.managed import ManagedTuner
+from ..wires import SCTunerWire
+from . import trainer_config
+from .page import TrainingPage
+from .trainer_process import TrainingProcess, check_requirements
 
 _LOOK_SECONDS = 0.2
 _RUNS = "scedit"  # inside the host's output folder
@@ -61,14 +60,14 @@ class SCEditTrainTuner(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "kind",
-                    options=list(train_config.KINDS),
-                    default=train_config.STYLE,
+                    options=list(trainer_config.KINDS),
+                    default=trainer_config.STYLE,
                     tooltip="Style: what the pictures have in common, as SC_TUNER. All others: a control by that "
                     "condition, as CONTROL_NET, whose hints are made from the pictures.",
                 ),
                 io.Combo.Input(
                     "preset",
-                    options=list(train_config.PRESETS),
+                    options=list(trainer_config.PRESETS),
                     default="balanced",
                     tooltip="Fast: 400 steps for a style, 4000 for a control. Balanced: 1200 and 15000. Careful: 3000 "
                     "and 50000 at half the learning rate, with a running mean of the weights.",
@@ -136,10 +135,10 @@ class SCEditTrainTuner(io.ComfyNode):
 
         The host gives None for what comes from another node; it looks at that node by itself.
         """
-        file = _inside_input(config_file or "")
+        file = folders.inside_input(config_file or "")
         base = ckpt_name and folder_paths.get_full_path("checkpoints", ckpt_name)
-        named = [base or "", _inside_input(folder or ""), file, *(train_config.paths_in(file) if file else [])]
-        return " ".join(_contents(path) for path in named)
+        named = [base or "", folders.inside_input(folder or ""), file, *(trainer_config.paths_in(file) if file else [])]
+        return " ".join(folders.contents(path) for path in named)
 
     @classmethod
     def execute(
@@ -177,9 +176,9 @@ class SCEditTrainTuner(io.ComfyNode):
         name = os.path.relpath(output, folders.home()).removesuffix(".safetensors").replace(os.sep, "/")
         run = Path(folder_paths.get_output_directory(), _RUNS, name)
         page.at(name, run, output)
-        config = train_config.from_widgets(
+        config = trainer_config.from_widgets(
             base=folder_paths.get_full_path_or_raise("checkpoints", ckpt_name),
-            folder=_inside_input(folder),
+            folder=folders.inside_input(folder),
             kind=kind,
             preset=preset,
             steps=steps,
@@ -189,10 +188,10 @@ class SCEditTrainTuner(io.ComfyNode):
             annotators=folder_paths.get_folder_paths(ANNOTATORS),
         )
         if config_file.strip():
-            config = train_config.with_file(config, train_config.from_file(_inside_input(config_file)))
+            config = trainer_config.with_file(config, trainer_config.from_file(folders.inside_input(config_file)))
         _check_pictures(config)
         config |= {"output": output, "run": str(run)}
-        train_config.write(config, run / _CONFIG)
+        trainer_config.write(config, run / _CONFIG)
         _free_models()
         _train(TrainingProcess(run / _CONFIG, run, resume, _on_cpu()), page, resume)
         tuner = ManagedTuner(load_tuner(output), f"{name}.safetensors", output)
@@ -263,12 +262,6 @@ def _on_cpu() -> bool:
     return comfy.model_management.get_torch_device().type == "cpu"
 
 
-def _inside_input(path: str) -> str:
-    """A path as it is, or one that starts at the host's input folder; empty where there is none."""
-    path = path.strip().strip('"')  # as Windows copies a path
-    return os.path.join(folder_paths.get_input_directory(), os.path.expanduser(path)) if path else ""
-
-
 def _check_pictures(config: dict) -> None:
     """Raise SCEditError at once where there is no folder; what is in it is the trainer's to judge."""
     data = config.get("data")
@@ -280,16 +273,3 @@ def _check_pictures(config: dict) -> None:
             f"folder: expected a folder of pictures, found {'none' if not folder else f'no folder at {folder}'}; "
             "write its path, or put it into ComfyUI/input and write its name"
         )
-
-
-def _contents(path: str) -> str:
-    """Changes when a file, or the list of files in and below a folder, their sizes or times do."""
-    if not path:
-        return "none"
-    found = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names] or [path]
-    digest = hashlib.sha256()
-    for each in sorted(found):
-        with contextlib.suppress(OSError):
-            state = os.stat(each)
-            digest.update(f"{each} {state.st_size} {state.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from ..scedit_core import SCEditError
-from ..scedit_core.fitting.yaml_text import load_yaml
+from ...scedit_core import SCEditError
+from ...scedit_core.fitting.yaml_text import load_yaml
 
 STYLE = "style"
 # The node's kinds: a style, or a control named for its condition, as the trainer's `data.condition.type` has it.

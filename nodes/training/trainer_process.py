@@ -15,9 +15,9 @@ from typing import Any
 
 import folder_paths
 
-from ..scedit_core import SCEditError
+from ...scedit_core import SCEditError
 
-PACK = Path(__file__).resolve().parents[1]
+PACK = Path(__file__).resolve().parents[2]
 REQUIREMENTS = PACK / "requirements" / "train-in-comfyui.txt"
 # Runs `python -m training` of the pack's root, which Python's embedded builds for Windows do not put on their path.
 # Standard input ends when the host does, however that comes about: the trainer is then asked to save and stop.

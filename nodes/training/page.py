@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from .sentences import with_short_paths
+from ..sentences import with_short_paths
 
 MESSAGE = "scedit.training"
 _EVERY_SECONDS = 0.5
@@ -22,7 +22,7 @@ _MOST_POINTS = 120
 _MOST_RUNS = 8
 _MEAN = 0.02  # the loss shown is a running mean over about fifty steps
 
-_ENGLISH = Path(__file__).resolve().parents[1] / "locales" / "en" / "main.json"
+_ENGLISH = Path(__file__).resolve().parents[2] / "locales" / "en" / "main.json"
 
 # The last few trainings by name, as the page gets them, where their latest preview lies, and those that run.
 _shown: dict[str, dict[str, Any]] = {}
