@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import track
 
+from scedit_core.conditions.pictures import is_blank
 from scedit_core.fitting.chance import generator_for
 from scedit_core.fitting.checkpoints import checkpoints_in
 from scedit_core.fitting.errors import TrainingError
@@ -33,7 +34,7 @@ from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_tensor
 
 from .bases.base_model import BaseModel
 from .config import TrainConfig
-from .data.encoding import Encoder, is_blank, ready_hint
+from .data.encoding import Encoder, ready_hint
 from .data.examples import Example
 from .data.folder_set import FolderSet
 from .data.hint_making import Hints
@@ -42,7 +43,7 @@ from .data.reading_ahead import read_ahead
 from .data.shard_reading import expand_shards, samples_of, shaped
 from .data.shard_set import first_of
 from .data.survey import Survey, cache_folder, check_survey, survey
-from .data.training_set import TrainingSet, remarks_on_captions
+from .data.training_set import TrainingSet, remarks_on_captions, remarks_on_sizes
 from .errors import DataError
 from .loop import out_of_memory, prepare
 from .places import check_places
@@ -184,6 +185,7 @@ def read_shards(config: TrainConfig, console: Console) -> Findings:
         findings.sizes[framing.target] += 1
         if sample.caption and len(findings.captions) < _LENGTHS:
             findings.captions.append(sample.caption)
+    remarks_on_sizes(findings.sizes, findings.sizes, config.loop.batch, found.remarks)
     return findings
 
 

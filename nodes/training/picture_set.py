@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...scedit_core.conditions.fitting import fit_hint, fitting_of
+from ...scedit_core.conditions.pictures import is_blank
 from ...scedit_core.conditions.random_masks import random_completion
 from ...scedit_core.conditions.trained import hint_maker
 from ...scedit_core.fitting.base import TextStates
@@ -24,7 +25,7 @@ from ...scedit_core.fitting.batches import Batch, draw
 from ...scedit_core.fitting.chance import generator_for
 from ...scedit_core.fitting.errors import DataError
 from ...scedit_core.fitting.order import Order
-from ...scedit_core.fitting.remarks import Remarks
+from ...scedit_core.fitting.remarks import BLANK_HINTS, Remarks
 from ...scedit_core.fitting.settings import Settings
 from ...scedit_core.pictures.finding import find_candidates
 from ...scedit_core.pictures.framing import Framing, bucket_of, bucket_sizes
@@ -89,6 +90,9 @@ class PictureSet:
         self._order = Order(groups, self.config.loop.seed)
         condition = self.config.data.condition
         self._per_step = condition is not None and condition.type == COMPLETION
+        for picture in () if self._per_step else (*self.examples, *self.held):
+            if picture.pixels is not None and is_blank(picture.pixels):
+                self.remarks.add(*BLANK_HINTS, name=picture.name)
 
     def _hold_out(self) -> None:
         """As the command line: at most a tenth, chosen by name; where that is none, the first are measured."""

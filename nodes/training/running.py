@@ -172,6 +172,7 @@ def _train(
         ema=build_ema(trainable(tuner), loop),
         lessons=lessons,
     )
+    run.remarks.take(data.remarks)
     run.remarks.take(rate_remarks(loop))
     if base.taken_off:
         run.remarks.add(f"not used while training: {', '.join(base.taken_off)}")

@@ -41,6 +41,11 @@ def as_finite_pictures(images: Tensor) -> Tensor:
     return pictures
 
 
+def is_blank(hint: Tensor) -> bool:
+    """Whether a hint [C,H,W] is of one colour, and so says nothing."""
+    return bool((hint == hint[:, :1, :1]).all())
+
+
 def off_detour(values: Tensor, inverted: bool = False) -> Tensor:
     """Floats of a grey 8-bit picture as v/255, where ComfyUI has decoded it through 16 bits as v*256/65535.
 

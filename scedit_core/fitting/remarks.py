@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _NAMED = 3
+# What is said of a hint that shows nothing, and what to do about it.
+BLANK_HINTS = (
+    "hints of one colour, from which nothing can be learned",
+    "make them anew, or remove them with their pictures",
+)
 
 
 @dataclass

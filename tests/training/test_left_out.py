@@ -146,6 +146,7 @@ def test_parts_of_a_sample_are_no_pictures_left_out(values, tmp_path):
 
 
 def test_hints_of_one_colour_in_shards_are_told(control_values, tmp_path):
+    """`check` counts them, `train` meets them as it goes and says it once; so too where a batch repeats a picture."""
     clear = io.BytesIO()
     Image.new("RGBA", (64, 64), (255, 255, 255, 0)).save(clear, "PNG")
     lines = Image.new("L", (64, 64))
@@ -153,12 +154,20 @@ def test_hints_of_one_colour_in_shards_are_told(control_values, tmp_path):
     drawn = io.BytesIO()
     lines.save(drawn, "PNG")
     members = {}
-    for name, hint in (("a", clear), ("b", drawn), ("c", clear)):
-        members |= {f"{name}.png": png(0), f"{name}.txt": b"x", f"{name}.hint.png": hint.getvalue()}
+    for name, hint in (("0", drawn), ("a", clear), ("b", drawn), ("c", clear)):
+        members |= {f"{name}.png": png(ord(name)), f"{name}.txt": b"x", f"{name}.hint.png": hint.getvalue()}
     path = write_tar(tmp_path / "set.tar", members)
+    control_values |= {"previews": {"every": 0, "count": 1}, "tensorboard": False}
+    control_values["validation"] = {"every": 0, "images": 1, "hold_out": 1}
+    control_values["loop"] |= {"steps": 3, "batch": 4}
     control_values["data"] = {"shards": str(path), "resolution": 64, "condition": {"type": "canny"}}
-    found = read_shards(parse_config(control_values), Console(quiet=True)).survey
+    config, out = parse_config(control_values), io.StringIO()
+    found = read_shards(config, Console(quiet=True)).survey
     assert told(found.remarks, "one colour") == ["set.tar/a.hint.png", "set.tar/c.hint.png"]
+    assert told(found.remarks, "sizes with fewer pictures than a batch, so that 100% of all batches") == ["64x64"]
+    train(config, Console(file=out, width=300))
+    assert out.getvalue().count("hints of one colour, from which nothing can be learned: ") == 1
+    assert out.getvalue().count("a batch shows one picture several times: 1 (64x64); add pictures") == 1
 
 
 def test_long_captions_in_shards_are_told_by_train_and_counted_by_check(values, tmp_path):

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from scedit_core.conditions.fitting import Fitting
+from scedit_core.conditions.pictures import is_blank
 from scedit_core.pictures.framing import Size
 from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_picture, to_tensor
 
@@ -191,11 +192,6 @@ class Encoder:
 def ready_hint(example: Example, fitting: Fitting) -> Tensor:
     """The hint [3,H,W] in 0..1 of an example that has one in a file.  Raises DataError for one that cannot be read."""
     return example.framing.hint(read_picture(example.hint.path, example.hint.path, None), fitting)
-
-
-def is_blank(hint: Tensor) -> bool:
-    """Whether a hint [3,H,W] is of one colour."""
-    return bool((hint == hint[:, :1, :1]).all())
 
 
 def _size(path: Path) -> int:

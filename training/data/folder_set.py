@@ -14,7 +14,7 @@ from .encoding import Encoder
 from .examples import Example
 from .filling import fill_cache
 from .survey import Survey, cache_folder, check_survey, survey
-from .training_set import Batch, TrainingSet, remarks_on_captions
+from .training_set import Batch, TrainingSet, remarks_on_captions, remarks_on_sizes
 
 _LOOKED = 5000  # files, half a minute's worth where they are new
 
@@ -35,26 +35,11 @@ class FolderSet(TrainingSet):
         for i, example in enumerate(self.examples):
             groups[place[example.bucket]] += [i] * (repeats if i < len(found.own) else 1)
         self._order = Order(groups, config.loop.seed)
-        self._remark_on_repeats(groups, config.loop.batch)
+        rows = dict(zip(self.buckets, groups, strict=True))
+        counts = {bucket: len(set(group)) for bucket, group in rows.items()}
+        remarks_on_sizes(counts, {b: len(group) for b, group in rows.items()}, config.loop.batch, self.remarks)
         self._reader = ThreadPoolExecutor(1, "reading")
         self._ahead: tuple[tuple, Future[Batch]] | None = None
-
-    def _remark_on_repeats(self, groups: list[list[int]], size: int) -> None:
-        few = {
-            bucket: count
-            for bucket, group in zip(self.buckets, groups, strict=True)
-            if (count := len(set(group))) < size
-        }
-        share = sum(len(g) for b, g in zip(self.buckets, groups, strict=True) if b in few) / max(
-            1, sum(map(len, groups))
-        )
-        for (width, height), count in few.items():
-            self.remarks.add(
-                f"sizes with fewer pictures than a batch, so that {share:.0%} of all batches show one several times",
-                "add pictures, lower loop.batch and raise loop.accumulate instead, or set data.buckets to false",
-                name=f"{width}x{height}",
-                sentence=f"{width}x{height}: {count} pictures for a batch of {size}",
-            )
 
     @classmethod
     def prepared(

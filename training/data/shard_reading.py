@@ -54,6 +54,7 @@ class Sample:
 class Row:
     """A picture ready to be encoded: uint8 [3,H,W], its hint [3,H,W], its mask [1,h,w] as large as the latents.
 
+    key:   as of its sample.
     known: False for a picture that turned out to be damaged; it is black then.
     """
 
@@ -62,6 +63,7 @@ class Row:
     framing: Framing
     hint: Tensor | None = None
     mask: Tensor | None = None
+    key: str = ""
     known: bool = True
 
 
@@ -218,7 +220,13 @@ class ShardRows(IterableDataset):
 
     def _row(self, sample: Sample, bucket: Size, problems: list[str]) -> Row:
         framing = Framing(sample.size, bucket)
-        row = Row(torch.zeros(3, bucket[1], bucket[0], dtype=torch.uint8), sample.caption, framing, known=False)
+        row = Row(
+            torch.zeros(3, bucket[1], bucket[0], dtype=torch.uint8),
+            sample.caption,
+            framing,
+            key=sample.key,
+            known=False,
+        )
         try:
             picture = framing.apply(shaped(sample.picture, f"{sample.key}.{sample.ending}", framing))
             if sample.hint is not None and self._fitting is not None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scedit_core.fitting.remarks import Remarks
+from scedit_core.conditions.pictures import is_blank
+from scedit_core.fitting.remarks import BLANK_HINTS, Remarks
 from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
 from scedit_core.pictures.reading import MASK_PAPER, measure
 
@@ -22,7 +23,7 @@ from .examples import Example, Partner
 from .filling import fill_cache
 from .shard_reading import Row, RowBatch, Sample, ShardRows, expand_shards, row_batches, samples_of, shaped
 from .survey import Survey, cache_folder, check_survey, survey
-from .training_set import Batch, TrainingSet, remarks_on_captions, tell_problems
+from .training_set import MORE_OF_A_SIZE, Batch, TrainingSet, remarks_on_captions, tell_problems
 
 _WORKERS = 2  # for each process, where there are shards enough; a fixed number, since the order depends on it
 
@@ -110,10 +111,20 @@ class ShardSet(TrainingSet):
             reason = f", the first problem is {self.problems[0]}" if self.problems else ""
             raise DataError(f"data.shards: expected pictures that can be used, found none{reason}")
 
-    def _tell_long(self, rows: list[Row]) -> None:
-        """Say it of the first caption of which the end is not read; the shards are not gone through beforehand."""
+    def _remark(self, rows: list[Row], blank: list[Row]) -> None:
+        """Say, where it is met for the first time, what other sets say beforehand: shards are not gone through twice.
+
+        blank: the rows whose hints are of one colour.
+        """
         remarks = Remarks()
         remarks_on_captions(self.base, (row.caption for row in rows), remarks)
+        for row in blank:
+            remarks.add(*BLANK_HINTS, name=Path(row.key).name, sentence=row.key)
+        if len({row.key for row in rows}) < len(rows):
+            width, height = rows[0].framing.target
+            remarks.add(
+                "sizes of which a batch shows one picture several times", MORE_OF_A_SIZE, name=f"{width}x{height}"
+            )
         for remark in remarks:
             if not any(known.what == remark.what for known in self.remarks):
                 self._say("note", message=f"{remark}; python -m training check counts them all")
@@ -126,7 +137,7 @@ class ShardSet(TrainingSet):
         height, width = rows[0].picture.shape[-2:]
         side = (height // LATENT_PIXELS, width // LATENT_PIXELS)
         draws = self.draws(step, size, (self.base.vae.config.latent_channels, *side))
-        latents, hints = [], []
+        latents, hints, blank = [], [], []
         numbers = range(part[0], size, part[1])
         for number, row in zip(numbers, rows, strict=True):
             mirrored = bool(draws.mirrored[number])
@@ -134,12 +145,14 @@ class ShardSet(TrainingSet):
             hint, ready = None, row.hint is not None
             if self._encoder.hints is not None:
                 hint = _floats(row.hint, mirrored) if ready else self._encoder.hints.make(picture)
+                if row.known and (ready or not self._encoder.hints.per_step) and is_blank(hint):
+                    blank.append(row)
             moments = (moment[0].float().cpu() for moment in self.base.encode_moments(picture[None] * 2 - 1))
             latent, hint = self._drawn(step, number, draws, moments, hint, ready)
             latents.append(latent)
             if hint is not None:
                 hints.append(hint if row.known else torch.zeros_like(hint))
-        self._tell_long(rows)
+        self._remark(rows, blank)
         captions = ["" if draws.no_caption[n] else row.caption for n, row in zip(numbers, rows, strict=True)]
         sizes = torch.tensor([row.framing.micro_conditions for row in rows], dtype=torch.float32)
         return Batch(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scedit_core.conditions.fitting import fitting_of
-from scedit_core.fitting.remarks import Remarks
+from scedit_core.fitting.remarks import BLANK_HINTS, Remarks
 from scedit_core.pictures.finding import HELD, OWN, PRIOR, Candidate, find_candidates
 from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
 from scedit_core.pictures.reading import MASK_PAPER, TRANSPARENT
@@ -102,12 +102,7 @@ class Survey:
 
     def remark_on_blank_hint(self, path: Path) -> None:
         """Say that the hint at `path`, or of the picture there, is of one colour."""
-        self.remarks.add(
-            "hints of one colour, from which nothing can be learned",
-            "make them anew, or remove them with their pictures",
-            name=_short(str(path)),
-            sentence=str(path),
-        )
+        self.remarks.add(*BLANK_HINTS, name=_short(str(path)), sentence=str(path))
 
     def leave_out(self, bad: dict[Path, str]) -> None:
         """Take out the examples whose picture is a key of `bad`; its value, a sentence, becomes a problem.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from .encoding import Encoder
 from .examples import Example
 
 _NOTES = 20  # files that are named one by one
+MORE_OF_A_SIZE = "add pictures, lower loop.batch and raise loop.accumulate instead, or set data.buckets to false"
 _LENGTHS = 10_000  # captions whose length is looked at: some seconds
 
 
@@ -146,6 +147,22 @@ def remarks_on_captions(base: BaseModel, captions: Iterable[str], remarks: Remar
                 name=repr(caption[:40]),
                 sentence=f"{length} tokens: {caption}",
             )
+
+
+def remarks_on_sizes(counts: Mapping[Size, int], seen: Mapping[Size, int], batch: int, remarks: Remarks) -> None:
+    """Say of which sizes there are fewer pictures than a batch has rows.
+
+    counts: pictures of each size.  seen: rows of each in a round, which repeats may make more.
+    """
+    few = {size: count for size, count in counts.items() if count < batch}
+    share = sum(seen[size] for size in few) / max(1, sum(seen.values()))
+    for (width, height), count in few.items():
+        remarks.add(
+            f"sizes with fewer pictures than a batch, so that {share:.0%} of all batches show one several times",
+            MORE_OF_A_SIZE,
+            name=f"{width}x{height}",
+            sentence=f"{width}x{height}: {count} pictures for a batch of {batch}",
+        )
 
 
 def tell_problems(problems: Sequence[str], say: Callable[..., None]) -> None:
