@@ -84,7 +84,7 @@ class SCEditApplyCSCTuner(io.ComfyNode):
                     options=list(RESIZE_MODES),
                     default=RESIZE_MODES[1],
                     tooltip="How a hint of other proportions is fitted to the picture: stretch it, crop its centre (as "
-                    "Apply ControlNet does), or pad it with black.",
+                    "Apply ControlNet does), or pad it with black (with white for controls of dark lines).",
                 ),
                 block_weights_input(),
                 mask_input(),
