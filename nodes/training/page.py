@@ -1,4 +1,4 @@
-"""What the page shows of a training: a line of text, remarks, the curve of the loss, the latest preview.
+"""What the page shows of a training: a line of text, remarks, the verdict, the curve of the loss, the latest preview.
 
 Every page gets it, not only the one that queued the graph: as messages, and for pages that are opened later as
 `GET /scedit/training`.  web/js/training.js draws it on the node, in the words of locales/*/main.json.
@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ...scedit_core.fitting.verdict import verdict
 from ..sentences import with_short_paths
 
 MESSAGE = "scedit.training"
@@ -43,6 +44,7 @@ class TrainingPage:
         self._places: dict[str, Path] = {}
         self._mean: float | None = None
         self._heard = 0  # losses
+        self._validations: list[dict[str, Any]] = []
         self._english = json.loads(_ENGLISH.read_text("utf-8"))["scedit"]["training"]
         self.stop_wanted = False  # the panel's own button was pressed
         self._state: dict[str, Any] = {
@@ -53,6 +55,7 @@ class TrainingPage:
             "state": "running",
             "files": {},
             "remarks": [],
+            "verdict": "",
             "step": 0,
             "steps": 0,
             "losses": [],
@@ -87,6 +90,9 @@ class TrainingPage:
         elif kind == "step":
             self._step(event)
             return
+        elif kind == "validation":
+            self._validations.append(event)
+            state["verdict"] = verdict(self._validations)
         elif kind == "preview":
             path = self._run / str(event.get("path", ""))
             if path.is_file():

@@ -16,7 +16,7 @@ import pytest
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from conftest import PACK_NAME, PACK_ROOT
-from small_model import TEXT_WIDTH, prompt, randomise, relative, sample, small_model
+from small_model import TEXT_WIDTH, picture, prompt, randomise, relative, sample, small_model
 from small_tuners import apply_sc, layout, sc_tuner
 from train_on_model_widgets import WIDGETS
 
@@ -431,6 +431,18 @@ def test_own_hints_make_a_control_and_a_tuner_to_go_on_from_is_taken(pack, train
     folder_paths.filename_list_cache.clear()
     other = train(small_model(), steps=1, start_from="first.safetensors", learning_rate=1e-7, **given)[1]
     assert distance(other.tuner.tuner, control.tuner.tuner) < 1e-4
+
+
+def test_the_panel_says_blank_hints_and_the_verdict(training, train):
+    """One hint of three is of one colour; validation is measured with previews."""
+    hints = picture(3, 64, 64)
+    hints[1] = 1.0
+    given = {"latents": latents(3), "positive": [prompt(i) for i in range(3)], "hints": [hints], "preview_every": 2}
+    train(small_model(), kind="from your own hints", condition="edges", steps=2, **given)
+    shown = sys.modules[training.running.TrainingPage.__module__]._shown["style"]
+    assert any(each.startswith("hints of one colour") and ": 1 (000001); " in each for each in shown["remarks"])
+    assert shown["verdict"].startswith("The control ")
+    assert "a gap of" in shown["verdict"]
 
 
 def test_a_list_of_rates_trains_a_tuner_with_each_and_gives_the_best(pack, train, folders):

@@ -14,6 +14,7 @@ const STYLE = {
   stop: "flex:none;padding:1px 8px;font:inherit;color:inherit;background:none;border:1px solid;border-radius:4px;"
     + "cursor:pointer",
   text: "flex:none;max-height:88px;overflow:auto;user-select:text;overflow-wrap:anywhere;white-space:pre-wrap",
+  verdict: "flex:none;display:none;max-height:88px;overflow:auto;user-select:text;overflow-wrap:anywhere",
   remarks: "flex:none;display:none;max-height:64px;overflow:auto;margin:0;padding-left:16px;user-select:text;"
     + "overflow-wrap:anywhere",
   files: "flex:none;max-height:64px;overflow:auto;user-select:text;overflow-wrap:anywhere",
@@ -25,7 +26,7 @@ const STYLE = {
 export function addPanel(node, said, stop) {
   const parts = { height: 0, said };
   for (const [name, tag] of Object.entries({ panel: "div", head: "div", state: "span", name: "span", stop: "button",
-    text: "div", remarks: "ul", files: "div", picture: "img" })) {
+    text: "div", verdict: "div", remarks: "ul", files: "div", picture: "img" })) {
     parts[name] = document.createElement(tag);
     parts[name].style.cssText = STYLE[name];
     parts[name].className = name === "panel" ? "scedit-training" : `scedit-training-${name}`;
@@ -43,7 +44,7 @@ export function addPanel(node, said, stop) {
     "vector-effect": "non-scaling-stroke" })) parts.line.setAttribute(key, value);
   parts.curve.append(parts.line);
   parts.head.append(parts.state, parts.name, parts.stop);
-  parts.panel.append(parts.head, parts.text, parts.remarks, parts.files, parts.curve, parts.picture);
+  parts.panel.append(parts.head, parts.text, parts.verdict, parts.remarks, parts.files, parts.curve, parts.picture);
   const widget = node.addDOMWidget("training", "scedit_training", parts.panel, {
     serialize: false,
     hideOnZoom: false,
@@ -67,6 +68,8 @@ export function fill(node, training) {
   parts.stop.style.display = running ? "block" : "none";
   if (!running) parts.stop.disabled = false;
   parts.text.textContent = sentence(training, said);
+  parts.verdict.style.display = training.verdict ? "block" : "none";
+  parts.verdict.textContent = training.verdict ?? "";
   const remarks = training.remarks ?? [];
   parts.remarks.style.display = remarks.length ? "block" : "none";
   parts.remarks.replaceChildren(...remarks.map((each) => line("li", each)));
@@ -87,7 +90,7 @@ export function fill(node, training) {
     if (parts.picture.getAttribute("src") !== address) parts.picture.src = address;
   }
   const long = parts.text.textContent.length > 60;
-  grow(node, 46 + (long ? 76 : 16) + (remarks.length ? 68 : 0) + 22 * files.length
+  grow(node, 46 + (long ? 76 : 16) + (training.verdict ? 76 : 0) + (remarks.length ? 68 : 0) + 22 * files.length
     + (drawn ? CURVE.height + 4 : 0) + (shown ? 220 : 0));
 }
 
