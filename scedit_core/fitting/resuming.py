@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from .. import SCEditError, load_tuner
+from ..conditions.fitting import trained_fitting
 from .checkpoints import EMA, STATE, TUNER, checkpoints_in, load_checkpoint
 from .earlier import KEEP, later_parts, put_aside, remains_of
 from .errors import TrainingError
@@ -112,9 +113,24 @@ def _restore(run: Run, wish: str) -> None:
 
 def _go_on(run: Run, path: Path, any_config: bool = False) -> None:
     run.restore(path, any_config)
-    others = run.changed_pictures(load_checkpoint(path)[0])
+    state, tuner, _ = load_checkpoint(path)
+    if _own_hints(run) and "scedit.condition" in tuner.metadata and trained_fitting(tuner.metadata) is None:
+        run.events.emit(
+            "note",
+            message=f"up to step {run.step} an older version of this pack trained, which blurred ready-made hints that "
+            "are larger than their pictures; from here on they are fitted as the nodes do it. To have it so from the "
+            "first step, start anew with --resume never, which keeps the earlier run",
+        )
+    others = run.changed_pictures(state)
     if others:
         run.events.emit("note", message=f"resumes from step {run.step} with {others} since then")
+
+
+def _own_hints(run: Run) -> bool:
+    """Whether hints are ready-made; of those in shards that is known where no others can be."""
+    condition = run.config.data.condition
+    own = any(example.hint is not None for example in run.data.examples)
+    return condition is not None and (own or (run.shards is not None and condition.type == "custom"))
 
 
 def leave_earlier(run: Run) -> None:

@@ -438,7 +438,7 @@ def test_the_panel_says_blank_hints_and_the_verdict(training, train):
     hints = picture(3, 64, 64)
     hints[1] = 1.0
     given = {"latents": latents(3), "positive": [prompt(i) for i in range(3)], "hints": [hints], "preview_every": 2}
-    train(small_model(), kind="from your own hints", condition="edges", steps=2, **given)
+    train(small_model(), kind="own hints", condition="edges", steps=2, **given)
     shown = sys.modules[training.running.TrainingPage.__module__]._shown["style"]
     assert any(each.startswith("hints of one colour") and ": 1 (000001); " in each for each in shown["remarks"])
     assert shown["verdict"].startswith("The control ")

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from training_runs import events, run_folder, train
 
 from scedit_core.conditions.fitting import Fitting, fit_hint, trained_fitting
+from scedit_core.fitting.checkpoints import checkpoints_in
 from scedit_core.fitting.tuner_file import condition_values
 from scedit_core.pictures.framing import Framing
 from scedit_core.pictures.reading import to_tensor
@@ -155,3 +159,23 @@ def test_metadata_say_the_fitting(control_values):
         said = condition_values(parse_config(control_values).data.condition)
         assert said["type"] == condition.get("name", condition["type"])
         assert trained_fitting({"scedit.condition": json.dumps(said)}) == expected
+
+
+def test_a_run_of_an_older_version_is_told_that_hints_are_fitted_otherwise_now(prepared, control_values, unwatched):
+    """Its checkpoints do not say a fitting.  One of this version's says nothing."""
+    prepared([drawn(300, "black", "white") for _ in range(3)])
+
+    def notes() -> int:
+        control_values["loop"]["steps"] += 1
+        train(control_values)
+        return sum("which blurred ready-made hints" in note["message"] for note in events(control_values, "note"))
+
+    train(control_values)
+    assert notes() == 0
+    older = checkpoints_in(run_folder(control_values) / "checkpoints")[-1] / "tuner.safetensors"
+    said = {"scedit.condition": json.dumps({"type": "canny", "low": 100, "high": 200})}
+    with safe_open(older, "pt") as file:
+        metadata = file.metadata() | said
+    save_file(load_file(older), older, metadata)
+    assert notes() == 1
+    assert notes() == 1
