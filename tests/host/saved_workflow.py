@@ -34,7 +34,7 @@ def made_small(graph: dict, seed: int = 1, side: int = 64) -> dict:
         elif each["class_type"] == "SCEditCompletion":
             inputs["right"] = side
         elif each["class_type"] == "SCEditTrainOnModel":  # at a rate at which two steps can be seen
-            inputs |= {"folder": "lanterns", "steps": 2, "batch": 1, "learning_rate": 0.05, "resolution": side}
+            inputs |= {"folder": "few", "steps": 2, "batch": 1, "learning_rate": 0.05, "resolution": side}
             inputs |= {"preview_every": 0, "checkpointing": False}
         elif each["class_type"] == "KSampler":
             inputs |= {"steps": 1, "seed": seed}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 
 import demo_files
 import graphs
@@ -29,6 +30,15 @@ TWICE = ("sc_tuner_sd15", "csc_canny_sdxl", "merge_and_save_sd15")
 @pytest.fixture(scope="module")
 def object_info(server) -> dict:
     return server.get("/object_info")
+
+
+@pytest.fixture(scope="module")
+def few_pictures(server) -> None:
+    """The folder of `made_small`: encoding all that the style has takes longer than two steps on them."""
+    folder = server.base / "input" / "few"
+    folder.mkdir()
+    for file in sorted((PACK_ROOT / "demo" / "style").iterdir())[:6]:  # three, with their captions
+        shutil.copy(file, folder)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +108,7 @@ def values_of(graph: dict) -> list[str]:
 
 
 @pytest.mark.parametrize("stem", graphs.WORKFLOWS)
-def test_templates_run(server, object_info, detectors, stem):
+def test_templates_run(server, object_info, detectors, few_pictures, stem):
     """Those of SD 1.5 as they are but small; others with the files of SD 1.5; a tuner in place of its training."""
     graph = made_small(saved_graph(stem, object_info))
     demo_files.place_training(server.base)
