@@ -198,10 +198,9 @@ def summary(found: Findings, config: TrainConfig) -> list[str]:
         f"{len(held)} for validation and previews, {out}; {len(found.survey.problems)} files not used"
     ]
     if prior:
-        own = (found.pictures - prior) * found.survey.own_repeats(config.data.repeats)
-        lines.append(
-            f"shares: {own / (own + prior):.0%} of what is seen is yours, {prior / (own + prior):.0%} is prior"
-        )
+        _, own = found.survey.rounds()
+        rows = sum(example.repeats for example in found.survey.prior)
+        lines.append(f"shares: {own / (own + rows):.0%} of what is seen is yours, {rows / (own + rows):.0%} is prior")
     sizes = ", ".join(f"{w}x{h}: {count}" for (w, h), count in sorted(found.sizes.items(), key=lambda s: -s[1]))
     lines.append(f"sizes: {sizes or 'none'}")
     lines.append(f"captions: {len(found.captions)} of {found.pictures} pictures, {len(set(found.captions))} different")

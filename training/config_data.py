@@ -102,9 +102,55 @@ class PriorConfig(Section):
     weight: Annotated[float, Field(ge=0, le=10)] = 1.0
 
 
-class DataConfig(Section):
-    """The pictures: a `folder`, or tar `shards` (brace patterns such as set-{000..099}.tar).
+class WordingConfig(Section):
+    """What captions say from step to step.  A caption that chance changes has so many `variants`, which are encoded
+    once; which of them a step shows follows from the seed.
 
+    columns:      of metadata.csv, metadata.jsonl or .json in shards; each holds a caption, or a list of them.
+    lines:        each line of a caption file is a caption of its own, and a step shows one of them.
+    wildcards:    {red|blue} is one of the two; a backslash before a brace leaves it a brace.
+    shuffle_tags: tags, which `separator` parts, stand in another order each time, but for the first `keep_tags`.
+    drop_tags:    share of the other tags that is left out.
+    """
+
+    columns: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] = Field(default=["text"])
+    lines: bool = False
+    wildcards: bool = False
+    shuffle_tags: bool = False
+    keep_tags: Annotated[int, Field(ge=0, le=1000)] = 0
+    drop_tags: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    separator: Annotated[str, Field(min_length=1, max_length=10)] = ","
+    variants: Annotated[int, Field(ge=2, le=1000)] = 8
+
+
+class FolderConfig(Section):
+    """One of several folders.  What it does not say is as in `data`, but that prior pictures get no caption before
+    theirs.
+
+    repeats: how often each of its pictures counts in a round.
+    prior:   pictures of the subject's class, which keep the base's idea of it; all such are at most half of what is
+             seen.
+    weight:  of the loss of its pictures.
+    hints, masks: folders with the hint or mask of each picture.
+    """
+
+    folder: Path
+    repeats: Annotated[int, Field(ge=1, le=10000)] = 1
+    captions: Literal["required", "optional", "none"] | None = None
+    caption: str | None = None
+    wording: WordingConfig | None = None
+    resolution: Annotated[int, Field(ge=64, le=4096, multiple_of=64)] | None = None
+    prior: bool = False
+    weight: Annotated[float, Field(ge=0, le=10)] = 1.0
+    hints: Path | None = None
+    masks: Path | None = None
+
+
+class DataConfig(Section):
+    """The pictures: a `folder`, several `folders`, or tar `shards` (brace patterns such as set-{000..099}.tar).
+
+    repeats_from_names: pictures below a folder named 10_dog count ten times, as sd-scripts has it; "dog" is the caption
+                of those that have none.
     captions:   "required" stops at a picture without one, "optional" trains it without, "none" reads none.
     caption:    put before every caption, and used alone where there is none.
     hints:      folder of ready condition images, paired by stem; without it they are made as `condition` says.
@@ -114,14 +160,17 @@ class DataConfig(Section):
     """
 
     folder: Path | None = None
+    folders: list[FolderConfig] = Field(default_factory=list)
     shards: str | list[str] | None = None
     resolution: Annotated[int, Field(ge=64, le=4096, multiple_of=64)] = 512
     buckets: bool = True
     max_aspect: Annotated[float, Field(ge=1, le=8)] = 2.0
     flip: bool = False
     repeats: Annotated[int, Field(ge=1)] = 1
+    repeats_from_names: bool = False
     captions: Literal["required", "optional", "none"] = "required"
     caption: str = ""
+    wording: WordingConfig | None = None
     condition: Condition | None = None
     hints: Path | None = None
     masks: Path | None = None
@@ -132,14 +181,29 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
-        if (self.folder is None) == (self.shards is None):
-            found = "neither" if self.folder is None else "both"
-            raise ValueError(f"expected either a folder or shards, found {found}")
-        if self.condition is None and self.hints is not None:
+        given = [name for name in ("folder", "folders", "shards") if getattr(self, name)]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise ValueError(f"expected a folder, folders or shards, found {found}")
+        for name in ("hints", "masks"):
+            if self.folders and getattr(self, name) is not None:
+                raise ValueError(f"expected {name} in each of data.folders that has some, found data.{name}")
+        if self.condition is None and self.has_hints:
             raise ValueError("expected a condition that says what the hints are, found none")
         custom = self.condition is not None and self.condition.type == "custom"
-        if custom and self.hints is None and self.shards is None:  # shards have their hints inside
+        lacking = [entry for entry in self.folders if entry.hints is None] or not self.folders
+        if custom and self.hints is None and lacking and self.shards is None:  # shards have their hints inside
             raise ValueError("expected a folder of hints for the condition custom, found none")
         if self.flip and self.condition is not None and self.condition.type in ("pose", "custom"):
             raise ValueError(f"expected flip: false for {self.condition.type} hints, whose left and right differ")
         return self
+
+    @property
+    def has_hints(self) -> bool:
+        """Whether there are ready hints in folders."""
+        return self.hints is not None or any(entry.hints is not None for entry in self.folders)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether there are masks in folders."""
+        return self.masks is not None or any(entry.masks is not None for entry in self.folders)

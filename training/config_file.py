@@ -60,6 +60,8 @@ def _resolved(section: Section, folder: Path) -> Any:
         value = getattr(section, name)
         if isinstance(value, Section):
             update[name] = _resolved(value, folder)
+        elif isinstance(value, list) and value and isinstance(value[0], Section):
+            update[name] = [_resolved(each, folder) for each in value]
         elif isinstance(value, Path):
             update[name] = folder / os.path.expanduser(value)
         elif isinstance(value, list) and value and isinstance(value[0], Path):

@@ -72,6 +72,9 @@ def _read(section: Section, prefix: str = "") -> Iterator[tuple[str, Path]]:
         value, key = getattr(section, name), prefix + name
         if isinstance(value, Section):
             yield from _read(value, f"{key}.")
+        elif isinstance(value, list) and value and isinstance(value[0], Section):
+            for i, each in enumerate(value):
+                yield from _read(each, f"{key}.{i}.")
         elif isinstance(value, Path) and key not in _OUTPUTS:
             yield key, value
         elif isinstance(value, list) or (name == "shards" and value is not None):

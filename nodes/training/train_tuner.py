@@ -265,7 +265,7 @@ def _on_cpu() -> bool:
 def _check_pictures(config: dict) -> None:
     """Raise SCEditError at once where there is no folder; what is in it is the trainer's to judge."""
     data = config.get("data")
-    if not isinstance(data, dict) or "shards" in data:
+    if not isinstance(data, dict) or "shards" in data or "folders" in data:
         return
     folder = data.get("folder")
     if not folder or not os.path.isdir(str(folder)):

@@ -32,6 +32,9 @@ PATHS = (
     "tuner.start_from",
     "teacher.controlnet",
     "data.folder",
+    "data.folders.folder",
+    "data.folders.hints",
+    "data.folders.masks",
     "data.shards",
     "data.hints",
     "data.masks",
@@ -117,10 +120,10 @@ def paths_in(path: str) -> list[str]:
         return []
     found = []
     for key in PATHS:
-        value: Any = values
+        several: list[Any] = [values]
         for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        several = value if isinstance(value, list) else [value]
+            several = [each.get(part) for each in several if isinstance(each, dict)]
+            several = [one for each in several for one in (each if isinstance(each, list) else [each])]
         found += [each for each in several if isinstance(each, str) and "://" not in each]
     # Of shards, whose names are patterns, all that lie beside them.
     return [os.path.dirname(each) if "{" in each else each for each in found]
@@ -135,7 +138,7 @@ def with_file(config: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, A
     data, said = both.get("data"), file.get("data")
     said = said if isinstance(said, dict) else {}
     if isinstance(data, dict):
-        if "shards" in said and "folder" not in said:
+        if ("shards" in said or "folders" in said) and "folder" not in said:
             data.pop("folder", None)
         tuner = both.get("tuner")
         if isinstance(tuner, dict) and tuner.get("kind") == "sc" and "condition" not in said:
@@ -167,6 +170,9 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _make_absolute(values: Any, keys: list[str], folder: str) -> None:
+    if isinstance(values, list):
+        for each in values:
+            _make_absolute(each, keys, folder)
     if not isinstance(values, dict) or keys[0] not in values:
         return
     if len(keys) > 1:

@@ -19,6 +19,7 @@ _FREE = {
     "tuner": {"start_from"},
     "data": {"folder", "shards", "hints", "masks", "cache", "annotators", "bad_files"},
     "data.prior": {"folder"},
+    "data.folders": {"folder", "hints", "masks"},
     "data.condition": {"detector", "persons"},
     "teacher": {"controlnet"},
     "loop": {"steps", "warmup"},  # of which the default follows from the steps
@@ -47,7 +48,7 @@ def renamed(before: dict[str, Any], config: Settings) -> list[str]:
 def picture_of(example: Any) -> list[str | None]:
     """What of an example is trained on, by digests."""
     partners = (partner and partner.digest for partner in (example.hint, example.mask))
-    return [example.digest, example.caption, *partners]
+    return [example.digest, getattr(example, "words", example.caption), *partners]
 
 
 def digest(values: list) -> str | None:
@@ -62,11 +63,12 @@ def _named(values: dict[str, Any], part: str, key: str) -> str | None:
 
 
 def _without(values: dict[str, Any], key: str) -> dict[str, Any]:
-    kept = {name: value for name, value in values.items() if name not in _FREE.get(key, ())}
-    return {
-        name: _without(value, f"{key}.{name}".lstrip(".")) if isinstance(value, dict) else value
-        for name, value in kept.items()
-    }
+    def inner(name: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [inner(name, each) for each in value]
+        return _without(value, f"{key}.{name}".lstrip(".")) if isinstance(value, dict) else value
+
+    return {name: inner(name, value) for name, value in values.items() if name not in _FREE.get(key, ())}
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str) -> list[str]:

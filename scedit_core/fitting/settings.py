@@ -127,6 +127,10 @@ class DataSettings(Section):
     hints: Path | None = None
     masks: Path | None = None
     prior: None = None
+    folders: tuple = ()
+    repeats: int = 1
+    repeats_from_names: bool = False
+    wording: None = None
     cache: Path | None = None
     annotators: list[Path] | None = None
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..fitting.errors import DataError
 from ..fitting.remarks import Remarks
 from ..fitting.settings import Settings
-from .captions import METADATA, read_caption, read_metadata
+from .captions import METADATA, caption_files, one_line, read_caption, read_metadata
 from .captions import SUFFIXES as CAPTION_SUFFIXES
 from .reading import FOREIGN, SUFFIXES
+from .sources import HELD, OWN, PRIOR, Source, sources_of
+from .wording import Captions
+
+__all__ = ["HELD", "OWN", "PRIOR", "Candidate", "Found", "find_candidates"]
 
 CHECK_SHEET, CHECK_TEXT = "check.jpg", "check.txt"  # what `check` leaves in a run folder
 _THUMBNAILS = ("@eadir", "__macosx", "#recycle", "@recycle", "$recycle.bin")  # of NAS, macOS and Windows
@@ -35,24 +40,35 @@ _BESIDE += (
     ".tmp",
     ".part",
 )
-OWN, PRIOR, HELD = "own", "prior", "held"
+_REPEATED = re.compile(r"(\d+)_(.*)")  # a folder of sd-scripts: how often, and the class of its pictures
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A picture that may be trained on, before anybody looked into it.
 
-    name:    its place in its folder without the ending, such as "dogs/0001".
-    role:    OWN, PRIOR (of `data.prior.folder`) or HELD (of `validation.folder`).
-    caption: with `data.caption` before it; None where it has none.
+    name:     its place in its folder without the ending, such as "dogs/0001"; of several folders, with their name.
+    source:   the folder.  repeats: how often it stands in a round.
+    captions: None where it has none, not even a text that is put before all of them.
     """
 
     name: str
     path: Path
-    role: str
-    caption: str | None
+    source: Source
+    captions: Captions | None
     hint: Path | None = None
     mask: Path | None = None
+    repeats: int = 1
+
+    @property
+    def role(self) -> str:
+        """Of its folder."""
+        return self.source.role
+
+    @property
+    def caption(self) -> str | None:
+        """The first of its captions as it is written, with the text that is put before it."""
+        return None if self.captions is None else self.captions.plain
 
 
 @dataclass
@@ -67,41 +83,40 @@ class Found:
 
 
 def find_candidates(config: Settings) -> Found:
-    """The pictures of `data.folder`, `data.prior.folder` and `validation.folder`, paired by stem.
+    """The pictures of all folders that a run reads, paired by stem.
 
-    Raises DataError for a folder that is missing or that holds no pictures, and for prior pictures beside ready hints.
+    Raises DataError for a folder that is missing, named twice or holds no pictures, for prior pictures beside ready
+    hints, and for captions without tags where tags are to be moved or dropped.
     """
-    data, found = config.data, Found()
-    if data.prior is not None and data.hints is not None:
-        raise DataError(
-            f"{data.prior.folder}: expected no prior pictures beside ready hints, which they have none of, found both; "
-            "leave out data.prior, or data.hints so that hints are made"
-        )
-    roots = [(OWN, "data.folder", data.folder)]
-    if data.prior is not None:
-        roots.append((PRIOR, "data.prior.folder", data.prior.folder))
-    if config.validation.folder is not None:
-        roots.append((HELD, "validation.folder", config.validation.folder))
-    taken = [data.hints, data.masks, data.cache, config.run_folder, *(folder for _, _, folder in roots)]
-    pictures = {}
-    for role, key, folder in roots:
-        if folder is None:  # the pictures are in shards
-            continue
-        walked = list(_walk(folder, key, taken, found.remarks))
-        pictures[role] = _by_stem(folder, walked, found.problems)
-        if not pictures[role]:
+    found, sources = Found(), sources_of(config)
+    beside = [path for source in sources for path in (source.folder, source.hints, source.masks)]
+    taken = [config.data.cache, config.run_folder, *beside]
+    pictures: list[tuple[Source, dict[str, Path]]] = []
+    for source in sources:
+        walked = list(_walk(source.folder, source.key, taken, found.remarks))
+        named = _by_stem(source.folder, walked, found.problems)
+        if not named:
             kinds = ", ".join(SUFFIXES)
-            raise DataError(f"{folder}: expected images ({kinds}), found none; put pictures into the folder or {key}")
+            raise DataError(
+                f"{source.folder}: expected images ({kinds}), found none; put pictures into the folder or {source.key}"
+            )
+        pictures.append((source, named))
         _tell_unread(walked, found)
-        captions = _captions(walked, found)
-        for name, path in pictures[role].items():
-            _add(found, config, name, path, role, captions.get(path))
-    for key, folder in (("hint", data.hints), ("mask", data.masks)):
-        if folder is not None:
+        files, told = caption_files(walked), _captions(walked, found, source)
+        for name, path in named.items():
+            _add(found, source, name, path, files.get(path.with_suffix("")), told.get(path))
+        _refuse_tagless(found, source)
+    for key in ("hint", "mask"):
+        for folder in dict.fromkeys(folder for s in sources if (folder := getattr(s, f"{key}s")) is not None):
             partners = _by_stem(folder, list(_walk(folder, f"data.{key}s", [], found.remarks)), found.problems)
-            _pair(found, key, folder, partners, pictures)
+            _pair(found, key, folder, partners, [each for each in pictures if getattr(each[0], f"{key}s") == folder])
+    found.candidates = [c if c.source.alone else _named(c) for c in found.candidates]
     found.candidates.sort(key=lambda c: (c.role, c.name))
     return found
+
+
+def _named(candidate: Candidate) -> Candidate:
+    return replace(candidate, name=f"{candidate.source.label}/{candidate.name}")
 
 
 def _walk(folder: Path, key: str, taken: Iterable[Path | None], remarks: Remarks) -> Iterator[Path]:
@@ -183,67 +198,99 @@ def _tell_unread(files: list[Path], found: Found) -> None:
             )
 
 
-def _captions(files: list[Path], found: Found) -> dict[Path, str]:
-    """Captions that metadata.jsonl files give, and remarks on caption files that belong to no picture."""
-    captions: dict[Path, str] = {}
+def _captions(files: list[Path], found: Found, source: Source) -> dict[Path, tuple[str, ...]]:
+    """Captions that tables give, and remarks on caption files that belong to no picture."""
+    captions: dict[Path, tuple[str, ...]] = {}
     stems = {path.with_suffix("") for path in files if path.suffix.lower() in SUFFIXES}
     for path in files:
-        if path.name == METADATA:
-            captions |= read_metadata(path, found.problems)
-        elif path.suffix.lower() in CAPTION_SUFFIXES and (
-            path.with_suffix("") not in stems or path.suffix not in CAPTION_SUFFIXES
-        ):
+        if path.name in METADATA and source.captions != "none":
+            captions |= read_metadata(path, found.problems, source.wording.columns, found.remarks)
+        elif path.suffix.lower() in CAPTION_SUFFIXES and path.with_suffix("") not in stems:
             found.remarks.add(
                 "captions that belong to no picture and are not read",
-                "name each as its picture, with .txt in small letters",
+                "name each as its picture",
                 name=path.name,
                 sentence=f"{path}: belongs to no picture and is not read",
             )
     return captions
 
 
-def _add(found: Found, config: Settings, name: str, path: Path, role: str, told: str | None) -> None:
-    data, caption = config.data, None
-    if data.captions != "none":
+def _add(found: Found, source: Source, name: str, path: Path, file: Path | None, told: tuple[str, ...] | None) -> None:
+    """Add a picture with the captions in `file`, else with those that a table has `told`."""
+    repeats, texts = source.repeats, None
+    named = _REPEATED.fullmatch(name.split("/")[0]) if source.from_names and "/" in name else None
+    if named is not None:
+        repeats *= int(named[1])
+    if not repeats:
+        found.remarks.add(
+            "pictures below a folder named 0_..., which are not trained on", name=path.name, sentence=str(path)
+        )
+        return
+    if source.captions != "none":
         try:
-            caption = read_caption(path)
+            texts = told if file is None else read_caption(file, source.wording.lines)
         except DataError as error:
             found.problems.append(str(error))
             return
-        caption = told if caption is None else caption
-        if caption is None and data.captions == "required" and role != PRIOR:
+        if texts is None and named is not None:
+            texts = (one_line(named[2]),)
+        if texts is None and source.captions == "required" and source.role != PRIOR:
             found.uncaptioned.append(path)
-    if role != PRIOR and data.caption:  # a prior picture is none of the subject that `caption` names
-        caption = f"{data.caption} {caption or ''}".strip()
-    found.candidates.append(Candidate(name, path, role, caption))
+    if texts is None and source.prefix:
+        texts = ("",)
+    captions = None if texts is None else Captions(source.prefix, texts, source.wording)
+    found.candidates.append(Candidate(name, path, source, captions, repeats=repeats))
+
+
+def _refuse_tagless(found: Found, source: Source) -> None:
+    wording = source.wording
+    texts = {text for c in found.candidates if c.source is source and c.captions for text in c.captions.texts if text}
+    if wording.of_tags and texts and not any(len(wording.tags(text)) > 1 for text in texts):
+        key = "shuffle_tags" if wording.shuffle_tags else "drop_tags"
+        raise DataError(
+            f"{source.folder}: expected captions of tags for data.wording.{key}, found none of {len(texts)} with "
+            f"{wording.separator!r} in it; set data.wording.separator, or take {key} out"
+        )
 
 
 def _pair(
-    found: Found, key: str, folder: Path, partners: dict[str, Path], pictures: dict[str, dict[str, Path]]
+    found: Found,
+    key: str,
+    folder: Path,
+    partners: dict[str, Path],
+    pictures: list[tuple[Source, dict[str, Path]]],
 ) -> None:
     """Give every candidate its hint or mask; those without one, and partners of no picture, are problems.
 
-    pictures: by role and name.  A name that is in OWN and in HELD is OWN's: a partner is of one picture only.
+    pictures: of the sources whose partners are in `folder`, by name.  A name that several of them have is that of the
+              first of them: a partner is of one picture only.
     """
-    paired, own = [], pictures.get(OWN, {})
+    paired, sources = [], [source for source, _ in pictures]
+    owners: dict[str, tuple[Source, Path]] = {}
+    for source, named in pictures:
+        for name, path in named.items():
+            owners.setdefault(name, (source, path))
     for c in found.candidates:
-        partner = partners.get(c.name)
-        if c.role == HELD and partner is not None and c.name in own and c.path.resolve() != own[c.name].resolve():
-            if key == "hint":
+        if c.source not in sources:
+            paired.append(c)
+            continue
+        partner, (source, owner) = partners.get(c.name), owners[c.name]
+        if partner is not None and c.path != owner and c.path.resolve() != owner.resolve():
+            if key == "hint" or c.role != HELD:
                 found.problems.append(
-                    f"{c.path}: expected a name that no picture of data.folder has, since {folder} has one hint for "
-                    f"each name, found {own[c.name]} too; rename it and name its hint likewise"
+                    f"{c.path}: expected a name that no picture of {source.key} has, since {folder} "
+                    f"has one {key} for each name, found {owner} too; rename it and name its {key} likewise"
                 )
                 continue
             found.remarks.add(
                 "pictures of validation.folder without a mask, since one of data.folder has their name",
                 "rename them and their masks",
                 name=c.path.name,
-                sentence=f"{c.path}: has no mask, {partner} is that of {own[c.name]}",
+                sentence=f"{c.path}: has no mask, {partner} is that of {owner}",
             )
-        elif partner is not None and c.role != PRIOR:
-            c = Candidate(c.name, c.path, c.role, c.caption, **{"hint": c.hint, "mask": c.mask, key: partner})
-        elif key == "hint" or c.role == OWN:
+        elif partner is not None:
+            c = replace(c, **{key: partner})
+        elif key == "hint" or c.role != HELD:
             found.problems.append(
                 f"{c.path}: expected a {key} {c.name}.png in {folder}, found none; make one or remove the picture"
             )
@@ -253,5 +300,5 @@ def _pair(
     found.problems += [
         f"{path}: expected a picture named {name} for this {key}, found none; remove or rename it"
         for name, path in partners.items()
-        if not any(name in named for named in pictures.values())
+        if name not in owners
     ]

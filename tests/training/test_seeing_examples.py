@@ -26,7 +26,7 @@ def keys_of(section: type[Section], prefix: str = "") -> set[str]:
     """Every key, such as "data.condition.low"."""
     keys = set()
     for name, field in section.model_fields.items():
-        inner = sections_of(field.annotation)
+        inner = [] if prefix == "data.folders." else sections_of(field.annotation)  # its wording is data.wording's
         keys |= {prefix + name} if not inner else set()
         for each in inner:
             keys |= keys_of(each, f"{prefix}{name}.")
@@ -36,7 +36,10 @@ def keys_of(section: type[Section], prefix: str = "") -> set[str]:
 def keys_in(values: dict, prefix: str = "") -> set[str]:
     keys = set()
     for name, value in values.items():
-        keys |= keys_in(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name}
+        several = value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]
+        for each in several:
+            section = isinstance(each, dict) and prefix != "data.folders."
+            keys |= keys_in(each, f"{prefix}{name}.") if section else {prefix + name}
     return keys
 
 

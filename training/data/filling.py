@@ -21,7 +21,8 @@ def fill_cache(encoder: Encoder, found: Survey, say: Callable[..., None], proces
     """
     own = set(found.own)
     examples = [*found.own, *found.prior, *(example for example in found.held if example not in own)]
-    captions = sorted({example.caption for example in examples} | {""})
+    held = {example.caption for example in found.held}
+    captions = sorted(held.union({""}, *(example.texts() for example in (*found.own, *found.prior))))
     progress = _Progress(len(examples) + len(captions), say)
     for caption in own_part_first(captions, process):
         hit = encoder.is_text_cached(caption)

@@ -31,9 +31,10 @@ class FolderSet(TrainingSet):
         self.buckets = sorted({example.bucket for example in self.examples})
         place = {bucket: i for i, bucket in enumerate(self.buckets)}
         groups: list[list[int]] = [[] for _ in self.buckets]
-        repeats = found.own_repeats(config.data.repeats)
+        rounds, _ = found.rounds()
         for i, example in enumerate(self.examples):
-            groups[place[example.bucket]] += [i] * (repeats if i < len(found.own) else 1)
+            groups[place[example.bucket]] += [i] * (example.repeats * (rounds if i < len(found.own) else 1))
+        self._masked = any(example.mask is not None for example in self.examples)
         self._order = Order(groups, config.loop.seed)
         rows = dict(zip(self.buckets, groups, strict=True))
         counts = {bucket: len(set(group)) for bucket, group in rows.items()}
@@ -75,8 +76,9 @@ class FolderSet(TrainingSet):
         return batch
 
     def examples_of(self, step: int, size: int) -> list[Example]:
-        """The examples of the whole batch of `size` rows that belongs to `step`."""
-        return [self.examples[i] for i in self._order.rows(step, size)]
+        """The examples of the whole batch of `size` rows that belongs to `step`, with the captions that it shows."""
+        examples = [self.examples[i] for i in self._order.rows(step, size)]
+        return [e.worded(chance) for e, chance in zip(examples, self.wording_draws(step, size), strict=True)]
 
     def _load(self, step: int, size: int, part: tuple[int, int]) -> Batch:
         rows = range(part[0], size, part[1])
@@ -94,7 +96,7 @@ class FolderSet(TrainingSet):
             latents.append(latent)
             if hint is not None:
                 hints.append(hint)
-            if self.config.data.masks is not None:
+            if self._masked:
                 mask = self._encoder.mask(example)
                 masks.append(mask.flip(-1) if mirrored else mask)
         return self._stacked(examples, latents, self._encoder.texts(captions), hints, masks)

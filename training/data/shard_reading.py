@@ -22,9 +22,11 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from scedit_core.conditions.fitting import fitting_of
 from scedit_core.conditions.pictures import eight_bits
 from scedit_core.fitting.chance import generator_for
-from scedit_core.pictures.captions import decode_text, one_line
+from scedit_core.pictures.captions import captions_in, decode_text, texts_in
 from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
 from scedit_core.pictures.reading import FOREIGN, MASK_PAPER, SUFFIXES, measure, read_picture
+from scedit_core.pictures.sources import wording_of
+from scedit_core.pictures.wording import Captions
 
 from ..config_data import DataConfig
 from ..errors import DataError
@@ -39,6 +41,7 @@ class Sample:
     """A picture of a shard with what belongs to it, not yet decoded.
 
     key: shard and name, for messages.  size: of the picture as it is looked at.
+    caption: the first of `words`, which are None where there is one that never changes.
     """
 
     key: str
@@ -48,6 +51,7 @@ class Sample:
     caption: str
     hint: bytes | None = None
     mask: bytes | None = None
+    words: Captions | None = None
 
 
 @dataclass
@@ -65,6 +69,11 @@ class Row:
     mask: Tensor | None = None
     key: str = ""
     known: bool = True
+    words: Captions | None = None
+
+    def text(self, chance: float) -> str:
+        """The caption that a number from 0 to 1 draws."""
+        return self.caption if self.words is None else self.words.drawn(chance)
 
 
 @dataclass
@@ -137,26 +146,26 @@ def _sample(key: str, members: dict[str, Any], config: DataConfig) -> Sample | N
         return None
     ending = endings[0]
     parts = {ending.split(".")[0]: data for ending, data in members.items() if ending.startswith(("hint.", "mask."))}
-    caption = None
+    wording = wording_of(config.wording)
+    texts: tuple[str, ...] = ()
     for name in _CAPTIONS:
-        if caption is None and name in members:
-            caption = one_line(decode_text(members[name], f"{key}.{name}"))
-    if caption is None and "json" in members:
+        if not texts and name in members:
+            texts = captions_in(decode_text(members[name], f"{key}.{name}"), wording.lines)
+    if not texts and "json" in members:
         try:
-            told = json.loads(members["json"]).get("text")
+            texts = texts_in(json.loads(members["json"]), wording.columns)
         except (ValueError, AttributeError):
-            told = None
-        caption = one_line(told) if isinstance(told, str) else None
+            texts = ()
     if config.captions == "none":
-        caption = None
-    elif caption is None and config.captions == "required":
+        texts = ()
+    elif not texts and config.captions == "required":
         raise DataError(f"{key}: expected a caption ({key}.txt), found none; write it or set data.captions to optional")
-    if config.caption:
-        caption = f"{config.caption} {caption or ''}".strip()
+    words = Captions(config.caption, texts or ("",), wording)
     if config.condition is not None and config.condition.type == "custom" and "hint" not in parts:
         raise DataError(f"{key}: expected a hint ({key}.hint.png), found none; add it to the shard")
     facts = measure(io.BytesIO(members[ending]), f"{key}.{ending}")
-    return Sample(key, members[ending], ending, facts.size, caption or "", parts.get("hint"), parts.get("mask"))
+    partners = parts.get("hint"), parts.get("mask")
+    return Sample(key, members[ending], ending, facts.size, words.plain, *partners, words if words.is_varied else None)
 
 
 class ShardRows(IterableDataset):
@@ -226,6 +235,7 @@ class ShardRows(IterableDataset):
             framing,
             key=sample.key,
             known=False,
+            words=sample.words,
         )
         try:
             picture = framing.apply(shaped(sample.picture, f"{sample.key}.{sample.ending}", framing))

@@ -153,7 +153,8 @@ class ShardSet(TrainingSet):
             if hint is not None:
                 hints.append(hint if row.known else torch.zeros_like(hint))
         self._remark(rows, blank)
-        captions = ["" if draws.no_caption[n] else row.caption for n, row in zip(numbers, rows, strict=True)]
+        chances = self.wording_draws(step, size)
+        captions = ["" if draws.no_caption[n] else row.text(chances[n]) for n, row in zip(numbers, rows, strict=True)]
         sizes = torch.tensor([row.framing.micro_conditions for row in rows], dtype=torch.float32)
         return Batch(
             latents=torch.stack(latents),

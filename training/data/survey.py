@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +22,14 @@ from .examples import Example, Partner
 from .file_index import FileIndex, KnownFile
 from .reading_ahead import read_ahead
 
+_MIXED = 12  # folders that are told one by one
 _KEPT = 0.7  # of a picture's area; where less is, it is said
 _LOOK_AGAIN = 256  # files, after which it is read what other processes found
 
 
 @dataclass
 class Survey:
-    """own, prior: trained on; `repeats` and the prior's weight decide how often and how much.
+    """own, prior: trained on; their repeats and weights decide how often and how much.
     held: measured and drawn.
     unseen: whether `held` is kept out of training; else it is trained on as well.
     problems, remarks, uncaptioned: as in `Found`, with what the heads of the files say.
@@ -42,11 +44,30 @@ class Survey:
     uncaptioned: list[Path] = field(default_factory=list)
     _asked: tuple[int, int] | None = None  # of `hold_out`
 
-    def own_repeats(self, repeats: int) -> int:
-        """How often each of `own` stands in a round that has each of `prior` once: `repeats`, or as often as it takes
-        for `prior` to be no more than half of the round."""
-        wanted = math.ceil(len(self.prior) / max(1, repeats * len(self.own)))
-        return repeats * max(1, wanted)
+    def rounds(self) -> tuple[int, int]:
+        """How many rounds of `own` go with one of `prior`, 1 or as many as it takes for `prior` to be no more than half
+        of what is seen; and rows of `own` in all of them."""
+        own, prior = (sum(example.repeats for example in part) for part in (self.own, self.prior))
+        rounds = max(1, math.ceil(prior / max(1, own)))
+        return rounds, rounds * own
+
+    def mix(self) -> str | None:
+        """What of 100 rows is of which folder, where there are several or some repeat more than others."""
+        rounds, _ = self.rounds()
+        rows: Counter[tuple[str, int]] = Counter()
+        for part, factor, role in ((self.own, rounds, ""), (self.prior, 1, "prior")):
+            for example in part:
+                label = " ".join(filter(None, (role, example.origin))) or "the folder"
+                rows[label, factor * example.repeats] += 1
+        if len(rows) < 2:
+            return None
+        total = sum(count * times for (_, times), count in rows.items())
+        counted = sorted(rows.items(), key=lambda row: -row[0][1] * row[1])
+        told = [
+            f"{100 * count * times / total:.3g} are of {label} ({count} pictures{f', {times} times' * (times > 1)})"
+            for (label, times), count in counted[:_MIXED]
+        ]
+        return f"of each 100 rows, {', '.join(told)}{', the rest of others' if len(counted) > _MIXED else ''}"
 
     def hold_out(self, count: int, first: int) -> None:
         """Fill `held`: with `count` of `own`, at most a tenth, chosen by their names so that the choice stays when
@@ -85,6 +106,9 @@ class Survey:
                     name=example.path.name,
                     sentence=f"{example.path}: the same picture as {twin.path}",
                 )
+        mix = self.mix()
+        if mix is not None:
+            found.add(mix)
         found.take(self.remarks)
         return found
 
@@ -134,7 +158,9 @@ def survey(
     """
     found = find_candidates(config)
     index = FileIndex(cache_folder(config) / "index.jsonl")
-    sizes = bucket_sizes(config.data.resolution, config.data.buckets, config.data.max_aspect)
+    data = config.data
+    sides = {candidate.source.resolution for candidate in found.candidates}
+    sizes = {side: bucket_sizes(side, data.buckets, data.max_aspect) for side in sides}
     result = Survey(problems=found.problems, remarks=found.remarks, uncaptioned=found.uncaptioned)
     known: dict[int, Example] = {}
     order = own_part_first(range(len(found.candidates)), process)
@@ -168,7 +194,7 @@ def own_part_first(items: Iterable, process: tuple[int, int]) -> Iterator:
 
 def check_survey(result: Survey, config: TrainConfig) -> None:
     """Raise DataError where `config` says that what was found is not enough to go on."""
-    where = config.data.folder or "data.shards"
+    where = config.data.folder or ("data.folders" if config.data.folders else "data.shards")
     if result.uncaptioned:
         names = ", ".join(path.name for path in result.uncaptioned[:3])
         raise DataError(
@@ -180,7 +206,8 @@ def check_survey(result: Survey, config: TrainConfig) -> None:
             f"{where}: expected no bad files, found {len(result.problems)}, of which the first is "
             f"{result.problems[0]}, or set data.bad_files to skip"
         )
-    for examples, what in ((result.own, config.data.folder), (result.held, config.validation.folder)):
+    own = where if config.data.shards is None else None
+    for examples, what in ((result.own, own), (result.held, config.validation.folder)):
         if not examples and what is not None:
             reason = f", the first is {result.problems[0]}" if result.problems else ""
             raise DataError(
@@ -214,11 +241,11 @@ def _example(
     picture: KnownFile,
     partners: dict[str, Partner],
     config: TrainConfig,
-    sizes: list[Size],
+    sizes: dict[int, list[Size]],
     result: Survey,
 ) -> Example:
     """The example that a candidate is, with remarks on how it is changed."""
-    bucket = bucket_of(picture.size, sizes)
+    bucket = bucket_of(picture.size, sizes[candidate.source.resolution])
     framing = Framing(picture.size, bucket)
     name = candidate.path.name
     for remark in picture.facts.remarks:
@@ -248,9 +275,19 @@ def _example(
         digest=picture.digest,
         size=picture.size,
         bucket=bucket,
-        weight=config.data.prior.weight if candidate.role == PRIOR else 1.0,
+        weight=candidate.source.weight,
+        repeats=candidate.repeats,
+        wording=candidate.captions if candidate.captions and candidate.captions.is_varied else None,
+        origin=_origin(candidate),
         **partners,
     )
+
+
+def _origin(candidate: Candidate) -> str:
+    """The folder of a picture by a short name; where names say how often it repeats, the one that does."""
+    source = candidate.source
+    inner, below, _ = candidate.name.removeprefix(f"{source.label}/" if source.label else "").partition("/")
+    return inner if below and candidate.repeats != source.repeats else source.label
 
 
 def _on(remark: str, key: str, config: TrainConfig) -> str:

@@ -96,6 +96,10 @@ class TrainingSet(ABC):
         mean, std = moments
         return mean + std * draws.noise[row], hint
 
+    def wording_draws(self, step: int, size: int) -> list[float]:
+        """A number from 0 to 1 for each row of a step, which chooses among its captions."""
+        return torch.rand(size, generator=generator_for(self.config.loop.seed, step, "wording")).tolist()
+
     def _plain(self, examples: Sequence[Example]) -> Batch:
         latents = [self._encoder.moments(example, False)[0] for example in examples]
         hints, masks = [], []

@@ -211,7 +211,7 @@ def hints_of(config: TrainConfig, data: TrainingSet) -> list[Tensor]:
     Raises DataError for a file that is no picture, ConditionError where a detector is missing.
     """
     makes = Hints(config.data, data.base.device)
-    if config.data.hints is not None or config.data.condition.type == "custom":
+    if config.data.has_hints or config.data.condition.type == "custom":
         return [data.framed(path, makes.fitting)[None] for path in config.previews.hints]
     made = [makes.make(data.framed(path)) for path in config.previews.hints]
     made = [makes.for_step(each, generator_for(config.previews.seed, i, "preview")) for i, each in enumerate(made)]
