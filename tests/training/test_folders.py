@@ -12,8 +12,8 @@ from PIL import Image
 from scedit_core.fitting.identity import settings_of
 from training.bases.loading import load_base
 from training.config_file import load_config, parse_config
-from training.data.survey import survey
 from training.data.opening import open_data
+from training.data.survey import survey
 from training.errors import ConfigError, DataError
 from training.places import check_places
 

@@ -16,8 +16,8 @@ from scedit_core.pictures.captions import read_metadata
 from scedit_core.pictures.wording import Captions, Wording
 from training.bases.loading import load_base
 from training.config_file import parse_config
-from training.data.survey import check_survey, survey
 from training.data.opening import open_data
+from training.data.survey import check_survey, survey
 from training.errors import ConfigError, DataError
 
 TAGS = "zwx, red star, blue fish, big house, cat"
