@@ -1,4 +1,4 @@
-"""Where files lie: tuners in the host's folder key `scedit`, and what a widget names in its input folder."""
+"""Where files lie: tuners in the host's folder key `scedit`, detectors, and what a widget names in its input folder."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import os
 import folder_paths
 
 from ..scedit_core import TunerFileError
+from ..scedit_core.conditions.annotators import FOLDER as ANNOTATORS
 from ..scedit_core.files import SUFFIXES
 from ..scedit_core.locations import SIDECARS
 
 KEY = "scedit"
 
 
-def register() -> None:
-    """Make models/scedit known to the host with the endings of tuner files, beside what extra_model_paths added."""
-    default = os.path.join(folder_paths.models_dir, KEY)
-    folder_paths.add_model_folder_path(KEY, default)
-    paths, endings = folder_paths.folder_names_and_paths[KEY]
-    folder_paths.folder_names_and_paths[KEY] = (paths, set(endings) | set(SUFFIXES))
+def register(key: str) -> None:
+    """Make models/<key> known to the host with the endings of weight files, beside what extra_model_paths added."""
+    default = os.path.join(folder_paths.models_dir, key)
+    folder_paths.add_model_folder_path(key, default)
+    paths, endings = folder_paths.folder_names_and_paths[key]
+    folder_paths.folder_names_and_paths[key] = (paths, set(endings) | set(SUFFIXES))
     with contextlib.suppress(OSError):  # a read-only installation keeps its files elsewhere
         os.makedirs(default, exist_ok=True)
 
@@ -111,4 +112,5 @@ def contents(path: str) -> str:
     return digest.hexdigest()
 
 
-register()
+register(KEY)
+register(ANNOTATORS)

@@ -8,41 +8,32 @@ SCTunerWire = io.Custom("SC_TUNER")
 BlockWeightsWire = io.Custom("SCEDIT_BLOCK_WEIGHTS")
 
 
+def number(
+    name: str, tooltip: str, default: float, lowest: float, highest: float, step: float, **more
+) -> io.Float.Input:
+    """A number between two others."""
+    return io.Float.Input(name, default=default, min=lowest, max=highest, step=step, tooltip=tooltip, **more)
+
+
 def strength_input() -> io.Float.Input:
     """How much of the edit is added."""
-    return io.Float.Input(
-        "strength",
-        default=1.0,
-        min=-10.0,
-        max=10.0,
-        step=0.01,
-        tooltip="How much of the tuner's edit is added to the skips: 1 as trained, 0 none at all, negative the "
-        "opposite. A factor from -10 to 10.",
+    tooltip = (
+        "How much of the tuner's edit is added to the skips: 1 as trained, 0 none at all, negative the opposite. A "
+        "factor from -10 to 10."
     )
+    return number("strength", tooltip, 1.0, -10.0, 10.0, 0.01)
 
 
 def range_inputs() -> tuple[io.Float.Input, io.Float.Input]:
     """From where to where in the schedule the tuner is at work."""
-    return (
-        io.Float.Input(
-            "start_percent",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.001,
-            tooltip="Where in the noise schedule the tuner begins, as a fraction from 0 (pure noise) to 1 (the "
-            "finished picture).",
-        ),
-        io.Float.Input(
-            "end_percent",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.001,
-            tooltip="Where in the noise schedule the tuner ends, as a fraction from 0 to 1. The range ends just "
-            "before this point; 1 includes the last step.",
-        ),
+    start = (
+        "Where in the noise schedule the tuner begins, as a fraction from 0 (pure noise) to 1 (the finished picture)."
     )
+    end = (
+        "Where in the noise schedule the tuner ends, as a fraction from 0 to 1. The range ends just before this point; "
+        "1 includes the last step."
+    )
+    return number("start_percent", start, 0.0, 0.0, 1.0, 0.001), number("end_percent", end, 1.0, 0.0, 1.0, 0.001)
 
 
 def block_weights_input() -> io.Custom.Input:

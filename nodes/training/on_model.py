@@ -29,7 +29,6 @@ from ...scedit_core.fitting.settings import (
     ValidationSettings,
 )
 from .. import folders
-from ..detectors import FOLDER as ANNOTATORS  # which makes that folder known to the host
 from ..host.control import SCEditControl
 from ..host.managed import ManagedTuner
 from ..wires import SCTunerWire
@@ -325,7 +324,7 @@ def settings_of(output: Path, run: Path, folder: str, kind: str, steps: int, giv
             resolution=given["resolution"],
             caption=given.get("caption", ""),
             condition=condition,
-            annotators=[Path(path) for path in folder_paths.get_folder_paths(ANNOTATORS)],
+            annotators=[Path(path) for path in folder_paths.get_folder_paths(folders.ANNOTATORS)],
         ),
         objective=ObjectiveSettings(),
         loop=LoopSettings(

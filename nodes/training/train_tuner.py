@@ -15,7 +15,6 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ...scedit_core import CSCTuner, SCEditError, load_tuner
 from .. import folders
-from ..detectors import FOLDER as ANNOTATORS  # which makes that folder known to the host
 from ..host.control import SCEditControl
 from ..host.managed import ManagedTuner
 from ..wires import SCTunerWire
@@ -185,7 +184,7 @@ class SCEditTrainTuner(io.ComfyNode):
             resolution=resolution,
             caption=caption,
             low_memory=low_memory,
-            annotators=folder_paths.get_folder_paths(ANNOTATORS),
+            annotators=folder_paths.get_folder_paths(folders.ANNOTATORS),
         )
         if config_file.strip():
             config = trainer_config.with_file(config, trainer_config.from_file(folders.inside_input(config_file)))

@@ -95,5 +95,5 @@ def test_each_node_in_a_workflow(run, models_folder, name):
 
 
 def test_the_pack_under_test_is_the_one_that_runs(pack, run):
-    assert pack.nodes["SCEditCanny"].__module__ == f"{PACK_NAME}.nodes.canny"
+    assert pack.nodes["SCEditCanny"].__module__ == f"{PACK_NAME}.nodes.conditions.canny"
     assert run("SCEditCanny").max() == 255

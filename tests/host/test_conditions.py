@@ -7,6 +7,7 @@ import importlib
 import json
 import shutil
 import weakref
+from functools import partial
 
 import comfy.model_management
 import comfy.utils
@@ -21,6 +22,12 @@ DEPTH, SEGMENTATION, POSE = "SCEditDepth", "SCEditSegmentation", "SCEditPose"
 CANNY, PALETTE, COMPLETION, SOFT_EDGE = "SCEditCanny", "SCEditColorPalette", "SCEditCompletion", "SCEditSoftEdge"
 DEFAULTS = {CANNY: (100.0, 200.0, 0.0), PALETTE: (64,), SOFT_EDGE: ("auto", False, False)}
 FINDERS = ("rtdetr-r50", "vitpose-base")
+
+
+def execute(node, *values, **more):
+    """Run a node on its inputs in order, by name as the host gives them."""
+    names = [each.id for each in node.define_schema().inputs]
+    return node.execute(**dict(zip(names, values, strict=False)), **more)
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -59,14 +66,14 @@ def with_condition(pack, **said):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_nodes_give_what_the_core_gives_and_show_it(pack, batch, temporary_files):
     image = noise(batch, 70, 130, 4)
-    found = pack.nodes[CANNY].execute(image, 20.0, 60.0, 1.0)
+    found = execute(pack.nodes[CANNY], image, 20.0, 60.0, 1.0)
     options = condition("canny").CannyOptions(20, 60, 1)
     assert torch.equal(found.args[0], condition("canny").canny(image, options))
     assert found.args[0].device == comfy.model_management.intermediate_device()
     previews = found.ui.as_dict()["images"]
     assert len(previews) == batch
     assert all((temporary_files / p["filename"]).is_file() for p in previews)
-    found = pack.nodes[PALETTE].execute(image, 16)
+    found = execute(pack.nodes[PALETTE], image, 16)
     options = condition("color_palette").ColorPaletteOptions(16)
     assert torch.equal(found.args[0], condition("color_palette").color_palette(image, options))
 
@@ -76,7 +83,7 @@ def test_batches_have_progress(pack, name):
     before, seen = comfy.utils.PROGRESS_BAR_HOOK, []
     comfy.utils.set_progress_bar_global_hook(lambda value, total, *more, **options: seen.append((value, total)))
     try:
-        pack.nodes[name].execute(noise(3, 20, 20, 3), *DEFAULTS[name])
+        execute(pack.nodes[name], noise(3, 20, 20, 3), *DEFAULTS[name])
     finally:
         comfy.utils.set_progress_bar_global_hook(before)
     assert (seen[0], seen[-1]) == ((1, 3), (3, 3))  # newer hosts leave out what comes too quickly after another
@@ -86,11 +93,11 @@ def test_completion_gives_hint_picture_and_mask(pack):
     image, mask = noise(2, 64, 64, 3), torch.zeros(1, 64, 64)
     mask[:, :20] = 1
     node = pack.nodes[COMPLETION]
-    hint, picture, masked = node.execute(image, 0, 0, 0, 0, mask).args
+    hint, picture, masked = execute(node, image, 0, 0, 0, 0, mask).args
     assert torch.equal(picture, image)
     assert torch.equal(masked, mask.expand(2, 64, 64))
     assert torch.equal(hint, image * (1 - mask[..., None]))
-    hint, picture, masked = node.execute(image, 0, 0, 64, 0).args
+    hint, picture, masked = execute(node, image, 0, 0, 64, 0).args
     assert hint.shape == picture.shape == (2, 64, 128, 3)
     assert masked.sum() == 2 * 64 * 64
 
@@ -98,17 +105,17 @@ def test_completion_gives_hint_picture_and_mask(pack):
 @pytest.mark.parametrize(("margin", "mask", "found"), [(0, None, "neither"), (8, torch.ones(1, 8, 8), "both")])
 def test_completion_wants_a_mask_or_margins(pack, margin, mask, found):
     with pytest.raises(pack.core.SCEditError, match=f"either a mask or margins, found {found}"):
-        pack.nodes[COMPLETION].execute(noise(1, 8, 8, 3), margin, 0, 0, 0, mask)
+        execute(pack.nodes[COMPLETION], noise(1, 8, 8, 3), margin, 0, 0, 0, mask)
 
 
 def test_soft_edges_are_those_of_the_core(pack, annotators):
     network, image = install_hed(annotators), noise(2, 40, 33, 3)
     soft_edge = condition("soft_edge")
     for polarity in ("dark_on_light", "light_on_dark"):
-        found = pack.nodes[SOFT_EDGE].execute(image, polarity, False, False).args[0]
+        found = execute(pack.nodes[SOFT_EDGE], image, polarity, False, False).args[0]
         expected = soft_edge.soft_edge(image, network, soft_edge.SoftEdgeOptions(polarity))
         assert (found - expected).abs().max() < 1e-5
-    assert set(pack.nodes[SOFT_EDGE].execute(image, "auto", True, True).args[0].unique().tolist()) <= {0, 1}
+    assert set(execute(pack.nodes[SOFT_EDGE], image, "auto", True, True).args[0].unique().tolist()) <= {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +129,7 @@ def test_soft_edges_are_those_of_the_core(pack, annotators):
     ],
 )
 def test_models_of_transformers(pack, annotators, node, name, kind, options):
-    image, run = noise(2, 70, 130, 3), pack.nodes[node].execute
+    image, run = noise(2, 70, 130, 3), partial(execute, pack.nodes[node])
     with pytest.raises(pack.core.SCEditError, match=f"expected model.safetensors or .*{name}, found none"):
         run(image=image, detector=name, **options)
     install_model(kind, annotators, name)
@@ -149,12 +156,12 @@ def loaded_hed():
 def test_a_detector_is_the_hosts_and_is_loaded_once(pack, annotators):
     install_hed(annotators)
     image = noise(1, 24, 24, 3)
-    first = pack.nodes[SOFT_EDGE].execute(image, *DEFAULTS[SOFT_EDGE]).args[0]
+    first = execute(pack.nodes[SOFT_EDGE], image, *DEFAULTS[SOFT_EDGE]).args[0]
     (network,) = loaded_hed()
-    assert torch.equal(pack.nodes[SOFT_EDGE].execute(image, *DEFAULTS[SOFT_EDGE]).args[0], first)
+    assert torch.equal(execute(pack.nodes[SOFT_EDGE], image, *DEFAULTS[SOFT_EDGE]).args[0], first)
     assert loaded_hed() == [network]
     install_hed(annotators, seed=2)
-    assert not torch.equal(pack.nodes[SOFT_EDGE].execute(image, *DEFAULTS[SOFT_EDGE]).args[0], first)
+    assert not torch.equal(execute(pack.nodes[SOFT_EDGE], image, *DEFAULTS[SOFT_EDGE]).args[0], first)
     assert network not in loaded_hed()[:1]
 
 
@@ -162,16 +169,16 @@ def test_a_detector_is_gone_when_the_host_unloads_it(pack, annotators):
     """Its memory is the host's to free, off the device as well."""
     install_hed(annotators)
     image = noise(1, 24, 24, 3)
-    first = pack.nodes[SOFT_EDGE].execute(image, *DEFAULTS[SOFT_EDGE]).args[0]
+    first = execute(pack.nodes[SOFT_EDGE], image, *DEFAULTS[SOFT_EDGE]).args[0]
     network = weakref.ref(loaded_hed()[0])
     comfy.model_management.unload_all_models()
     gc.collect()
     assert network() is None
-    assert torch.equal(pack.nodes[SOFT_EDGE].execute(image, *DEFAULTS[SOFT_EDGE]).args[0], first)
+    assert torch.equal(execute(pack.nodes[SOFT_EDGE], image, *DEFAULTS[SOFT_EDGE]).args[0], first)
 
 
 def test_poses_are_those_of_the_core(pack, annotators):
-    image, run = noise(2, 90, 70, 3), pack.nodes[POSE].execute
+    image, run = noise(2, 90, 70, 3), partial(execute, pack.nodes[POSE])
     with pytest.raises(pack.core.SCEditError, match=r"rtdetr-r50, found none; take 172 MB .*PekingU"):
         run(*FINDERS, 0.0, 0.0, True, image)
     folders = [install_model("rtdetr", annotators, FINDERS[0])]
@@ -201,7 +208,7 @@ def test_keypoints_of_other_nodes_are_drawn(pack):
     """No detector is installed."""
     people = [body(*((20 + 2.0 * i, 10 + 3.0 * i) for i in range(18)))]
     keypoints = [{"people": people, "canvas_width": 70, "canvas_height": 90}]
-    run = pack.nodes[POSE].execute
+    run = partial(execute, pack.nodes[POSE])
     drawn, passed_on, _ = run(*FINDERS, 0.3, 0.3, True, keypoints=keypoints).args
     assert drawn.shape == (1, 90, 70, 3)
     assert drawn.any()
@@ -217,7 +224,7 @@ def test_keypoints_go_to_and_come_from_the_hosts_own_nodes(pack):
     sdpose = pytest.importorskip("comfy_extras.nodes_sdpose", reason="this host has no SDPose")
     people = [body(*((20 + 2.0 * i, 10 + 3.0 * i) for i in range(18)))]
     keypoints = [{"people": people, "canvas_width": 70, "canvas_height": 90}]
-    drawn, passed_on, _ = pack.nodes[POSE].execute(*FINDERS, 0.3, 0.3, True, keypoints=keypoints).args
+    drawn, passed_on, _ = execute(pack.nodes[POSE], *FINDERS, 0.3, 0.3, True, keypoints=keypoints).args
     theirs = sdpose.SDPoseDrawKeypoints.execute(passed_on, True, True, True, False, 4, 3, 0.3, True).args[0]
     assert theirs.shape == drawn.shape
     seen, seen_by_them = drawn.any(-1), theirs.any(-1)
@@ -226,7 +233,7 @@ def test_keypoints_go_to_and_come_from_the_hosts_own_nodes(pack):
     points = [(15.0 + 3 * i, 20.0 + 2 * i) for i in range(133)]
     points[3] = (-1.0, -1.0)
     frames = sdpose._to_openpose_frames([[points]], [[[0.9] * 4 + [0.1] + [0.9] * 128]], 400, 500)
-    drawn, passed_on, _ = pack.nodes[POSE].execute(*FINDERS, 0.3, 0.3, True, keypoints=frames).args
+    drawn, passed_on, _ = execute(pack.nodes[POSE], *FINDERS, 0.3, 0.3, True, keypoints=frames).args
     assert drawn.shape == (1, 400, 500, 3)
     assert drawn.any()
     their_body = frames[0]["people"][0]["pose_keypoints_2d"]
@@ -238,7 +245,7 @@ def test_keypoints_go_to_and_come_from_the_hosts_own_nodes(pack):
 def test_a_ready_label_map_is_coloured(pack):
     """No detector is installed."""
     labels = torch.tensor([[[0, 20], [12, 149]]])[..., None].expand(1, 2, 2, 3) / 255
-    run = pack.nodes[SEGMENTATION].execute
+    run = partial(execute, pack.nodes[SEGMENTATION])
     found = run("segformer-b0-ade", False, labels=labels).args[0]
     assert (found[0, 0] * 255).round().tolist() == [[120, 120, 120], [0, 102, 200]]
     from_one = run("segformer-b0-ade", True, labels=labels + 1 / 255).args[0]
@@ -252,7 +259,7 @@ def test_a_ready_label_map_is_coloured(pack):
 
 def test_a_missing_detector_is_one_sentence(pack, annotators):
     with pytest.raises(pack.core.SCEditError) as raised:
-        pack.nodes[SOFT_EDGE].execute(noise(1, 24, 24, 3), *DEFAULTS[SOFT_EDGE])
+        execute(pack.nodes[SOFT_EDGE], noise(1, 24, 24, 3), *DEFAULTS[SOFT_EDGE])
     for said in ("models/scedit_annotators/hed", "ControlNetHED.pth", "29 MB", "Apache-2.0", "lllyasviel/Annotators"):
         assert said in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -266,7 +273,7 @@ def test_a_connected_tuner_sets_the_options(pack, annotators):
         (PALETTE, {"type": "color_palette", "cell": 8}, (8,)),
         (SOFT_EDGE, {"type": "soft_edge", "polarity": "light_on_dark"}, ("light_on_dark", False, False)),
     ):
-        run = pack.nodes[name].execute
+        run = partial(execute, pack.nodes[name])
         by_hand = run(image, *options).args[0]
         assert not torch.equal(by_hand, run(image, *DEFAULTS[name]).args[0])
         assert torch.equal(run(image, *DEFAULTS[name], with_condition(pack, **said)).args[0], by_hand)
@@ -277,7 +284,7 @@ def test_a_connected_tuner_sets_the_options(pack, annotators):
 def test_a_connected_tuner_names_the_detector_too(pack, annotators):
     install_model("dpt", annotators, "dpt-hybrid-midas")
     install_model("depth_anything", annotators, "depth-anything-v2-small")
-    image, run = noise(1, 64, 64, 3), pack.nodes[DEPTH].execute
+    image, run = noise(1, 64, 64, 3), partial(execute, pack.nodes[DEPTH])
     by_hand = run(image, "depth-anything-v2-small", True).args[0]
     named = with_condition(pack, type="depth", invert=True, detector="depth-anything-v2-small")
     assert torch.equal(run(image, "dpt-hybrid-midas", False, named).args[0], by_hand)
@@ -294,14 +301,14 @@ def test_every_detector_node_takes_a_tuner(pack, name):
         DEPTH: (noise(1, 9, 9, 3), "dpt-hybrid-midas", False),
     }
     with pytest.raises(pack.core.SCEditError, match="found one trained on 'canny'"):
-        pack.nodes[name].execute(*widgets[name], with_condition(pack, type="canny"))
+        execute(pack.nodes[name], *widgets[name], with_condition(pack, type="canny"))
 
 
 def test_a_tuner_of_another_condition_is_refused(pack):
     with pytest.raises(pack.core.SCEditError, match="expected a tuner trained on canny, found one trained on 'pose'"):
-        pack.nodes[CANNY].execute(noise(1, 9, 9, 3), *DEFAULTS[CANNY], with_condition(pack, type="pose"))
+        execute(pack.nodes[CANNY], noise(1, 9, 9, 3), *DEFAULTS[CANNY], with_condition(pack, type="pose"))
     with pytest.raises(pack.core.SCEditError, match="expected a control from Load CSC-Tuner, found object"):
-        pack.nodes[CANNY].execute(noise(1, 9, 9, 3), *DEFAULTS[CANNY], object())
+        execute(pack.nodes[CANNY], noise(1, 9, 9, 3), *DEFAULTS[CANNY], object())
 
 
 @pytest.mark.parametrize("name", [CANNY, PALETTE])
@@ -309,4 +316,4 @@ def test_pictures_of_nan_are_refused(pack, name):
     image = noise(2, 9, 9, 3)
     image[1, 0, 0, 0] = float("nan")
     with pytest.raises(pack.core.SCEditError, match="expected finite values, found NaN"):
-        pack.nodes[name].execute(image, *DEFAULTS[name])
+        execute(pack.nodes[name], image, *DEFAULTS[name])

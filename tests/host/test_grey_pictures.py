@@ -43,8 +43,10 @@ def test_label_maps_of_every_kind_are_read(pack, tmp_path, mode, width):
     elif mode != "L":
         image = image.convert(mode)
     node = pack.nodes["SCEditSegmentation"]
-    found = node.execute("upernet-convnext-small", labels=load(image, tmp_path)[0]).args[0]
-    expected = node.execute("upernet-convnext-small", labels=torch.from_numpy(labels)[None, ..., None].float() / 255)
+    found = node.execute(detector="upernet-convnext-small", labels=load(image, tmp_path)[0]).args[0]
+    expected = node.execute(
+        detector="upernet-convnext-small", labels=torch.from_numpy(labels)[None, ..., None].float() / 255
+    )
     assert torch.equal(found, expected.args[0])
 
 

@@ -1,8 +1,7 @@
-"""Detectors in the hands of the host's memory manager, and the folder that they are loaded from."""
+"""Detectors in the hands of the host's memory manager."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,8 @@ import torch
 from comfy.patcher_extension import CallbacksMP
 from torch import nn
 
-from ..scedit_core.conditions.annotators import FOLDER, installed_weights
-from ..scedit_core.weight_files import SUFFIXES
+from ...scedit_core.conditions.annotators import installed_weights
+from ..folders import ANNOTATORS
 
 
 class ManagedDetector:
@@ -55,7 +54,7 @@ def managed_detector(name: str, load: Callable[[Path], nn.Module]) -> ManagedDet
     load: makes the module of a weight file.  Raises ConditionError where it is missing or damaged.
     """
     try:
-        path = installed_weights(name, folder_paths.get_folder_paths(FOLDER))
+        path = installed_weights(name, folder_paths.get_folder_paths(ANNOTATORS))
     except Exception:
         _in_use.pop(name, None)
         raise
@@ -72,16 +71,3 @@ def loaded(working_bytes: int, *detectors: ManagedDetector) -> torch.device:
     patchers = [detector.patcher for detector in detectors]
     comfy.model_management.load_models_gpu(patchers, memory_required=working_bytes)
     return patchers[0].load_device
-
-
-def register() -> None:
-    """Make models/scedit_annotators known to the host, beside what extra_model_paths added."""
-    default = os.path.join(folder_paths.models_dir, FOLDER)
-    folder_paths.add_model_folder_path(FOLDER, default)
-    paths, endings = folder_paths.folder_names_and_paths[FOLDER]
-    folder_paths.folder_names_and_paths[FOLDER] = (paths, set(endings) | set(SUFFIXES))
-    with contextlib.suppress(OSError):  # a read-only installation keeps its files elsewhere
-        os.makedirs(default, exist_ok=True)
-
-
-register()

@@ -1,0 +1,66 @@
+"""Segmentation with UperNet, SegFormer or OneFormer, which lie in models/scedit_annotators, or of a ready label map."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ...scedit_core.conditions.annotators import names_for
+from ...scedit_core.conditions.segmentation import (
+    SegmentationOptions,
+    labels_of,
+    load_segmentation,
+    palette_picture,
+    segmentation,
+    stretched,
+)
+from .skeleton import CSC_TUNER, Condition, ConditionNode, needs
+
+needs("transformers")
+
+
+class SCEditSegmentation(ConditionNode):
+    """IMAGE or a label map -> IMAGE, a colour for each class."""
+
+    row = Condition(
+        node_id="SCEditSegmentation",
+        title="SCEdit Segmentation",
+        description=(
+            "What is where, in the standard colours of ADE20K's 150 classes. Needs the chosen detector in "
+            "models/scedit_annotators, or a ready label map."
+        ),
+        options=SegmentationOptions,
+        make=lambda picture, network, _, device: segmentation(picture, network, device),
+        instead="labels",
+        allowed={"detector": names_for("segmentation")},
+        widgets={
+            "detector": "UperNet and OneFormer see more, SegFormer B0 is quick. Each is a folder in "
+            "models/scedit_annotators.",
+            "labels_from_one": io.Boolean.Input(
+                "labels_from_one",
+                default=False,
+                optional=True,
+                tooltip="The connected labels count from 1 for wall and 0 is nothing, as in ADE20K's own files; else "
+                "from 0 for wall.",
+            ),
+        },
+        more=(
+            io.Image.Input(
+                "labels",
+                optional=True,
+                tooltip="A ready label map: a grey picture whose values of 0 to 255 are classes. It is coloured, and "
+                "no detector is needed. With an image connected, it is stretched to its size.",
+            ),
+            CSC_TUNER,
+        ),
+        # 150 logits of 4 bytes for each pixel, grown to the picture, twice.
+        working_bytes=lambda height, width: height * width * 2 * 150 * 4,
+        detectors={"detector": lambda path: load_segmentation(path.parent)},
+    )
+
+    @classmethod
+    def made(cls, image, options, labels=None, labels_from_one=False):
+        """Of labels where there are some."""
+        if labels is None:
+            return super().made(image, options)
+        labels = labels_of(labels, labels_from_one)
+        return (palette_picture(labels if image is None else stretched(labels, tuple(image.shape[1:3]))),)
