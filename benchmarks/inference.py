@@ -190,7 +190,7 @@ def _backend(options: argparse.Namespace, model: str, latent: int) -> Backend:
 
 def _options() -> argparse.Namespace:
     made = parser(__doc__, plot=True)
-    made.add_argument("--host", type=Path, default=_found_host(), help="a ComfyUI checkout")
+    made.add_argument("--host", type=Path, default=found_host(), help="a ComfyUI checkout")
     made.add_argument("--no-host", dest="host", action="store_const", const=None, help="measure on diffusers")
     made.add_argument("--model", nargs="+", choices=LATENTS, default=["sd15"])
     made.add_argument("--latent", type=int, help="side of the latent, by default the model's own, on a CPU half of it")
@@ -205,7 +205,7 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _found_host() -> Path | None:
+def found_host() -> Path | None:
     named = os.environ.get("COMFYUI_PATH", "").split(os.pathsep)[0] or "~/comfy/ComfyUI"
     path = Path(named).expanduser()
     return path if (path / "comfyui_version.py").is_file() else None

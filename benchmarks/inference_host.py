@@ -1,4 +1,4 @@
-"""The host as a backend of benchmarks/inference.py: its sampler, its nodes, and the pack as it loads it."""
+"""The host as a backend of benchmarks/inference*.py: its sampler, its nodes, and the pack as it loads it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from frame import device_name, mark, seconds
 
 PACK = Path(__file__).resolve().parents[1]
 NAME = "scedit_pack_benchmarked"
+BEFORE = "before: "
 _SHAPES = {
     "sd15": {
         "num_heads": 8,
@@ -45,11 +46,19 @@ _SHAPES = {
 
 
 class HostBackend:
-    """See inference.Backend.  One model at a time, with all that it is compared with."""
+    """See inference.Backend.  One model at a time, with all that it is compared with.
 
-    def __init__(self, path: Path, model: str, latent: int, width: int, dtype: str | None) -> None:
+    before: another checkout of this pack, whose variants are there too, with BEFORE in front of their names.
+    """
+
+    def __init__(
+        self, path: Path, model: str, latent: int, width: int, dtype: str | None, before: Path | None = None
+    ) -> None:
         self._host, self._latent = _host(path.resolve(), dtype), latent
-        self._variants = _variants(self._host, model, latent, width)
+        packs = {"": self._host.pack}
+        if before is not None:
+            packs[BEFORE] = _pack(before.resolve(), f"{NAME}_before")
+        self._variants = _variants(self._host, packs, model, latent, width)
         self.title = f"ComfyUI {self._host.version}"
         self.dtype = str(self._host.dtype).removeprefix("torch.")
         self._gpu = self._host.device.type == "cuda"
@@ -58,8 +67,10 @@ class HostBackend:
         self.edit_seconds, self._editing = 0.0, False
         if not self._gpu:  # where calls return when their work is done
             controlnet = self._host.comfy.controlnet
-            self._time(self._host.forward.Forward, "__call__")
-            for control in (self._host.control.SCEditControl, controlnet.ControlNet, controlnet.T2IAdapter):
+            for pack in packs.values():
+                self._time(pack.edits, "__call__")
+            controls = [pack.control.SCEditControl for pack in packs.values()]
+            for control in (*controls, controlnet.ControlNet, controlnet.T2IAdapter):
                 self._time(control, "get_control")
 
     def _time(self, kind: type, name: str) -> None:
@@ -131,7 +142,7 @@ class _NoVideos(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def _host(path: Path, dtype: str | None) -> SimpleNamespace:
-    """The host's modules and the pack, loaded as the host loads it; `dtype` instead of the one that it would choose."""
+    """The host's modules and the pack; `dtype` instead of the one that it would choose."""
     sys.path[:] = [str(path), *(p for p in sys.path if Path(p or ".").resolve() != PACK)]
     if importlib.util.find_spec("av") is None:
         sys.meta_path.append(_NoVideos())
@@ -152,29 +163,44 @@ def _host(path: Path, dtype: str | None) -> SimpleNamespace:
 
     import nodes
 
-    if NAME not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            NAME, PACK / "__init__.py", submodule_search_locations=[str(PACK)]
-        )
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[NAME] = module
-        spec.loader.exec_module(module)
-    extension = asyncio.run(sys.modules[NAME].comfy_entrypoint())
     device = comfy.model_management.get_torch_device()
     return SimpleNamespace(
         torch=torch,
         comfy=comfy,
         nodes=nodes,
-        pack={node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())},
-        core=importlib.import_module(f"{NAME}.scedit_core"),
-        managed=importlib.import_module(f"{NAME}.nodes.host.managed"),
-        control=importlib.import_module(f"{NAME}.nodes.host.control"),
-        patch=importlib.import_module(f"{NAME}.nodes.host.patch"),
-        forward=importlib.import_module(f"{NAME}.nodes.host.forward"),
+        pack=_pack(PACK, NAME),
         device=device,
         offload=comfy.model_management.unet_offload_device(),
         dtype=comfy.model_management.unet_dtype(device=device, model_params=860_000_000),
         version=(path / "comfyui_version.py").read_text().split('"')[1],
+    )
+
+
+def _pack(root: Path, name: str) -> SimpleNamespace:
+    """The pack in `root`, loaded as the host loads it, under that name.
+
+    patch: its module of what nodes put on a MODEL.  edits: the class whose calls edit skips.
+    """
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            name, root / "__init__.py", submodule_search_locations=[str(root)]
+        )
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    extension = asyncio.run(sys.modules[name].comfy_entrypoint())
+    grouped = (root / "nodes" / "host").is_dir()  # which an earlier build has not
+
+    def module_of(each: str):
+        return importlib.import_module(f"{name}.nodes.{'host.' * grouped}{each}")
+
+    return SimpleNamespace(
+        nodes={node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())},
+        core=importlib.import_module(f"{name}.scedit_core"),
+        managed=module_of("managed"),
+        control=module_of("control"),
+        patch=module_of("patch"),
+        edits=module_of("forward").Forward if grouped else module_of("patch").SkipPatch,
     )
 
 
@@ -204,8 +230,10 @@ def _randomise(host: SimpleNamespace, module, seed: int):
     return module.eval().requires_grad_(False)
 
 
-def _variants(host: SimpleNamespace, model_name: str, latent: int, width: int) -> dict[str, tuple]:
-    """Name -> (model, positive, negative)."""
+def _variants(
+    host: SimpleNamespace, packs: dict[str, SimpleNamespace], model_name: str, latent: int, width: int
+) -> dict[str, tuple]:
+    """Name -> (model, positive, negative); those of each pack after what it is called."""
     torch, comfy = host.torch, host.comfy
     config = _unet_config(host, model_name, width)
     supported = (comfy.supported_models.SDXL if model_name == "sdxl" else comfy.supported_models.SD15)(dict(config))
@@ -214,34 +242,47 @@ def _variants(host: SimpleNamespace, model_name: str, latent: int, width: int) -
     base = supported.get_model({}, "", device=host.offload)
     _randomise(host, base.diffusion_model, 0)
     model = comfy.model_patcher.ModelPatcher(base, host.device, host.offload)
-    layout = host.core.SkipLayout.from_host(config)
     image = torch.rand(1, latent * 8, latent * 8, 3, generator=torch.Generator().manual_seed(1))
     prompts = [_prompt(torch, seed, config) for seed in (2, 3)]
 
-    def managed(kind, seed, **options):
-        tuner = _randomise(host, kind(layout, **options), seed)
-        return host.managed.ManagedTuner(tuner, f"random {seed}", "random")
-
-    def controlled(controls):
+    def controlled(controls, model=model):
         positive, negative = prompts
         for control in controls:
             apply = host.nodes.ControlNetApplyAdvanced().apply_controlnet
             positive, negative = apply(positive, negative, control, image, 0.5, 0.0, 1.0)
         return model, positive, negative
 
-    ratio = 2 if model_name == "sdxl" else 1
-    csc = [host.control.SCEditControl(managed(host.core.CSCTuner, seed, hint_ratio=ratio)) for seed in (11, 12, 13, 14)]
-    apply_sc, apply_csc = (host.pack[name].execute for name in ("SCEditApplySCTuner", "SCEditApplyCSCTuner"))
-    styled = apply_sc(model, managed(host.core.SCTuner, 10), 0.5, 0.0, 1.0, "both").args[0]
-    on_model = apply_csc(model, csc[0], image, 0.5, 0.0, 1.0, "crop").args[0]
+    def tuned(pack: SimpleNamespace) -> dict[str, tuple]:
+        layout = pack.core.SkipLayout.from_host(config)
+
+        def managed(kind, seed, **options):
+            tuner = _randomise(host, kind(layout, **options), seed)
+            return pack.managed.ManagedTuner(tuner, f"random {seed}", "random")
+
+        def styled(*seeds):
+            made = model
+            for seed in seeds:
+                apply = pack.nodes["SCEditApplySCTuner"].execute
+                made = apply(made, managed(pack.core.SCTuner, seed), 0.5, 0.0, 1.0, "both").args[0]
+            return made
+
+        ratio = 2 if model_name == "sdxl" else 1
+        controls = [managed(pack.core.CSCTuner, seed, hint_ratio=ratio) for seed in (11, 12, 13, 14)]
+        csc = [pack.control.SCEditControl(each) for each in controls]
+        on_model = pack.nodes["SCEditApplyCSCTuner"].execute(model, csc[0], image, 0.5, 0.0, 1.0, "crop").args[0]
+        return {
+            "SC-Tuner": (styled(10), *prompts),
+            "CSC-Tuner": controlled(csc[:1]),
+            "CSC-Tuner on the model": (on_model, *prompts),
+            "two CSC-Tuners": controlled(csc[:2]),
+            "four CSC-Tuners": controlled(csc),
+            "four CSC, two SC-Tuners": controlled(csc, styled(15, 16)),
+        }
+
     controlnet, adapter = _controlnet(host, config), _adapter(host, model_name, config)
     return {
         "base": (model, *prompts),
-        "SC-Tuner": (styled, *prompts),
-        "CSC-Tuner": controlled(csc[:1]),
-        "CSC-Tuner on the model": (on_model, *prompts),
-        "two CSC-Tuners": controlled(csc[:2]),
-        "four CSC-Tuners": controlled(csc),
+        **{prefix + name: each for prefix, pack in packs.items() for name, each in tuned(pack).items()},
         "T2I-Adapter": controlled([adapter]),
         "ControlNet": controlled([controlnet]),
         "two ControlNets": controlled([controlnet, controlnet.copy()]),

@@ -116,7 +116,7 @@ def scedit(host: Any, model: Any, latents: list, positive: list, options: argpar
         "preview_every": 0, "start_from": "none", "resume": False,
     }  # fmt: skip
     given = {key: [value] for key, value in widgets.items()}
-    node = host.pack["SCEditTrainOnModel"]
+    node = host.pack.nodes["SCEditTrainOnModel"]
     return lambda: node.execute(model=[model], latents=latents, positive=positive, **given)
 
 
@@ -138,8 +138,8 @@ def lora(host: Any, model: Any, latents: list, positive: list, options: argparse
 def trained_mib(host: Any, model: Any, name: str, rank: int) -> float:
     """The trained weights, of which gradients take as much again and AdamW's state twice."""
     if name == "scedit":
-        layout = host.patch.layout_of(model.model)
-        return sum(p.nbytes for p in host.core.SCTuner(layout, device="meta").parameters()) / _MIB
+        layout = host.pack.patch.layout_of(model.model)
+        return sum(p.nbytes for p in host.pack.core.SCTuner(layout, device="meta").parameters()) / _MIB
     found = 0
     for module in model.model.modules():
         if hasattr(module, "weight_function") and module.weight is not None:

@@ -104,7 +104,8 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("route", ["model", "control"])
 @pytest.mark.parametrize("kind", ["error", "interrupt"])
-def test_a_clean_run_after_a_broken_one(pack, model, route, kind):
+@pytest.mark.parametrize("at", [0, 1], ids=["first step", "middle step"])
+def test_a_clean_run_after_a_broken_one(pack, model, route, kind, at):
     control, other = csc_tuner(pack), picture(seed=6)
     edited, prompts = model, control_prompts(control)
     if route == "model":
@@ -112,7 +113,7 @@ def test_a_clean_run_after_a_broken_one(pack, model, route, kind):
     undisturbed = sample(edited, *prompts, steps=4)
 
     def stop(step, *_):
-        if step == 1:
+        if step == at:
             assert forwards.runs[-1].kept() > 0
             if kind == "error":
                 raise Stop
