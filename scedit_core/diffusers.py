@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -38,6 +39,10 @@ def attach(
     Without gradients all tuners work as one (folding.py); with them one by one, so that each can be trained.
     Float32 weights under a half-precision U-Net are cast where they are used, so that they can be trained; in all other
     cases a tuner of another dtype or device than the U-Net's works through a copy.
+
+    A residual block with the attribute `edit_input` is given a function there in each forward with gradients, which
+    edits the skip at the end of its input, and the hint features that the function takes besides; its input then has
+    the skip as it was.  So it can edit where it is recomputed.
 
     apart: each tuner edits a copy of the batch of its own: the rows of the U-Net's output are those of the first tuner,
     then those of the second, and so on, after one pass of the encoder and the middle block.
@@ -101,6 +106,11 @@ def attach(
             skip, b = skips[-1 - j], first + j
             if apart:
                 edited[-1 - j] = torch.cat([edit(b, skip, [each] if each.strength else []) for each in edits])
+            elif torch.is_grad_enabled() and hasattr(module.resnets[j], "edit_input"):
+                # as they are in this forward, not when it is recomputed
+                now = [replace(each, hint_features=None) for each in active]
+                features = [each.hint_features and each.hint_features[b] for each in active]
+                module.resnets[j].edit_input = partial(_edit_end, b, skip.shape[1], now), features
             else:
                 edited[-1 - j] = edit(b, skip, active)
         if apart:
@@ -120,6 +130,13 @@ def attach(
         kept.clear()
         for each in edits:
             each.hint_features = None
+
+
+def _edit_end(b: int, channels: int, edits: list[Edit], x: Tensor, *features: Tensor | None) -> Tensor:
+    """The input x [B,C,h,w] of a residual block, whose last `channels` are the skip of block b, with that edited."""
+    before, skip = x.split([x.shape[1] - channels, channels], dim=1)
+    edits = [replace(each, hint_features={b: feature}) for each, feature in zip(edits, features, strict=True)]
+    return torch.cat([before, edit_skip(b, skip.contiguous(), edits)], dim=1)
 
 
 def _for_each(kwargs: dict, copies: int, begins: bool) -> dict:

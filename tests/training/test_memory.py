@@ -113,6 +113,27 @@ def test_adapters_keep_the_skips_that_they_edit_alone(plain, dtype):
     assert kept[1] - kept[0] == size * (2 * skips + copies)
 
 
+def test_checkpointing_keeps_each_skip_once(plain):
+    """As the encoder gave it, at the end of a residual block's input; a control keeps its hint and features besides.
+
+    With the edit outside of what is recomputed, a style keeps it before and after the edit; a control after the edit,
+    and with its features added.
+    """
+    memory = {"frozen_convolutions": True, "checkpointing": True}
+    unet, twice = _prepared(plain, **memory), _prepared(plain, **memory)
+    for block in twice.up_blocks:
+        for resnet in block.resnets:
+            del resnet.edit_input
+    layout = SkipLayout.from_diffusers(unet.config)
+    skips = 4 * sum(2 * c * (16 // s) ** 2 for c, s in zip(layout.channels, layout.strides, strict=True))
+    style, control = (_step(unet, kind, **memory) for kind in ("sc", "csc"))
+    for kind, found, more in (("sc", style, skips), ("csc", control, 0)):
+        expected = _step(twice, kind, **memory)
+        _assert_same(expected, found)
+        assert expected[2] - found[2] == more
+    assert control[2] - style[2] == 4 * 2 * 3 * 128 * 128 + skips  # features are as large as the skips
+
+
 def test_channels_last_gives_the_same_bits(plain):
     expected = _step(_prepared(plain).to(memory_format=torch.channels_last))
     _assert_same(expected, _step(_prepared(plain, frozen_convolutions=True).to(memory_format=torch.channels_last)))

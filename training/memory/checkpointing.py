@@ -13,13 +13,16 @@ def checkpoint_decoder(unet: nn.Module) -> None:
     """Recompute each residual and each transformer block of the up blocks of a UNet2DConditionModel.
 
     Without re-entry, which alone needs no requires_grad on the block's input.  The encoder and the middle block keep
-    no graph, so there is nothing to save in them; the tuners work in hooks before the up blocks, outside of what is
-    recomputed here.
+    no graph, so there is nothing to save in them.  A residual block edits the skip in its input itself, so that of a
+    skip only what the encoder gave is kept: otherwise a style would keep it twice, before and after the edit.
     """
     for part in unet.up_blocks.modules():
         if hasattr(part, "gradient_checkpointing"):
             part.gradient_checkpointing = True
             part._gradient_checkpointing_func = _recomputed
+    for block in unet.up_blocks:
+        for resnet in block.resnets:
+            resnet.edit_input = None  # for scedit_core.diffusers.attach to set
 
 
 def checkpoint_adapters(tuner: SCTuner | CSCTuner) -> None:
@@ -54,5 +57,13 @@ class RecomputedHintEncoder(HintEncoder):
 
 
 def _recomputed(module: nn.Module, *args):
+    run, given = module, getattr(module, "edit_input", None)
+    if given is not None:
+        (edit, features), module.edit_input = given, None
+
+        def run(x, temb, *features):
+            return module(edit(x, *features), temb)
+
+        args = (*args, *features)  # not by closure, so that what is kept is known to autograd
     # a U-Net in eval mode draws no random numbers, so there is no state of them to save
-    return checkpoint(module, *args, use_reentrant=False, preserve_rng_state=module.training)
+    return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=module.training)

@@ -52,4 +52,6 @@ def compile_blocks(unet: nn.Module, backend: str = "inductor") -> None:
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before torch 2.6
     setattr(config, limit, max(getattr(config, limit), 64))
     for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+        for resnet in block.resnets:
+            resnet.__dict__.pop("edit_input", None)  # of checkpointing; a function of each step would compile again
         block.forward = torch.compile(block.forward, backend=backend)

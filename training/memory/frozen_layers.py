@@ -187,5 +187,14 @@ class _GatedGELU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        hidden, gate = ctx.saved_tensors[0].chunk(2, dim=-1)
-        return torch.cat([grad * F.gelu(gate), aten.gelu_backward(grad * hidden, gate)], dim=-1)
+        projected = ctx.saved_tensors[0]
+        hidden, gate = projected.chunk(2, dim=-1)
+        if torch.compiler.is_compiling():  # which needs no room for the parts
+            return torch.cat([grad * F.gelu(gate), aten.gelu_backward(grad * hidden, gate)], dim=-1)
+        # the largest tensors of a step, so each half is computed where it belongs instead of being copied there
+        whole = torch.empty_like(projected)
+        for_hidden, for_gate = whole.chunk(2, dim=-1)
+        aten.gelu(gate, out=for_hidden).mul_(grad)
+        torch.mul(grad, hidden, out=for_gate)
+        aten.gelu_backward.grad_input(for_gate, gate, grad_input=for_gate)
+        return whole
