@@ -24,21 +24,20 @@ lint: $(VENV)/.test-ready
 bench: $(VENV)/.test-ready
 	mkdir -p build/bench
 	$(BIN)/python tests/host/install_requirements.py
-	$(BIN)/python benchmarks/training.py --out build/bench/training.json --plot build/bench/training.png
-	$(BIN)/python benchmarks/loading.py --out build/bench/loading.json
-	$(BIN)/python benchmarks/conditions.py --out build/bench/conditions.json
-	$(BIN)/python benchmarks/inference.py --out build/bench/inference.json --plot build/bench/inference.png
-	$(BIN)/python benchmarks/quality.py --rates benchmarks/results/quality.json --out build/bench/quality.json --plot build/bench/quality.png
+	$(BIN)/python -m benchmarks.training --out build/bench/training.json --plot build/bench/training.png
+	$(BIN)/python -m benchmarks.waits --out build/bench/waits.json
+	$(BIN)/python -m benchmarks.inference --out build/bench/inference.json --plot build/bench/inference.png
+	$(BIN)/python -m benchmarks.quality --rates benchmarks/results/quality.json --out build/bench/quality.json --plot build/bench/quality.png
 
 # Sampling and training on a GPU, with whichever Python has torch for it; at most nine minutes on an H100, and started
 # again it does what is missing.  GPU="--host FOLDER" names a ComfyUI checkout, GPU=--dry-run tries it on a CPU.  For a
 # machine without a network: make gpu-wheels first, bring build/wheels along, and GPU="--wheels build/wheels".
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 gpu:
-	$(GPU_PYTHON) benchmarks/gpu.py $(GPU)
+	$(GPU_PYTHON) -m benchmarks.gpu $(GPU)
 
 gpu-wheels:
-	$(PYTHON) benchmarks/gpu.py --fetch-wheels build/wheels
+	$(PYTHON) -m benchmarks.gpu --fetch-wheels build/wheels
 
 fuzz: $(VENV)/.test-ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/fuzz.txt

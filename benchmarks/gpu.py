@@ -1,22 +1,25 @@
 """All that a GPU can tell, in one command: parity, sampling and training, at most nine minutes on an H100.
 
-    python benchmarks/gpu.py [--host COMFYUI | --no-host] [--wheels FOLDER] [--parts ...] [--minutes 9]
-                             [--out build/gpu] [--dry-run]
-    python benchmarks/gpu.py --fetch-wheels FOLDER
+    python -m benchmarks.gpu [--host COMFYUI | --no-host] [--wheels FOLDER] [--parts ...] [--minutes 9]
+                             [--out benchmarks/results] [--dry-run]
+    python -m benchmarks.gpu --fetch-wheels FOLDER
+    python -m benchmarks.gpu --draw FILE.json
 
 Prints what it will do, does one part after the other, and after each writes <out>/<card>.json with the machine, every
-finished part's report and command, and the reason of every part that failed or was left out.  Started again, it does
-what is still missing.  A part whose time is over hands over the rows that it has.  --host names a ComfyUI checkout,
-else COMFYUI_PATH does, else ~/comfy/ComfyUI is looked for; without one sampling is measured on diffusers.
+finished part's report and command, and the reason of every part that failed or was left out; at the end a plot of each
+part that has one.  Started again, it does what is still missing.  A part whose time is over hands over the rows that it
+has.  --host names a ComfyUI checkout, else COMFYUI_PATH does, else ~/comfy/ComfyUI is looked for; without one sampling
+and training on the MODEL are left out.
 
 A machine with torch for CUDA and Python 3.12 but no network gets the rest from wheels: --fetch-wheels downloads them,
-at most 40 MiB, and --wheels installs them into <out>/site, for this script alone.  --dry-run does all parts at a tiny
-size on the CPU.
+at most 40 MiB, and --wheels installs them into build/site, for this script alone.  --dry-run does every script at a
+tiny size on the CPU, and writes into build/gpu.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -31,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 # What is needed besides torch, torchvision, transformers, accelerate, peft, rich and matplotlib: module -> wheel.
 # Without the wheel of `av`, which reads videos and is larger than all others together, a stand-in is enough.
 WHEELS = {
@@ -79,8 +82,8 @@ class Part:
 
     tiny:    arguments in place of `arguments` in a dry run, which leaves the part out where there are none.
     seconds: what it is expected to take on an H100; it is stopped after twice that.
-    on_host: whether it runs on a ComfyUI checkout where there is one.
-    host_only: whether it can run nowhere else.
+    on_host: whether it runs on a ComfyUI checkout.
+    plot:    what of benchmarks/plots.py draws its report.
     """
 
     name: str
@@ -90,58 +93,77 @@ class Part:
     tiny: str
     seconds: int
     on_host: bool = False
-    host_only: bool = False
+    plot: str = ""
 
 
-_SAMPLED = '--variants SC-Tuner CSC-Tuner "two CSC-Tuners" "four CSC-Tuners" T2I-Adapter ControlNet'
-_TINY_SAMPLING = "--dtype float32 --width 32 --latent 16 --steps 2 --rounds 1 --variants SC-Tuner CSC-Tuner ControlNet"
+_SAMPLED = '--variants SC-Tuner CSC-Tuner "two CSC-Tuners" "four CSC-Tuners" T2I-Adapter ControlNet-LLLite ControlNet'
+_FEW_SAMPLED = '--variants SC-Tuner CSC-Tuner "four CSC-Tuners" ControlNet'
 _LEAN, _LEANEST = "'frozen layers'", "'frozen layers, checkpointing, 8 bits'"
-_TINY_TRAINING = f"--tiny --measure-only --steps 1 --batches 1 --savings {_LEAN} {_LEANEST} --methods"
 _MEASURED = "--measure-only --steps 5 --savings"
+_PAIR = f"{_MEASURED} {_LEAN} --methods SC-Tuner 'LoRA r64'"
+# In order of what is wanted first.  A dry run does each script once, with all models: most of its time is importing.
 PARTS = [
     Part(
-        "parity", "whether half precision, 8 bits, compiling and fused updates agree with the CPU", "parity.py",
-        "--kinds sc csc", "--kinds csc", 60,
+        "parity", "whether half precision, 8 bits, compiling and fused updates agree with the CPU", "parity",
+        "--kinds sc csc", "--kinds csc", 40,
     ),
     Part(
-        "sampling SD 1.5", "a step at 512 px, batch 2, fp16, eager", "inference.py",
-        f"--model sd15 --dtype float16 --steps 5 --rounds 4 {_SAMPLED}",
-        f"--model sd15 {_TINY_SAMPLING}", 60, on_host=True,
-    ),
-    Part(
-        "training SD 1.5", "an update at 512 px, batches 1, 4 and 16, eager: peak and steps per second", "training.py",
+        "training SD 1.5", "an update at 512 px, batches 1, 4 and 16, eager: peak and steps per second", "training",
         f"--models sd15 --batches 1 4 16 {_MEASURED} {_LEAN} 'frozen layers, checkpointing' "
         "--methods SC-Tuner 'LoRA r64' CSC-Tuner ControlNet 'LoRA r4'",
-        f"--models sd15 {_TINY_TRAINING} SC-Tuner ControlNet", 120,
+        f"--models sd15 sdxl --tiny --measure-only --steps 1 --batches 1 --savings {_LEAN} --methods SC-Tuner "
+        "ControlNet --channels-last", 80, plot="training",
     ),
     Part(
-        "training SDXL", "an update at 1024 px, batches 1 and 4, eager: peak and steps per second", "training.py",
+        "training SDXL", "an update at 1024 px, batches 1 and 4, eager: peak and steps per second", "training",
         f"--models sdxl --batches 1 4 {_MEASURED} {_LEAN} {_LEANEST} "
-        "--methods SC-Tuner 'LoRA r64' CSC-Tuner ControlNet",
-        f"--models sdxl {_TINY_TRAINING} CSC-Tuner 'LoRA r64'", 120,
+        "--methods SC-Tuner 'LoRA r64' CSC-Tuner ControlNet", "", 80, plot="training",
     ),
     Part(
-        "training SD 1.5, compiled", "the same at batch 4 with compiled blocks", "training.py",
-        f"--models sd15 --batches 4 --compile {_MEASURED} {_LEAN} --methods SC-Tuner 'LoRA r64'", "", 90,
+        "sampling SD 1.5", "a step at 512 px, batch 2, fp16, eager", "inference",
+        f"--model sd15 --dtype float16 --steps 5 --rounds 4 {_SAMPLED}",
+        "--model sd15 sdxl --dtype float32 --width 32 --latent 16 --steps 2 --rounds 1 "
+        "--variants SC-Tuner CSC-Tuner ControlNet-LLLite ControlNet --channels-last",
+        35, on_host=True, plot="sampling",
     ),
     Part(
-        "sampling SDXL", "a step at 1024 px, batch 2, fp16, eager", "inference.py",
-        f"--model sdxl --dtype float16 --steps 5 --rounds 2 {_SAMPLED}",
-        f"--model sdxl {_TINY_SAMPLING}", 80, on_host=True,
+        "training SD 1.5, compiled", "the same at batch 4 with compiled blocks", "training",
+        f"--models sd15 --batches 4 --compile {_PAIR}", "", 50, plot="training",
     ),
     Part(
-        "training on the MODEL", "Train SCEdit on Model beside core's Train LoRA, SD 1.5 at 512 px", "train_in_host.py",
+        "training SDXL, compiled", "the same at batch 1 with compiled blocks", "training",
+        f"--models sdxl --batches 1 --compile {_PAIR}", "", 60, plot="training",
+    ),
+    Part(
+        "sampling SDXL", "a step at 1024 px, batch 2, fp16, eager", "inference",
+        f"--model sdxl --dtype float16 --steps 5 --rounds 2 {_SAMPLED}", "", 45, on_host=True, plot="sampling",
+    ),
+    Part(
+        "parity in ComfyUI", "whether sampling agrees with the CPU: half precision, compiled, dynamic VRAM",
+        "parity_host", "", "--paths float16", 25, on_host=True,
+    ),
+    Part(
+        "training on the MODEL", "Train SCEdit on Model beside core's Train LoRA, SD 1.5 at 512 px", "train_in_host",
         "--model sd15 --latent 64 --stored bf16 --steps 6 --batches 1 4",
-        "--model sd15 --latent 16 --width 32 --rank 4 --steps 3 --batches 1", 60, on_host=True, host_only=True,
+        "--model sd15 --latent 16 --width 32 --rank 4 --steps 3 --batches 1", 35, on_host=True,
     ),
     Part(
-        "training SDXL, compiled", "the same at batch 1 with compiled blocks", "training.py",
-        f"--models sdxl --batches 1 --compile {_MEASURED} {_LEAN} --methods SC-Tuner 'LoRA r64'", "", 150,
+        "sampling SD 1.5, compiled", "the same through ComfyUI's TorchCompileModel", "inference",
+        f"--model sd15 --dtype float16 --steps 5 --rounds 2 --compile {_FEW_SAMPLED}", "", 40, on_host=True,
+        plot="sampling",
     ),
     Part(
-        "full fine-tuning", "SD 1.5 at batch 4, SDXL at batch 1", "training.py",
+        "training SD 1.5, channels last", "whether that order of weights is faster, at batch 4", "training",
+        f"--models sd15 --batches 4 --channels-last {_PAIR}", "", 15,
+    ),
+    Part(
+        "training SD 1.5, CUDA graphs", "whether blocks as CUDA graphs hold and are faster, at batch 1", "training",
+        f"--models sd15 --batches 1 --compile cudagraphs {_PAIR}", "", 15,
+    ),
+    Part(
+        "full fine-tuning", "SD 1.5 at batch 4, SDXL at batch 1", "training",
         "--models sd15 sdxl --batches 1 4 --measure-only --steps 4 --savings none checkpointing "
-        "--methods 'full fine-tuning'", "", 60,
+        "--methods 'full fine-tuning'", "", 20,
     ),
 ]  # fmt: skip
 
@@ -175,14 +197,15 @@ def main() -> int:
     options = _options()
     if options.fetch_wheels:
         return fetch_wheels(options.fetch_wheels)
+    if options.draw:
+        return draw(options.draw)
     begun = time.monotonic()
     environment = _environment(options)
-    machine = json.loads(
-        subprocess.run(
-            [sys.executable, "-c", _MACHINE], env=environment, check=True, capture_output=True, text=True
-        ).stdout
-    )
-    card = "dry run" if options.dry_run else machine["card"]
+    machine = {"card": "dry run", "torch": importlib.metadata.version("torch")}
+    if not options.dry_run:
+        probe = [sys.executable, "-c", _MACHINE]
+        machine = json.loads(subprocess.run(probe, env=environment, check=True, stdout=subprocess.PIPE).stdout)
+    card = machine["card"]
     if card is None:
         print(
             "gpu: expected a GPU that torch can use, found none; --dry-run tries everything at a tiny size on the CPU"
@@ -197,7 +220,7 @@ def main() -> int:
     for part, arguments in plan:
         if report.done(part, arguments):
             continue
-        if part.host_only and host is None:
+        if part.on_host and host is None:
             report.tell(part, state="left out", reason="it needs a ComfyUI checkout, and none was found; see --host")
             continue
         left = 60 * options.minutes - (time.monotonic() - begun)
@@ -211,8 +234,22 @@ def main() -> int:
         print(f"{part.name}: {told['state']} in {told['seconds']} s {told.get('reason', '')}", flush=True)
         if told["state"] == "interrupted":
             break
+    draw(report.path)
     _print_end(report, begun)
     return int(any(told["state"] in ("failed", "interrupted") for told in report.parts.values()))
+
+
+def draw(path: Path) -> int:
+    """Write a plot of each part that has one, beside a report: <report>_<part>.png.  Returns 0."""
+    from benchmarks import plots
+
+    told = json.loads(path.read_text("utf-8"))["parts"]
+    for part in PARTS:
+        if part.plot and "report" in told.get(part.name, {}):
+            plot = path.with_name(f"{path.stem}_{_file_name(part.name)}.png")
+            getattr(plots, part.plot)(told[part.name]["report"], plot)
+            print(plot)
+    return 0
 
 
 def fetch_wheels(folder: Path) -> int:
@@ -243,7 +280,7 @@ def _environment(options: argparse.Namespace) -> dict[str, str]:
     if missing and options.wheels is None:
         print(f"missing here: {', '.join(WHEELS[name] for name in missing)}; see --fetch-wheels and --wheels")
     elif missing:
-        site = options.out / "site"
+        site = ROOT / "build" / "site"
         wheels = [_wheel(options.wheels, name) for name in missing]
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--upgrade"]
         subprocess.run([*command, "--target", str(site), *map(str, wheels)], check=True)
@@ -260,31 +297,30 @@ def _wheel(folder: Path, module: str) -> Path:
 
 
 def _host(options: argparse.Namespace) -> Path | None:
-    """The ComfyUI checkout to sample on."""
+    """The ComfyUI checkout to sample on.  Ends the script where one is named that is none."""
+    from benchmarks.frame import found_host, host_version
+
     if options.no_host:
         return None
-    named = options.host or (os.environ.get("COMFYUI_PATH") or "~/comfy/ComfyUI").split(os.pathsep)[0]
-    path = Path(named).expanduser().resolve()
-    if (path / "comfyui_version.py").is_file():
-        return path
-    if options.host or os.environ.get("COMFYUI_PATH"):
-        raise SystemExit(f"host: expected a ComfyUI checkout, found none in {path}; correct --host or COMFYUI_PATH")
-    return None
+    if options.host:
+        host_version(options.host)
+        return options.host.resolve()
+    return found_host()
 
 
 def _arguments(part: Part, dry: bool, host: Path | None) -> list[str]:
     words = shlex.split(part.tiny if dry else part.arguments)
     if part.on_host:
-        words += ["--host", str(host)] if host else ["--no-host"]
+        words += ["--host", str(host)]
     return words
 
 
 def _print_plan(plan: list, report: Report, card: str, host: Path | None, options: argparse.Namespace) -> None:
-    print(f"{card}, torch {report.machine['torch']}; sampling on {host or 'diffusers, since no ComfyUI was found'}")
-    print(f"{'part':<20}{'expected':>9}  what")
+    print(f"{card}, torch {report.machine['torch']}; sampling on {host or 'nothing, since no ComfyUI was found'}")
+    print(f"{'part':<32}{'expected':>9}  what")
     for part, arguments in plan:
         state = "done before" if report.done(part, arguments) else f"{part.seconds} s"
-        print(f"{part.name:<20}{state:>9}  {part.what}")
+        print(f"{part.name:<32}{state:>9}  {part.what}")
     total = sum(part.seconds for part, arguments in plan if not report.done(part, arguments))
     print(f"about {total} s on an H100, at most {options.minutes:g} minutes; all goes into {report.path}", flush=True)
 
@@ -293,10 +329,10 @@ def _run(part: Part, arguments: list[str], environment: dict[str, str], limit: f
     """Do one part.  A script that is stopped writes the rows that it has."""
     with tempfile.TemporaryDirectory() as folder:
         out, log = Path(folder) / "report.json", Path(folder) / "log"
-        command = [sys.executable, str(HERE / part.script), *arguments, "--out", str(out)]
+        command = [sys.executable, "-m", f"benchmarks.{part.script}", *arguments, "--out", str(out)]
         begun, state, reason = time.monotonic(), "done", ""
         with log.open("w") as writing:
-            process = subprocess.Popen(command, env=environment, stdout=writing, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=writing, stderr=subprocess.STDOUT)
             try:
                 status = process.wait(limit)
             except (subprocess.TimeoutExpired, KeyboardInterrupt) as stop:
@@ -304,7 +340,7 @@ def _run(part: Part, arguments: list[str], environment: dict[str, str], limit: f
                 state, reason = ("cut short", f"stopped after {limit:.0f} s") if over else ("interrupted", "by Ctrl+C")
                 status = _stopped(process)
         lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-        told = {"seconds": round(time.monotonic() - begun, 1), "command": f"benchmarks/{part.script}"}
+        told = {"seconds": round(time.monotonic() - begun, 1), "command": f"benchmarks.{part.script}"}
         if out.exists():
             told["report"] = json.loads(out.read_text("utf-8"))
         if state == "done" and (status or "report" not in told):
@@ -326,7 +362,7 @@ def _stopped(process: subprocess.Popen) -> int:
 def _print_end(report: Report, begun: float) -> None:
     print(f"{time.monotonic() - begun:.0f} s in all")
     for name, told in report.parts.items():
-        print(f"{name:<20}{told['state']:>12}  {told.get('reason', '')}")
+        print(f"{name:<32}{told['state']:>12}  {told.get('reason', '')}")
 
 
 def _file_name(card: str) -> str:
@@ -336,14 +372,17 @@ def _file_name(card: str) -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--host", type=Path, help="a ComfyUI checkout")
-    parser.add_argument("--no-host", action="store_true", help="sample on diffusers")
+    parser.add_argument("--no-host", action="store_true", help="leave out what needs one")
+    parser.add_argument("--draw", type=Path, metavar="JSON", help="draw the plots of that report, and do nothing else")
     parser.add_argument("--wheels", type=Path, help="a folder that --fetch-wheels has filled")
     parser.add_argument("--fetch-wheels", type=Path, metavar="FOLDER", help="download them, and do nothing else")
     parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], help="all by default")
     parser.add_argument("--minutes", type=float, default=9, help="when to stop")
-    parser.add_argument("--out", type=Path, default=HERE.parent / "build" / "gpu")
+    parser.add_argument("--out", type=Path, help="folder of the report, benchmarks/results by default")
     parser.add_argument("--dry-run", action="store_true", help="at a tiny size on the CPU")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.out = options.out or ROOT / ("build/gpu" if options.dry_run else "benchmarks/results")
+    return options
 
 
 if __name__ == "__main__":

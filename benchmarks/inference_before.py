@@ -1,6 +1,6 @@
 """What tuners cost in this build and in another one, step by step in turn: time in edits, and the first step.
 
-    python benchmarks/inference_before.py --before CHECKOUT [--host COMFYUI] [--latent 64] [--dtype bfloat16]
+    python -m benchmarks.inference_before --before CHECKOUT [--host COMFYUI] [--latent 64] [--dtype bfloat16]
                                           [--variants ...] [--steps 4] [--seconds 300] [--out FILE.json]
 
 On a ComfyUI checkout, on a CPU.  Both builds run on one U-Net of SD 1.5's shape with random weights, a step of one
@@ -23,10 +23,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from frame import finish, keep_memory, machine, parser, show
-from inference import found_host
-from inference_host import BEFORE, NAME, HostBackend
-from inference_turns import in_turns
+
+from benchmarks.frame import finish, host_version, keep_memory, machine, parser, show
+from benchmarks.inference_host import BEFORE, NAME, HostBackend, load_host
+from benchmarks.inference_turns import in_turns
 
 VARIANTS = ("four CSC-Tuners", "SC-Tuner", "CSC-Tuner")
 # Skips of SDXL at 1024 px, deepest first: channels and side.
@@ -35,9 +35,8 @@ SDXL = [(1280, 32)] * 2 + [(640, 32)] + [(640, 64)] * 2 + [(320, 64)] + [(320, 1
 
 def main() -> None:
     """Measure, print, write."""
-    made = parser(__doc__)
+    made = parser(__doc__, host=True)
     made.add_argument("--before", type=Path, required=True, help="a checkout of the other build")
-    made.add_argument("--host", type=Path, default=found_host(), help="a ComfyUI checkout")
     made.add_argument("--latent", type=int, default=64, help="side of the latent")
     made.add_argument("--width", type=int, default=320, help="channels of the U-Net's first level, truly 320")
     made.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
@@ -45,9 +44,12 @@ def main() -> None:
     made.add_argument("--steps", type=int, default=4, help="sampling steps in each run")
     made.add_argument("--seconds", type=float, default=300, help="after which no round begins")
     options = made.parse_args()
+    host_version(options.host)
     keep_memory()
     begun = time.perf_counter()
-    backend = HostBackend(options.host, "sd15", options.latent, options.width, options.dtype, options.before)
+    host = load_host(options.host, options.dtype)
+    only = [prefix + name for name in options.variants for prefix in ("", BEFORE)]
+    backend = HostBackend(host, "sd15", options.latent, options.width, only=only, before=options.before)
     for name in options.variants:  # loads; the hints of a later run are new to it all the same
         for each in (name, BEFORE + name):
             backend.run(each, 1, lambda: None)

@@ -8,13 +8,13 @@ import importlib.machinery
 import importlib.util
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-from frame import device_name, mark, seconds
+from benchmarks.frame import PACK, device_name, mark, seconds
+from benchmarks.lllite import LLLite
 
-PACK = Path(__file__).resolve().parents[1]
 NAME = "scedit_pack_benchmarked"
 BEFORE = "before: "
 _SHAPES = {
@@ -46,19 +46,29 @@ _SHAPES = {
 
 
 class HostBackend:
-    """See inference.Backend.  One model at a time, with all that it is compared with.
+    """A model that samples, with all that it is compared with, the base first in `variants`.
 
-    before: another checkout of this pack, whose variants are there too, with BEFORE in front of their names.
+    host:          of `load_host`.
+    compiled:      the backend of torch.compile for the whole U-Net, by ComfyUI's own node; None for eager.
+    channels_last: the order of the U-Net's weights in memory.
+    only:          the variants to make; all by default.
+    before:        another checkout of this pack, whose variants are there too, with BEFORE in front of their names.
+    edit_seconds:  time spent so far in edits of skips and in computing controls, 0 where it is not measured.
     """
 
     def __init__(
-        self, path: Path, model: str, latent: int, width: int, dtype: str | None, before: Path | None = None
-    ) -> None:
-        self._host, self._latent = _host(path.resolve(), dtype), latent
-        packs = {"": self._host.pack}
+        self, host: SimpleNamespace, model: str, latent: int, width: int, compiled: str | None = None,
+        channels_last: bool = False, only: Sequence[str] | None = None, before: Path | None = None,
+    ) -> None:  # fmt: skip
+        self._host, self._latent = host, latent
+        packs = {"": host.pack}
         if before is not None:
             packs[BEFORE] = _pack(before.resolve(), f"{NAME}_before")
-        self._variants = _variants(self._host, packs, model, latent, width)
+        self._variants = _variants(host, packs, model, latent, width, channels_last, only)
+        if compiled:
+            node = importlib.import_module("comfy_extras.nodes_torch_compile").TorchCompileModel
+            for name, (patcher, *prompts) in self._variants.items():
+                self._variants[name] = (node.execute(patcher, compiled).args[0], *prompts)
         self.title = f"ComfyUI {self._host.version}"
         self.dtype = str(self._host.dtype).removeprefix("torch.")
         self._gpu = self._host.device.type == "cuda"
@@ -72,6 +82,7 @@ class HostBackend:
             controls = [pack.control.SCEditControl for pack in packs.values()]
             for control in (*controls, controlnet.ControlNet, controlnet.T2IAdapter):
                 self._time(control, "get_control")
+            self._time(LLLite, "forward")
 
     def _time(self, kind: type, name: str) -> None:
         """Add the seconds in that method to `edit_seconds`, the outermost call's alone."""
@@ -89,38 +100,40 @@ class HostBackend:
 
         setattr(kind, name, timed)
 
-    def run(self, variant: str, steps: int, after_step: Callable[[], None]) -> None:
-        """See Backend."""
+    def run(self, variant: str, steps: int, after_step: Callable[[], None]):
+        """Sample, calling `after_step` after each of `steps` steps.  Returns the latents [1,4,h,w]."""
         model, positive, negative = self._variants[variant]
         torch = self._host.torch
         noise = torch.randn(1, 4, self._latent, self._latent, generator=torch.Generator().manual_seed(4))
         with torch.inference_mode():
-            self._host.comfy.sample.sample(
+            return self._host.comfy.sample.sample(
                 model, noise, steps, 5.0, "euler", "normal", positive, negative, torch.zeros_like(noise), seed=1,
                 callback=lambda *_: after_step(), disable_pbar=True,
             )  # fmt: skip
 
     def mark(self):
-        """See Backend."""
+        """This moment on the device."""
         return mark(self._gpu)
 
     def seconds(self, begin, end) -> float:
-        """See Backend."""
+        """Seconds between two marks."""
         return seconds(begin, end)
 
     def weights(self, variant: str) -> list:
-        """See Backend."""
+        """All weights that the variant needs, the U-Net's included, each once."""
         model, positive, _ = self._variants[variant]
         control = positive[0][1].get("control")
         patchers = [model, *model.model_patches_models(), *(control.get_models() if control else ())]
         modules = [patcher.model for patcher in patchers]
+        patches = model.model_options["transformer_options"].get("patches", {})
+        modules += [each for each in patches.get("attn1_patch", ()) if isinstance(each, LLLite)]
         while control is not None:  # the host moves adapters by itself, without a ModelPatcher
             modules.append(getattr(control, "t2i_model", None))
             control = control.previous_controlnet
         return list({id(p): p for module in modules if module is not None for p in module.parameters()}.values())
 
     def peak(self, variant: str) -> int | None:
-        """See Backend."""
+        """The most bytes that the variant holds on a GPU in two steps; without one None, and nothing sampled."""
         if not self._gpu:
             return None
         self._host.comfy.model_management.unload_all_models()  # what other variants have loaded
@@ -141,7 +154,7 @@ class _NoVideos(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         module.__getattr__ = lambda name: type(name, (), {})
 
 
-def _host(path: Path, dtype: str | None) -> SimpleNamespace:
+def load_host(path: Path, dtype: str | None) -> SimpleNamespace:
     """The host's modules and the pack; `dtype` instead of the one that it would choose."""
     sys.path[:] = [str(path), *(p for p in sys.path if Path(p or ".").resolve() != PACK)]
     if importlib.util.find_spec("av") is None:
@@ -204,7 +217,8 @@ def _pack(root: Path, name: str) -> SimpleNamespace:
     )
 
 
-def _unet_config(host: SimpleNamespace, model: str, width: int) -> dict:
+def unet_config(host: SimpleNamespace, model: str, width: int) -> dict:
+    """The configuration of a U-Net as ComfyUI has it; `width` channels in its first level, truly 320."""
     return {
         "image_size": 32,
         "in_channels": 4,
@@ -218,7 +232,7 @@ def _unet_config(host: SimpleNamespace, model: str, width: int) -> dict:
     }
 
 
-def _randomise(host: SimpleNamespace, module, seed: int):
+def randomise(host: SimpleNamespace, module, seed: int):
     """Noise of std 1/sqrt(fan in), cut from one pool: drawing a number for each weight would take minutes."""
     torch = host.torch
     pool = torch.randn(1 << 22, generator=torch.Generator().manual_seed(seed))
@@ -231,17 +245,21 @@ def _randomise(host: SimpleNamespace, module, seed: int):
 
 
 def _variants(
-    host: SimpleNamespace, packs: dict[str, SimpleNamespace], model_name: str, latent: int, width: int
-) -> dict[str, tuple]:
+    host: SimpleNamespace, packs: dict[str, SimpleNamespace], model_name: str, latent: int, width: int,
+    channels_last: bool, only: Sequence[str] | None,
+) -> dict[str, tuple]:  # fmt: skip
     """Name -> (model, positive, negative); those of each pack after what it is called."""
     torch, comfy = host.torch, host.comfy
-    config = _unet_config(host, model_name, width)
+    config = unet_config(host, model_name, width)
     supported = (comfy.supported_models.SDXL if model_name == "sdxl" else comfy.supported_models.SD15)(dict(config))
     supported.unet_config |= config
     supported.manual_cast_dtype = None
     base = supported.get_model({}, "", device=host.offload)
-    _randomise(host, base.diffusion_model, 0)
-    model = comfy.model_patcher.ModelPatcher(base, host.device, host.offload)
+    randomise(host, base.diffusion_model, 0)
+    if channels_last:
+        base.diffusion_model.to(memory_format=torch.channels_last)
+    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)  # as ComfyUI chooses it
+    model = kind(base, host.device, host.offload)
     image = torch.rand(1, latent * 8, latent * 8, 3, generator=torch.Generator().manual_seed(1))
     prompts = [_prompt(torch, seed, config) for seed in (2, 3)]
 
@@ -252,11 +270,11 @@ def _variants(
             positive, negative = apply(positive, negative, control, image, 0.5, 0.0, 1.0)
         return model, positive, negative
 
-    def tuned(pack: SimpleNamespace) -> dict[str, tuple]:
+    def tuned(pack: SimpleNamespace) -> dict[str, Callable[[], tuple]]:
         layout = pack.core.SkipLayout.from_host(config)
 
         def managed(kind, seed, **options):
-            tuner = _randomise(host, kind(layout, **options), seed)
+            tuner = randomise(host, kind(layout, **options), seed)
             return pack.managed.ManagedTuner(tuner, f"random {seed}", "random")
 
         def styled(*seeds):
@@ -271,22 +289,34 @@ def _variants(
         csc = [pack.control.SCEditControl(each) for each in controls]
         on_model = pack.nodes["SCEditApplyCSCTuner"].execute(model, csc[0], image, 0.5, 0.0, 1.0, "crop").args[0]
         return {
-            "SC-Tuner": (styled(10), *prompts),
-            "CSC-Tuner": controlled(csc[:1]),
-            "CSC-Tuner on the model": (on_model, *prompts),
-            "two CSC-Tuners": controlled(csc[:2]),
-            "four CSC-Tuners": controlled(csc),
-            "four CSC, two SC-Tuners": controlled(csc, styled(15, 16)),
+            "SC-Tuner": lambda: (styled(10), *prompts),
+            "CSC-Tuner": lambda: controlled(csc[:1]),
+            "CSC-Tuner on the model": lambda: (on_model, *prompts),
+            "two CSC-Tuners": lambda: controlled(csc[:2]),
+            "four CSC-Tuners": lambda: controlled(csc),
+            "four CSC, two SC-Tuners": lambda: controlled(csc, styled(15, 16)),
         }
 
-    controlnet, adapter = _controlnet(host, config), _adapter(host, model_name, config)
-    return {
-        "base": (model, *prompts),
-        **{prefix + name: each for prefix, pack in packs.items() for name, each in tuned(pack).items()},
-        "T2I-Adapter": controlled([adapter]),
-        "ControlNet": controlled([controlnet]),
-        "two ControlNets": controlled([controlnet, controlnet.copy()]),
+    def two_controlnets():
+        network = _controlnet(host, config)
+        return controlled([network, network.copy()])
+
+    def light():
+        patched, patch = model.clone(), randomise(host, LLLite(base.diffusion_model, image), 22)
+        patch.to(host.device, host.dtype)
+        patched.set_model_attn1_patch(patch)
+        patched.set_model_attn2_patch(patch)
+        return patched, *prompts
+
+    makers = {
+        "base": lambda: (model, *prompts),
+        **{prefix + name: make for prefix, pack in packs.items() for name, make in tuned(pack).items()},
+        "T2I-Adapter": lambda: controlled([_adapter(host, model_name, config)]),
+        "ControlNet-LLLite": light,
+        "ControlNet": lambda: controlled([_controlnet(host, config)]),
+        "two ControlNets": two_controlnets,
     }
+    return {name: make() for name, make in makers.items() if only is None or name in only}
 
 
 def _prompt(torch, seed: int, config: dict) -> list:
@@ -300,7 +330,7 @@ def _controlnet(host: SimpleNamespace, config: dict):
         "hint_channels": 3, "device": host.offload, "operations": host.comfy.ops.disable_weight_init
     }  # fmt: skip
     del config["out_channels"], config["transformer_depth_output"]
-    network = _randomise(host, host.comfy.cldm.cldm.ControlNet(**config), 20)
+    network = randomise(host, host.comfy.cldm.cldm.ControlNet(**config), 20)
     return host.comfy.controlnet.ControlNet(network, load_device=host.device)
 
 
@@ -310,5 +340,5 @@ def _adapter(host: SimpleNamespace, model_name: str, config: dict):
     network = host.comfy.t2i_adapter.adapter.Adapter(
         channels=widths, nums_rb=2, cin=3 * (256 if xl else 64), ksize=1, sk=True, use_conv=False, xl=xl
     )
-    network = _randomise(host, network.to(host.dtype), 21)
+    network = randomise(host, network.to(host.dtype), 21)
     return host.comfy.controlnet.T2IAdapter(network, 3, 8, "nearest-exact", device=host.device)

@@ -1,6 +1,6 @@
 """How many operators tuners add to a sampling step on the host, by torch's profiler.
 
-    python benchmarks/inference_operators.py [--host COMFYUI] [--model sd15] [--before CHECKOUT] [--out FILE.json]
+    python -m benchmarks.inference_operators [--host COMFYUI] [--model sd15] [--before CHECKOUT] [--out FILE.json]
 
 A U-Net of the true structure, but of few channels, samples a small picture with a positive and a negative prompt in one
 batch: neither width nor size changes the count.  Operators are all of aten, views and those that others call among
@@ -22,16 +22,15 @@ MOST = {"SC-Tuner": 150, "CSC-Tuner": 180, "four CSC-Tuners": 200, "four CSC, tw
 
 def main() -> None:
     """Count, print, write."""
-    from frame import finish, machine, parser, show
-    from inference import found_host
-    from inference_host import BEFORE, HostBackend
+    from benchmarks.frame import finish, host_version, machine, parser, show
+    from benchmarks.inference_host import BEFORE, HostBackend, load_host
 
-    made = parser(__doc__)
-    made.add_argument("--host", type=Path, default=found_host(), help="a ComfyUI checkout")
+    made = parser(__doc__, host=True)
     made.add_argument("--model", choices=("sd15", "sdxl"), default="sd15")
     made.add_argument("--before", type=Path, help="another checkout of this pack")
     options = made.parse_args()
-    backend = HostBackend(options.host, options.model, LATENT, WIDTH, "float32", options.before)
+    host_version(options.host)
+    backend = HostBackend(load_host(options.host, "float32"), options.model, LATENT, WIDTH, before=options.before)
     counts = {name: step_operators(lambda steps, name=name: backend.run(name, steps, lambda: None))
               for name in backend.variants}  # fmt: skip
     base = counts.pop("base")

@@ -11,7 +11,7 @@ class _Stopped(Exception):
 
 
 def in_turns(backend, variants: Sequence[str], steps: int) -> list[list[tuple[float, float]]]:
-    """Seconds of each of `steps` steps of each variant, and those in edits; `backend` is an inference.Backend."""
+    """Seconds of each of `steps` steps of each variant, and those in edits; `backend` is a HostBackend."""
     return _Turns(backend, variants, steps).seconds()
 
 

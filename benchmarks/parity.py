@@ -1,6 +1,6 @@
 """Whether what only runs on a GPU computes what the CPU does: half precision, 8 bits, compiling, fused updates.
 
-    python benchmarks/parity.py [--kinds sc csc] [--out FILE.json]
+    python -m benchmarks.parity [--kinds sc csc] [--out FILE.json]
 
 A U-Net of SD 1.5's blocks with a tenth of the channels, and a tuner of random weights, take the same step twice: in
 float32 on the CPU, and on the GPU along each path.  The error of a path is the largest, over the prediction and all
@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder, where training.py hides the package
+from functools import partial
 
 import diffusers
 import torch
 from torch import Tensor, nn
 
-from benchmarks.frame import device_name, finish, machine, parser, show
+from benchmarks.agreement import Agreement
+from benchmarks.frame import parser
 from benchmarks.training_models import MODELS
 from scedit_core import CSCTuner, SCTuner, SkipLayout
 from scedit_core.diffusers import attach
@@ -56,45 +53,27 @@ def main() -> int:
     torch.backends.cudnn.allow_tf32 = False  # which rounds what is compared to ten bits
     torch.manual_seed(0)
     unet = MODELS["sd15"].tiny().build()
-    rows = [row for kind in options.kinds for row in _rows(unet, kind)]
-    show(
-        f"{device_name()} beside the CPU in float32",
-        ["tuner", "path", "error", "tolerance", ""],
-        [
-            [r["tuner"], r["path"], r["error"], f"{r['tolerance']:g}", "agrees" if r["agrees"] else "DIFFERS"]
-            for r in rows
-        ],
-        left=2,
-    )
-    finish({"machine": machine("diffusers"), "rows": rows}, options)
-    off = [f"{row['tuner']}, {row['path']} ({row['error']})" for row in rows if not row["agrees"]]
-    print(f"off by more than the tolerance: {'; '.join(off) or 'none'}")
-    return int(bool(off))
+    agreement = Agreement()
+    for kind in options.kinds:
+        _compare(agreement, unet, kind)
+    return agreement.finish(options, "diffusers")
 
 
-def _rows(unet: nn.Module, kind: str) -> list[dict[str, Any]]:
-    tuner, rows = _tuner(unet, kind), []
-
-    def compare(path: str, tolerance: float, find: Callable[[], list[Tensor]], expected: list[Tensor]) -> None:
-        try:
-            error = max(_apart(*pair) for pair in zip(find(), expected, strict=True))
-            told, agrees = f"{error:.1e}", error <= tolerance
-        except Exception as failed:  # one path that fails must not hide the others
-            told, agrees = f"{type(failed).__name__}: {failed}".splitlines()[0][:120], False
-        rows.append({"tuner": kind, "path": path, "error": told, "tolerance": tolerance, "agrees": agrees})
-
-    known: dict[str, list[Tensor]] = {}
+def _compare(agreement: Agreement, unet: nn.Module, kind: str) -> None:
+    tuner, cpu, known = _tuner(unet, kind), torch.device("cpu"), {}
+    what, compare = f"{kind}, training", agreement.compare
     for path, (memory, dtype, compiled, on_cpu, tolerance) in PATHS.items():
         if compiled and kind != "sc":
             continue  # blocks of the U-Net are compiled, the tuners are not
         key = str(on_cpu)
         if key not in known:
-            known[key] = _step(unet, tuner, on_cpu, torch.float32, torch.device("cpu"), False)
-        compare(path, tolerance, lambda m=memory, d=dtype, c=compiled: _step(unet, tuner, m, d, DEVICE, c), known[key])
-    cpu = torch.device("cpu")
-    compare("sampling", 2e-3, lambda: [_sampled(unet, tuner, DEVICE)], [_sampled(unet, tuner, cpu)])
-    compare("three updates with a running mean", 2e-3, lambda: _updated(tuner, DEVICE), _updated(tuner, cpu))
-    return rows
+            known[key] = _step(unet, tuner, on_cpu, torch.float32, cpu, False)
+        found = partial(_step, unet, tuner, memory, dtype, DEVICE, compiled)
+        compare(what, path, tolerance, found, known[key])
+    compare(
+        f"{kind}, sampling", "diffusers", 2e-3, lambda: [_sampled(unet, tuner, DEVICE)], [_sampled(unet, tuner, cpu)]
+    )
+    compare(what, "three updates with a running mean", 2e-3, lambda: _updated(tuner, DEVICE), _updated(tuner, cpu))
 
 
 def _tuner(unet: nn.Module, kind: str) -> SCTuner | CSCTuner:
@@ -154,11 +133,6 @@ def _updated(tuner: SCTuner | CSCTuner, device: torch.device) -> list[Tensor]:
         optimizer.step()
         mean.step(parameters)
     return [p.detach() for p in (*parameters, *mean.shadow_params)]
-
-
-def _apart(found: Tensor, expected: Tensor) -> float:
-    found, expected = found.double().cpu(), expected.double().cpu()
-    return ((found - expected).norm() / expected.norm()).item() if found.isfinite().all() else float("inf")
 
 
 if __name__ == "__main__":

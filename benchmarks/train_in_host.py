@@ -1,8 +1,8 @@
 """Training on a MODEL in ComfyUI: steps per second and bytes kept, beside core's Train LoRA.
 
-python benchmarks/train_in_host.py --host COMFYUI [--model sd15 | sdxl] [--latent 32] [--rank 64] [--steps 6]
-                                   [--batches 1 4] [--checkpointing] [--stored fp32 | bf16 | fp8] [--width 320]
-                                   [--only scedit] [--out FILE]
+    python -m benchmarks.train_in_host [--host COMFYUI] [--model sd15 | sdxl] [--latent 32] [--rank 64] [--steps 6]
+                                       [--batches 1 4] [--checkpointing] [--stored fp32 | bf16 | fp8] [--width 320]
+                                       [--only scedit] [--out FILE.json]
 
 COMFYUI is a checkout that has Train LoRA (v0.28.0 or newer).  Both nodes are run as ComfyUI runs them, on the same
 MODEL of the true shape with random weights, the same latents, captions, batch and compute dtype, and AdamW.  Prints a
@@ -14,19 +14,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import statistics
-import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-import inference_host
+from benchmarks.frame import MIB, finish, host_version, listen_to_ctrl_c, machine, parser, show
+from benchmarks.inference_host import load_host, randomise, unet_config
 
 _TEXT = {"sd15": 768, "sdxl": 2048}
-_MIB = 2**20
 
 
 class Watch:
@@ -62,13 +58,13 @@ def model_of(host: Any, name: str, stored: str, width: int) -> Any:
 
     def made(disable_dynamic: bool = False) -> Any:
         host.dtype = torch.float32
-        shape = inference_host._unet_config(host, name, width)
+        shape = unet_config(host, name, width)
         supported = comfy.supported_models.SDXL if name == "sdxl" else comfy.supported_models.SD15
         config = supported(shape)
         config.unet_config |= shape | {"dtype": dtypes[stored]}
         config.manual_cast_dtype = torch.bfloat16 if stored == "fp8" else None
         model = config.get_model({}, "", device=torch.device("cpu"))
-        inference_host._randomise(host, model.diffusion_model, 0)
+        randomise(host, model.diffusion_model, 0)
         return comfy.model_patcher.ModelPatcher(model, host.device, host.offload)
 
     model = made()
@@ -91,6 +87,8 @@ def measured(host: Any, model: Any, run: Any) -> dict[str, Any]:
     frozen = {p.untyped_storage().data_ptr() for p in model.model.parameters()}
     watch = Watch(torch, frozen)
     host.comfy.utils.set_progress_bar_global_hook(watch.step)
+    gpu = host.device.type == "cuda"
+    torch.cuda.reset_peak_memory_stats() if gpu else None
     begun = time.perf_counter()
     try:
         with torch.inference_mode(), torch.autograd.graph.saved_tensors_hooks(watch.pack, lambda tensor: tensor):
@@ -101,9 +99,10 @@ def measured(host: Any, model: Any, run: Any) -> dict[str, Any]:
     gaps = [gap for gap in gaps if gap > 1e-3]  # the bar may be told the last step twice
     return {
         "steps_per_second": 1 / statistics.median(gaps),
-        "kept_mib": max(watch.kept) / _MIB,
+        "kept_mib": max(watch.kept) / MIB,
+        "peak_mib": torch.cuda.max_memory_allocated() / MIB if gpu else None,
         "seconds": time.perf_counter() - begun,
-        "weights_mib": sum(p.nbytes for p in model.model.parameters()) / _MIB,
+        "weights_mib": sum(p.nbytes for p in model.model.parameters()) / MIB,
     }
 
 
@@ -139,32 +138,21 @@ def trained_mib(host: Any, model: Any, name: str, rank: int) -> float:
     """The trained weights, of which gradients take as much again and AdamW's state twice."""
     if name == "scedit":
         layout = host.pack.patch.layout_of(model.model)
-        return sum(p.nbytes for p in host.pack.core.SCTuner(layout, device="meta").parameters()) / _MIB
+        return sum(p.nbytes for p in host.pack.core.SCTuner(layout, device="meta").parameters()) / MIB
     found = 0
     for module in model.model.modules():
         if hasattr(module, "weight_function") and module.weight is not None:
             weight = module.weight
             found += rank * (weight.shape[0] + weight[0].numel()) if weight.ndim > 1 else weight.numel()
             found += 0 if module.bias is None else module.bias.numel()
-    return 4 * found / _MIB
+    return 4 * found / MIB
 
 
 def main() -> None:
-    """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--host", type=Path, required=True)
-    parser.add_argument("--width", type=int, default=320, help="channels of the U-Net's first level, truly 320")
-    parser.add_argument("--model", choices=list(_TEXT), default="sd15")
-    parser.add_argument("--latent", type=int, default=32)
-    parser.add_argument("--rank", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--checkpointing", action="store_true")
-    parser.add_argument("--stored", choices=["fp32", "bf16", "fp8"], default="fp32")
-    parser.add_argument("--only", choices=["scedit", "lora"])
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    host = inference_host._host(options.host.resolve(), None)
+    """Train, print, write."""
+    options = _options()
+    listen_to_ctrl_c()
+    host = load_host(options.host, None)
     import folder_paths
 
     rows = []
@@ -179,17 +167,28 @@ def main() -> None:
                     found = measured(host, model, made(host, model, latents, positive, options, batch))
                     found["trained_mib"] = trained_mib(host, model, name, options.rank)
                     rows.append({"method": name, "batch": batch, **found})
-                    print(
-                        f"{name:8} batch {batch}: {found['steps_per_second']:.3f} steps/s, "
-                        f"{found['kept_mib']:.0f} MiB kept, weights {found['weights_mib']:.0f} MiB, trained "
-                        f"{found['trained_mib']:.0f} MiB",
-                        flush=True,
-                    )
                     del model
+    heads = ["method", "batch", "steps_per_second", "kept_mib", "peak_mib", "weights_mib", "trained_mib", "seconds"]
+    lines = [[f"{row[key]:.4g}" if isinstance(row[key], float) else str(row[key]) for key in heads] for row in rows]
+    show(f"{options.model}, {8 * options.latent} px, ComfyUI {host.version}, {host.device}", heads, lines)
     settings = {key: value for key, value in vars(options).items() if key not in ("host", "out")}
-    found = {"host": host.version, "device": str(host.device), **settings, "rows": rows}
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
+    finish({"machine": machine(), "host": host.version, **settings, "rows": rows}, options)
+
+
+def _options() -> argparse.Namespace:
+    made = parser(__doc__, host=True)
+    made.add_argument("--width", type=int, default=320, help="channels of the U-Net's first level, truly 320")
+    made.add_argument("--model", choices=list(_TEXT), default="sd15")
+    made.add_argument("--latent", type=int, default=32)
+    made.add_argument("--rank", type=int, default=64)
+    made.add_argument("--steps", type=int, default=6)
+    made.add_argument("--batches", type=int, nargs="+", default=[1, 4])
+    made.add_argument("--checkpointing", action="store_true")
+    made.add_argument("--stored", choices=["fp32", "bf16", "fp8"], default="fp32")
+    made.add_argument("--only", choices=["scedit", "lora"])
+    options = made.parse_args()
+    host_version(options.host)
+    return options
 
 
 if __name__ == "__main__":

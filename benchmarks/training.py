@@ -1,7 +1,7 @@
 """What training SC-Tuners and CSC-Tuners costs beside LoRA and its kin, ControlNets, T2I-Adapter and full fine-tuning.
 
-    python benchmarks/training.py [--models sd15 sd21 sdxl] [--batches 1 4] [--methods ...] [--savings ...]
-                                  [--count-only | --measure-only] [--compile] [--tiny]
+    python -m benchmarks.training [--models sd15 sd21 sdxl] [--batches 1 4] [--methods ...] [--savings ...]
+                                  [--count-only | --measure-only] [--compile [BACKEND]] [--channels-last] [--tiny]
                                   [--out FILE.json] [--plot FILE.png]
 
 Needs requirements/train.txt and peft.  Every method trains the same U-Net, with random weights, in bfloat16, at the
@@ -14,8 +14,9 @@ one column names, so that rows with the same savings can be compared.  Counted, 
     launches  operators of that step that compute something: views are left out, each other is at least one kernel
 
 With a GPU each is also run, by the trainer's own update with clipping and AdamW: steps per second (median of CUDA
-events) and the peak that the allocator saw.  Prints a table, writes JSON and draws one plot; Ctrl+C ends it with the
-rows so far.  --tiny shrinks the models to a tenth and measures on any device, which tries the script and tells nothing.
+events) and the peak that the allocator saw; with compiled blocks, by inductor or by CUDA graphs alone (cudagraphs), and
+with weights in channels-last order where that is asked for.  Ctrl+C ends it with the rows so far.  --tiny shrinks the
+models to a tenth and measures on any device, which tries the script and tells nothing.
 """
 
 from __future__ import annotations
@@ -26,21 +27,18 @@ import itertools
 import statistics
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder, where this file hides the package
 
 import diffusers
 import torch
 import torch.nn.functional as F
 
-from benchmarks.frame import device_name, finish, listen_to_ctrl_c, machine, mark, parser, seconds, show
+from benchmarks import plots
+from benchmarks.frame import MIB, device_name, finish, listen_to_ctrl_c, machine, mark, parser, seconds, show
 from benchmarks.step_counts import SavedBytes, StepCost, fused_attention
-from benchmarks.training_methods import EACH, METHODS, Method, Savings, compiled
+from benchmarks.training_methods import EACH, METHODS, Method, Savings
 from benchmarks.training_models import MODELS, Model
-from benchmarks.training_plot import draw
 from scedit_core.fitting.base import TextStates
 from scedit_core.fitting.batches import Batch
 from scedit_core.fitting.loop import update
@@ -49,14 +47,15 @@ from scedit_core.fitting.optimizing import build_optimizer, build_schedule
 from scedit_core.fitting.processes import OneProcess
 from scedit_core.fitting.run import Run
 from scedit_core.fitting.settings import LoopSettings, ObjectiveSettings
+from training.memory.compiling import compile_blocks
 
-MIB = 2**20
 # (what, model, batch, method, over which other with the same savings, savings, at most); a number of MiB over nothing
 TARGETS = [
     *(("kept_bytes", model, 1, "SC-Tuner", "LoRA r64", "none", 0.65) for model in MODELS),
     *(("kept_bytes", model, 1, "SC-Tuner", "LoRA r64", "frozen layers", 0.65) for model in MODELS),
     *(("kept_bytes", model, 1, "SC-Tuner", "LoRA r64", "frozen layers, checkpointing", 1.00) for model in MODELS),
     *(("kept_bytes", model, 1, "CSC-Tuner", "ControlNet", "none", 0.70) for model in MODELS),
+    *(("step_flops", model, 1, "four SC-Tuners, one pass", "SC-Tuner", "frozen layers", 4) for model in MODELS),
     ("peak_bytes", "sd15", 4, "SC-Tuner", "LoRA r64", "frozen layers", 0.80),
     ("peak_bytes", "sd15", 4, "SC-Tuner", "LoRA r64", "frozen layers, checkpointing", 1.00),
     ("peak_bytes", "sd15", 4, "CSC-Tuner", "ControlNet", "frozen layers", 0.50),
@@ -72,6 +71,7 @@ def main() -> None:
     measured = (torch.cuda.is_available() or options.tiny) and not options.count_only
     report: dict[str, Any] = {"machine": machine("diffusers", "peft"), "dtype": "bfloat16, float32 where trained"}
     report |= {"counted": not options.measure_only, "measured": measured, "compiled": options.compile, "rows": []}
+    report["channels_last"] = options.channels_last
     began = time.perf_counter()
     try:
         for key in options.models:
@@ -88,7 +88,7 @@ def main() -> None:
         _show(key, [row for row in report["rows"] if row["model"] == key], report, options.batches)
     for target in report["targets"]:
         print(_sentence(target))
-    finish(report, options, draw)
+    finish(report, options, plots.training)
 
 
 def _row(key: str, model: Model, name: str, savings: Savings, measured: bool, options) -> dict[str, Any]:
@@ -168,8 +168,10 @@ def _timed(
     torch.manual_seed(0)
     gpu = device.type == "cuda"
     method = _build(model, name, savings, device)
+    if options.channels_last:
+        method.unet.to(memory_format=torch.channels_last)
     if options.compile:
-        compiled(method)
+        compile_blocks(method.unet, options.compile)
     run = _run(model, method, batch, device)
     marks = []
     for step in range(-3 if gpu else -1, options.steps):
@@ -213,12 +215,18 @@ def _targets(rows: list[dict]) -> list[dict]:
     found = {(row["model"], row["method"], row["savings"]): row for row in rows if "kept_bytes" in row}
     targets = []
     for what, model, batch, method, over, savings, at_most in TARGETS:
-        one = found.get((model, method, savings), {}).get(what, {}).get(str(batch))
-        other = found.get((model, over, savings), {}).get(what, {}).get(str(batch)) if over else MIB
+        one = _value(found.get((model, method, savings), {}), what, batch)
+        other = _value(found.get((model, over, savings), {}), what, batch) if over else MIB
         if one and other:
             told = {"what": what, "model": model, "batch": batch, "method": method, "over": over, "savings": savings}
             targets.append(told | {"at_most": at_most, "ratio": round(one / other, 4)})
     return targets
+
+
+def _value(row: dict, what: str, batch: int) -> int | None:
+    """What was counted at that batch; FLOPs are those of the first."""
+    value = row.get(what)
+    return value.get(str(batch)) if isinstance(value, dict) else value
 
 
 def _sentence(target: dict) -> str:
@@ -226,7 +234,7 @@ def _sentence(target: dict) -> str:
     over = f"over {target['over']} {target['ratio']:.3f}" if target["over"] else f"in MiB {target['ratio']:.0f}"
     return (
         f"{MODELS[target['model']].title}, batch {target['batch']}, savings: {target['savings']}: "
-        f"{target['what'].split('_')[0]} of {target['method']} {over}, at most {target['at_most']:g}: {verdict}"
+        f"{target['what'].replace('_', ' ')} of {target['method']} {over}, at most {target['at_most']:g}: {verdict}"
     )
 
 
@@ -261,7 +269,8 @@ def _options() -> argparse.Namespace:
     names = [str(savings) for savings in EACH]
     made.add_argument("--savings", nargs="+", choices=names, default=names, metavar="SAVINGS", help="; ".join(names))
     made.add_argument("--batches", nargs="+", type=int, default=[1, 4])
-    made.add_argument("--compile", action="store_true", help="compile the U-Net's blocks, where it is run")
+    made.add_argument("--compile", nargs="?", const="inductor", help="compile the U-Net's blocks, with this backend")
+    made.add_argument("--channels-last", action="store_true", help="the U-Net's weights in that order, where it is run")
     made.add_argument("--count-only", action="store_true", help="do not use the GPU")
     made.add_argument("--measure-only", action="store_true", help="do not count")
     made.add_argument("--tiny", action="store_true", help="models of a tenth of the width")

@@ -21,7 +21,6 @@ from scedit_core import CSCTuner, SCTuner, SkipLayout
 from scedit_core.diffusers import attach
 from training.bases.encoder_graph import encoder_without_graph
 from training.config import MemoryConfig
-from training.memory.compiling import compile_blocks
 from training.memory.float8 import store_in_8_bits
 from training.memory.frozen_layers import freeze_layers, freeze_output_layers
 from training.memory.preparing import prepare_tuner, prepare_unet
@@ -90,6 +89,18 @@ def _tuner(unet: UNet2DConditionModel, savings: Savings, kind: str) -> Method:
             return unet(**inputs).sample
 
     return Method(tuner, unet, forward)
+
+
+def _four(unet: UNet2DConditionModel, savings: Savings) -> Method:
+    """Four SC-Tuners that share the encoder, as the trainer's `sweep` has them; the mean of their predictions."""
+    _save_in_decoder(unet, savings)
+    tuners = nn.ModuleList(SCTuner(SkipLayout.from_diffusers(unet.config)) for _ in range(4))
+
+    def forward(inputs, hint):
+        with encoder_without_graph(unet), attach(unet, [(tuner, 1.0, None) for tuner in tuners], apart=True):
+            return unet(**inputs).sample.unflatten(0, (4, -1)).mean(0)
+
+    return Method(tuners.float(), unet, forward)
 
 
 def _peft(unet: UNet2DConditionModel, savings: Savings, config: PeftConfig) -> Method:
@@ -238,6 +249,7 @@ def _lora(rank: int, dora: bool = False) -> Build:
 # none.  LoHa's rank gives it as many parameters as LoRA r64 has.
 METHODS: dict[str, tuple[Build, tuple[Savings, ...]]] = {
     "SC-Tuner": (lambda unet, savings: _tuner(unet, savings, "sc"), EACH),
+    "four SC-Tuners, one pass": (_four, (NONE, FROZEN)),
     "LoRA r4": (_lora(4), EACH),
     "LoRA r64": (_lora(64), EACH),
     "DoRA r64": (_lora(64, dora=True), EACH[:4]),
@@ -252,9 +264,3 @@ METHODS: dict[str, tuple[Build, tuple[Savings, ...]]] = {
     "ControlNet-XS": (_controlnet_xs, EACH),
     "T2I-Adapter": (_t2i_adapter, EACH),
 }
-
-
-def compiled(method: Method) -> Method:
-    """With its blocks compiled, as the trainer compiles them."""
-    compile_blocks(method.unet)
-    return method

@@ -1,4 +1,4 @@
-"""The benchmark of sampling runs on this host, as benchmarks/gpu.py calls it, at a tiny size."""
+"""The benchmarks that need a host run on this one, as benchmarks/gpu.py calls them, at a tiny size."""
 
 from __future__ import annotations
 
@@ -10,31 +10,41 @@ import sys
 import pytest
 from conftest import HOST_ROOT, PACK_ROOT
 
+_OLD = 'version__ = "0.3.' in (HOST_ROOT / "comfyui_version.py").read_text()
+_PARTS = ["sampling SD 1.5", "parity in ComfyUI", *([] if _OLD else ["training on the MODEL"])]
 
-def _report(tmp_path, part: str) -> dict:
-    command = [sys.executable, PACK_ROOT / "benchmarks" / "gpu.py", "--dry-run", "--host", HOST_ROOT]
-    command += ["--parts", part, "--out", tmp_path]
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """What a dry run of the parts that need a host tells."""
+    out = tmp_path_factory.mktemp("dry")
+    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--host", HOST_ROOT, "--out", out, "--parts"]
     environment = {**os.environ, "PYTHONPATH": ""}
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment)
+    run = {"cwd": PACK_ROOT, "capture_output": True, "text": True, "env": environment}
+    done = subprocess.run([*map(str, command), *_PARTS], **run)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads((tmp_path / "dry_run.json").read_text())["parts"][part]
-    assert told["state"] == "done", told
-    return told["report"]
+    return json.loads((out / "dry_run.json").read_text())["parts"]
 
 
-def test_sampling_is_measured_on_the_host(tmp_path):
-    report = _report(tmp_path, "sampling SD 1.5")
+def test_sampling_is_measured_on_the_host(parts):
+    report = parts["sampling SD 1.5"]["report"]
     assert report["backend"].startswith("ComfyUI ")
     rows = {row["variant"]: row for row in report["models"]["sd15"]["rows"]}
-    assert {"base", "SC-Tuner", "CSC-Tuner", "ControlNet"} <= rows.keys()
+    assert list(rows) == ["base", "SC-Tuner", "CSC-Tuner", "ControlNet-LLLite", "ControlNet"]
     assert rows["base"]["flops"] == 1.0 < rows["SC-Tuner"]["flops"] < rows["ControlNet"]["flops"]
+    assert 1.0 < rows["ControlNet-LLLite"]["flops"] < rows["ControlNet"]["flops"]
+    assert {row["variant"] for row in report["models"]["sdxl"]["rows"]} == set(rows)
 
 
-_OLD = 'version__ = "0.3.' in (HOST_ROOT / "comfyui_version.py").read_text()
+def test_what_cannot_be_compared_without_a_gpu_says_so(parts):
+    rows = {(row["what"], row["path"]): row for row in parts["parity in ComfyUI"]["report"]["rows"]}
+    assert rows["all", "float32, dynamic VRAM"]["agrees"] is None
+    assert rows["CSC-Tuner", "float16"]["agrees"] is True
+    assert float(rows["CSC-Tuner", "float16"]["error"]) > 0  # another dtype did compute it
 
 
 @pytest.mark.skipif(_OLD, reason="this host's Train LoRA takes other inputs")
-def test_training_on_the_model_is_measured_beside_train_lora(tmp_path):
-    rows = {row["method"]: row for row in _report(tmp_path, "training on the MODEL")["rows"]}
+def test_training_on_the_model_is_measured_beside_train_lora(parts):
+    rows = {row["method"]: row for row in parts["training on the MODEL"]["report"]["rows"]}
     assert rows.keys() == {"scedit", "lora"}
     assert all(row["steps_per_second"] > 0 for row in rows.values())

@@ -14,36 +14,43 @@ import pytest
 from benchmarks import gpu
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "benchmarks" / "gpu.py"
 
 
 def _script(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    command = [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment})
 
 
-def test_dry_run_does_every_part_once(tmp_path):
+def test_dry_run_does_every_script_once(tmp_path):
     done = _script("--dry-run", "--no-host", "--out", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     table, _, _ = done.stdout.partition(f"{gpu.PARTS[0].name}: ")
     tried = [part.name for part in gpu.PARTS if part.tiny]  # the others differ from these by their options alone
-    assert {part.script for part in gpu.PARTS} == {part.script for part in gpu.PARTS if part.tiny}
+    assert sorted({part.script for part in gpu.PARTS}) == sorted(part.script for part in gpu.PARTS if part.tiny)
     assert all(name in table for name in tried)  # what it will do comes first
     told = json.loads((tmp_path / "dry_run.json").read_text())
     assert told["machine"]["torch"]
     assert list(told["parts"]) == tried
-    hostless = {part.name for part in gpu.PARTS if part.host_only}
+    hostless = {part.name for part in gpu.PARTS if part.on_host}
     for name, part in told["parts"].items():
         assert part["state"] == ("left out" if name in hostless else "done"), (name, part)
         assert part["reason"] if name in hostless else part["report"], name
-    for name in ("training SD 1.5", "training SDXL"):
-        rows = told["parts"][name]["report"]["rows"]
-        assert all(row["steps_per_second"]["1"] > 0 for row in rows)
+    rows = told["parts"]["training SD 1.5"]["report"]["rows"]
+    assert {row["model"] for row in rows} == {"sd15", "sdxl"}
+    assert all(row["steps_per_second"]["1"] > 0 for row in rows)
+    plot = tmp_path / "dry_run_training_SD_1_5.png"
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    plot.unlink()
     before = {name: part.get("seconds") for name, part in told["parts"].items()}
     again = _script("--dry-run", "--no-host", "--out", tmp_path)
-    assert again.stdout.count("done before") == len(tried) - len(hostless)
+    assert again.stdout.count("done before") == len(tried) - len(hostless & set(tried))
     parts = json.loads((tmp_path / "dry_run.json").read_text())["parts"]
     assert {name: part.get("seconds") for name, part in parts.items()} == before
+    assert plot.exists()  # drawn from the JSON
+
+
+def test_all_parts_fit_into_nine_minutes_as_expected():
+    assert sum(part.seconds for part in gpu.PARTS) <= 540
 
 
 def test_without_a_gpu_it_says_so(tmp_path):
@@ -68,21 +75,23 @@ def test_another_folder_than_a_checkout_is_refused(tmp_path):
     ],
 )
 def test_the_reason_of_a_bad_end_is_told(tmp_path, monkeypatch, script, limit, state, reason):
-    (tmp_path / "part.py").write_text(script)
-    monkeypatch.setattr(gpu, "HERE", tmp_path)
-    part = gpu.Part("a part", "nothing", "part.py", "", "", 1)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "part.py").write_text(script)
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    part = gpu.Part("a part", "nothing", "part", "", "", 1)
     told = gpu._run(part, [], dict(os.environ), limit)
     assert (told["state"], told["reason"]) == (state, reason)
 
 
 def test_a_part_that_is_cut_short_hands_over_its_rows(tmp_path, monkeypatch):
-    (tmp_path / "part.py").write_text(
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "part.py").write_text(
         "import pathlib, sys, time\n"
         "try:\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    pathlib.Path(sys.argv[-1]).write_text('{\"rows\": [1]}')\n"
     )
-    monkeypatch.setattr(gpu, "HERE", tmp_path)
-    told = gpu._run(gpu.Part("a part", "nothing", "part.py", "", "", 1), [], dict(os.environ), 3)
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    told = gpu._run(gpu.Part("a part", "nothing", "part", "", "", 1), [], dict(os.environ), 3)
     assert told["state"] == "cut short"
     assert told["report"] == {"rows": [1]}
 
