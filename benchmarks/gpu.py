@@ -122,7 +122,7 @@ PARTS = [
     Part(
         "sampling SD 1.5", "a step at 512 px, batch 2, fp16, eager", "inference",
         f"--model sd15 --dtype float16 --steps 5 --rounds 4 {_SAMPLED}",
-        "--model sd15 sdxl --dtype float32 --width 32 --latent 16 --steps 2 --rounds 1 "
+        "--model sd15 --dtype float32 --width 32 --latent 16 --steps 2 --rounds 1 "
         "--variants SC-Tuner CSC-Tuner ControlNet-LLLite ControlNet --channels-last",
         35, on_host=True, plot="sampling",
     ),

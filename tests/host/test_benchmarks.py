@@ -33,7 +33,6 @@ def test_sampling_is_measured_on_the_host(parts):
     assert list(rows) == ["base", "SC-Tuner", "CSC-Tuner", "ControlNet-LLLite", "ControlNet"]
     assert rows["base"]["flops"] == 1.0 < rows["SC-Tuner"]["flops"] < rows["ControlNet"]["flops"]
     assert 1.0 < rows["ControlNet-LLLite"]["flops"] < rows["ControlNet"]["flops"]
-    assert {row["variant"] for row in report["models"]["sdxl"]["rows"]} == set(rows)
 
 
 def test_what_cannot_be_compared_without_a_gpu_says_so(parts):
