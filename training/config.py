@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from scedit_core.fitting.distilling import planned
 from scedit_core.fitting.rates import default_rate, default_warmup
 
-from .config_data import DataConfig
+from .config_data import DataConfig, TextConfig
 from .config_section import Count, Section, Share
 
 
@@ -179,6 +179,7 @@ class TrainConfig(Section):
     title: str | None = None
     tuner: TunerConfig
     data: DataConfig
+    text: TextConfig = TextConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     teacher: TeacherConfig | None = None
     loop: LoopConfig = LoopConfig()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .config_section import Places, Section
 
@@ -121,6 +121,27 @@ class WordingConfig(Section):
     drop_tags: Annotated[float, Field(ge=0, lt=1)] = 0.0
     separator: Annotated[str, Field(min_length=1, max_length=10)] = ","
     variants: Annotated[int, Field(ge=2, le=1000)] = 8
+
+
+class TextConfig(Section):
+    """How captions are encoded, where it shall be otherwise than the base's own pipeline does.
+
+    max_tokens: of a caption, read in chunks of 75 as ComfyUI reads them.
+    clip_skip:  which layer's states are taken, counted as in *CLIP Set Last Layer*: -1 is the last; 2 is read as -2,
+                as sd-scripts counts.  None is the base's own, which is -2 for SDXL and SD 2.x, and for SDXL no other.
+    weights:    (this:1.2) counts more, as in ComfyUI's prompts; else brackets are text.
+    """
+
+    max_tokens: Annotated[int, Field(ge=75, le=750, multiple_of=75)] = 75
+    clip_skip: Annotated[int, Field(ge=-24, le=24)] | None = None
+    weights: bool = False
+
+    @field_validator("clip_skip")
+    @classmethod
+    def _counted_from_the_end(cls, value: int | None) -> int | None:
+        if value == 0:
+            raise ValueError("expected -1 for the last layer, -2 for the one before it, or less")
+        return value and -abs(value)
 
 
 class FolderConfig(Section):

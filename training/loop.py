@@ -101,6 +101,7 @@ def prepare(
         prediction=config.prediction,
         tokenizer=config.tokenizer,
         vae_dtype=DTYPES[config.memory.vae],
+        text=config.text,
         allow_download=allow_download,
         unet_device="cpu",  # until all is cached and it is stored as small as it will be: a small GPU cannot hold both
     )

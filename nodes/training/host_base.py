@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...scedit_core import CSCTuner, SCEditError
 from ...scedit_core.editing import Edit
-from ...scedit_core.fitting.base import Added, Attached, TextStates
+from ...scedit_core.fitting.base import Added, Attached, TextStates, stacked
 from ...scedit_core.fitting.machine import DTYPES
 from ...scedit_core.folding import FoldedEdits, edit_folded
 from ..host.patch import SkipPatch, begin, layout_of
@@ -292,22 +292,6 @@ class _Skips:
     def to(self, _where: Any) -> _Skips:
         """All follows the skips."""
         return self
-
-
-def stacked(texts: Sequence[TextStates]) -> TextStates:
-    """Rows of captions of any length: a shorter one is repeated, which attention does not see, as the host does."""
-    length = max(len(t.states[0]) for t in texts)
-    for t in texts:
-        length = length * len(t.states[0]) // _gcd(length, len(t.states[0]))
-    states = torch.cat([t.states.repeat(1, length // t.states.shape[1], 1) for t in texts])
-    pooled = None if texts[0].pooled is None else torch.cat([t.pooled for t in texts])
-    return TextStates(states, pooled)
-
-
-def _gcd(a: int, b: int) -> int:
-    while b:
-        a, b = b, a % b
-    return a
 
 
 def _prediction(model: Any, name: str) -> str:

@@ -20,7 +20,7 @@ from ...scedit_core.conditions.fitting import fit_hint, fitting_of
 from ...scedit_core.conditions.pictures import is_blank
 from ...scedit_core.conditions.random_masks import random_completion
 from ...scedit_core.conditions.trained import hint_maker
-from ...scedit_core.fitting.base import TextStates
+from ...scedit_core.fitting.base import TextStates, stacked
 from ...scedit_core.fitting.batches import Batch, draw
 from ...scedit_core.fitting.chance import generator_for
 from ...scedit_core.fitting.errors import DataError
@@ -30,7 +30,7 @@ from ...scedit_core.fitting.settings import Settings
 from ...scedit_core.pictures.finding import find_candidates
 from ...scedit_core.pictures.framing import Framing, bucket_of, bucket_sizes
 from ...scedit_core.pictures.reading import read_picture, to_tensor
-from .host_base import HostBase, stacked
+from .host_base import HostBase
 
 COMPLETION = "completion"
 _PIXELS = 8  # of a picture for one of its latents

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -35,6 +36,13 @@ class TextStates:
         """Both tensors on `device` and, where it is given, in `dtype`."""
         pooled = None if self.pooled is None else self.pooled.to(device, dtype)
         return TextStates(self.states.to(device, dtype), pooled)
+
+
+def stacked(texts: Sequence[TextStates]) -> TextStates:
+    """Rows of captions of any length: a shorter one is repeated, which attention does not see, as ComfyUI does."""
+    length = math.lcm(*(t.states.shape[1] for t in texts))
+    states = torch.cat([t.states.repeat(1, length // t.states.shape[1], 1) for t in texts])
+    return TextStates(states, None if texts[0].pooled is None else torch.cat([t.pooled for t in texts]))
 
 
 @dataclass

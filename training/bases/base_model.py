@@ -12,10 +12,11 @@ from torch import Tensor
 
 from scedit_core import SkipLayout
 from scedit_core.diffusers import attach
-from scedit_core.fitting.base import Added, Attached, TextStates
+from scedit_core.fitting.base import Added, Attached, TextStates, stacked
 
 from .encoder_graph import encoder_skips, encoder_without_graph
 from .fingerprints import plain_fingerprint, text_fingerprint, weights_fingerprint
+from .text_encoding import PLAIN, TextOptions, encode, token_count
 
 
 @dataclass(eq=False)
@@ -27,6 +28,7 @@ class BaseModel:
     layout:   the skips of the U-Net.
     device:   where the VAE and the text encoders work.
     compute_dtype: what the U-Net computes in; its weights may be stored in less.
+    text:     how captions are encoded.
     """
 
     name: str
@@ -34,6 +36,7 @@ class BaseModel:
     layout: SkipLayout
     device: torch.device
     compute_dtype: torch.dtype = torch.float32
+    text: TextOptions = PLAIN
 
     @property
     def unet(self):
@@ -91,8 +94,9 @@ class BaseModel:
 
     @cached_property
     def text_fingerprint(self) -> str:
-        """Changes with the text encoders' weights or precision and the tokenizer's words: 16 hexadecimal digits."""
-        return text_fingerprint(self._encoders[1:], self._tokenizers)
+        """Changes with the text encoders' weights or precision, the tokenizer's words, and how captions are read."""
+        plain = text_fingerprint(self._encoders[1:], self._tokenizers)
+        return plain if self.text.plain else f"{plain} {self.text.max_tokens} {self.text.layer} {self.text.weights}"
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
@@ -121,7 +125,11 @@ class BaseModel:
 
     @torch.no_grad()
     def encode_captions(self, captions: Sequence[str]) -> TextStates:
-        """Captions to text states, padded and cut as the base's own pipeline does, in the encoders' dtype."""
+        """Captions to text states, in the encoders' dtype: padded and cut as the base's own pipeline does, or in chunks
+        as `text` says."""
+        if not self.text.plain:
+            parts = self._tokenizers, self._encoders[1:]
+            return stacked([encode(caption, self.text, *parts, self.needs_sizes) for caption in captions])
         found = self.pipeline.encode_prompt(
             list(captions), device=self._encoders[-1].device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
@@ -129,12 +137,14 @@ class BaseModel:
 
     def caption_lengths(self, captions: Sequence[str]) -> list[int]:
         """How many tokens each caption has, beginning and end included; what is beyond `caption_limit` is cut off."""
+        if not self.text.plain:
+            return [token_count(caption, self.text, self.pipeline.tokenizer) for caption in captions]
         return [len(ids) for ids in self.pipeline.tokenizer(list(captions)).input_ids]
 
     @property
     def caption_limit(self) -> int:
         """How many tokens the text encoder reads."""
-        return self.pipeline.tokenizer.model_max_length
+        return self.text.chunks * (self.pipeline.tokenizer.model_max_length - 2) + 2
 
     def unet_inputs(self, text: TextStates, sizes: Tensor | None) -> dict:
         """Keyword arguments for `unet(noisy, timesteps, ...)`, on its device and in its dtype.

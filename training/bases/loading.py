@@ -9,15 +9,17 @@ from typing import Literal
 import diffusers
 import torch
 import transformers
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from huggingface_hub import snapshot_download
 
 from scedit_core import SkipLayout
 
+from ..config_data import TextConfig
 from ..errors import BaseModelError
 from .base_model import BaseModel
 from .folder import load_folder
 from .single_file import load_single_file
+from .text_encoding import TextOptions
 
 Prediction = Literal["auto", "epsilon", "v_prediction"]
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -40,6 +42,7 @@ def load_base(
     tokenizer: str | Path | None = None,
     vae_dtype: torch.dtype = torch.float32,
     unet_device: str | torch.device | None = None,
+    text: TextConfig | None = None,
     allow_download: bool = False,
 ) -> BaseModel:
     """Load a frozen base model: SD 1.5, SD 2.x or SDXL.
@@ -52,6 +55,7 @@ def load_base(
     tokenizer:      folder of CLIP's tokenizer, in place of the one that is found.
     vae_dtype:      float32 or bfloat16; in float16 SDXL's VAE overflows.
     unet_device:    where the U-Net goes, if not to `device`: on a small GPU it can wait until all is cached.
+    text:           how captions are encoded, if not as the base's own pipeline does.
     allow_download: whether what is missing may be fetched from the hub.  Nothing else ever uses the network.
 
     Raises BaseModelError, in one sentence, for what cannot be a base model.
@@ -77,7 +81,33 @@ def load_base(
         if isinstance(part, torch.nn.Module):
             _check_whole(path, part_name, part)
             part.requires_grad_(False).eval().to(device if part is not pipeline.unet else unet_device or device)
-    return BaseModel(name, pipeline, SkipLayout.from_diffusers(pipeline.unet.config), device, dtype)
+    layout = SkipLayout.from_diffusers(pipeline.unet.config)
+    return BaseModel(name, pipeline, layout, device, dtype, text_options(text, pipeline, layout.family))
+
+
+def text_options(
+    text: TextConfig | None, pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline, family: str | None
+) -> TextOptions:
+    """How captions are encoded by a pipeline.  Raises BaseModelError for a layer that it cannot give."""
+    if text is None:
+        return TextOptions()
+    layer, layers = text.clip_skip, pipeline.text_encoder.config.num_hidden_layers
+    if isinstance(pipeline, StableDiffusionXLPipeline):
+        if layer not in (None, -2):
+            raise BaseModelError(
+                f"text.clip_skip: expected -2 or none for SDXL, whose U-Net knows that layer alone, found {layer}; "
+                "take it out"
+            )
+        return TextOptions(text.max_tokens, None, text.weights)
+    if layer is not None:
+        unread = 1 if family == "sd2" else 0  # ComfyUI counts the last layer too, which SD 2.x does not read
+        if not 1 + unread <= -layer <= layers:
+            raise BaseModelError(
+                f"text.clip_skip: expected from {-1 - unread} to {-layers}, since the text encoder has "
+                f"{layers + unread} layers, found {layer}; correct it"
+            )
+        layer = None if layer == -1 - unread else layer + unread
+    return TextOptions(text.max_tokens, layer, text.weights)
 
 
 def _place(path: Path, allow_download: bool) -> tuple[Path, str]:

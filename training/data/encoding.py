@@ -12,10 +12,11 @@ from torch import Tensor
 
 from scedit_core.conditions.fitting import Fitting
 from scedit_core.conditions.pictures import is_blank
+from scedit_core.fitting.base import TextStates, stacked
 from scedit_core.pictures.framing import Size
 from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_picture, to_tensor
 
-from ..bases.base_model import BaseModel, TextStates
+from ..bases.base_model import BaseModel
 from ..config import TrainConfig
 from .cache import Cache, DamagedEntry, cache_key, tensors_size
 from .examples import Example
@@ -142,8 +143,8 @@ class Encoder:
     def texts(self, captions: list[str]) -> TextStates:
         """Text states of captions."""
         rows = [self.cache.read_tensors(TEXTS, self._text_key(caption)) for caption in captions]
-        pooled = torch.stack([row["pooled"] for row in rows]) if "pooled" in rows[0] else None
-        return TextStates(torch.stack([row["states"] for row in rows]), pooled)
+        several = [TextStates(row["states"][None], row["pooled"][None] if "pooled" in row else None) for row in rows]
+        return stacked(several)
 
     def _missing(self, example: Example) -> set[str]:
         missing = set()

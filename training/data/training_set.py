@@ -147,7 +147,7 @@ def remarks_on_captions(base: BaseModel, captions: Iterable[str], remarks: Remar
         if length > limit:
             remarks.add(
                 f"captions of more than {limit} tokens, of which the rest is not read",
-                "shorten them, or put what matters first",
+                "raise text.max_tokens, shorten them, or put what matters first",
                 name=repr(caption[:40]),
                 sentence=f"{length} tokens: {caption}",
             )
