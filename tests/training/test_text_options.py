@@ -49,7 +49,7 @@ def test_long_captions_reach_training_and_previews(values, base_folder, tmp_path
     base = load_base(base_folder, text=config.text)
     data = open_data(base, config)
     batch = data.batch(0, 2)
-    assert batch.text.states.shape[1] == 5 * 16
+    assert batch.text.states.shape[1] == 8 * 16
     assert not [r for r in data.remarks if "tokens" in r.what]
     cut = open_data(load_base(base_folder), parse_config(values))
     assert [r.advice for r in cut.remarks if "tokens" in r.what] == [
