@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import comfy.model_management
@@ -13,7 +13,7 @@ import torch
 from comfy.patcher_extension import CallbacksMP
 from torch import nn
 
-from ...scedit_core.conditions.annotators import installed_weights
+from ...scedit_core.conditions.annotators import annotator, installed_weights
 from ..folders import ANNOTATORS
 
 
@@ -64,6 +64,18 @@ def managed_detector(name: str, load: Callable[[Path], nn.Module]) -> ManagedDet
         _in_use.pop(name, None)  # its memory is free before the next one takes some
         _in_use[name] = ManagedDetector(name, state, load(path))
     return _in_use[name]
+
+
+def fingerprint(names: Iterable[str]) -> str:
+    """Changes when a file of one of these detectors does, or one is installed or removed."""
+    files = [
+        path.parent / file
+        for each in map(annotator, names)
+        if (path := each.weight_file(folder_paths.get_folder_paths(ANNOTATORS)))
+        for file in (path.name, *each.others)
+    ]
+    states = [(file, file.stat()) for file in files]
+    return " ".join(f"{file} {state.st_mtime_ns}-{state.st_size}-{state.st_ino}" for file, state in states)
 
 
 def loaded(working_bytes: int, *detectors: ManagedDetector) -> torch.device:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...scedit_core.conditions.trained import trained_options
 from ...scedit_core.errors import ConditionError
 from ..host.control import SCEditControl
-from .detectors import loaded, managed_detector
+from .detectors import fingerprint, loaded, managed_detector
 
 _PACKAGES = {"cv2": "opencv-python-headless", "transformers": "transformers"}
 _BOUNDS = ("min", "max", "step")
@@ -102,6 +102,11 @@ class ConditionNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """See Condition."""
         return cls.row.schema()
+
+    @classmethod
+    def fingerprint_inputs(cls, **_inputs: Any) -> str:
+        """Changes with the files of any detector that may be used: which one it is a connected tuner may say."""
+        return fingerprint(name for option in cls.row.detectors for name in cls.row.allowed.get(option, (option,)))
 
     @classmethod
     def execute(cls, image: Tensor | None = None, csc_tuner: Any = None, **inputs: Any) -> io.NodeOutput:

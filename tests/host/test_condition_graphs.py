@@ -94,6 +94,15 @@ def test_each_node_in_a_workflow(run, models_folder, name):
     assert found.std() > 1
 
 
+def test_another_detector_in_its_place_is_used(run, models_folder):
+    """The host keeps what a node gave as long as nothing of it has changed."""
+    install_hed(models_folder)
+    first = run("SCEditSoftEdge")
+    assert np.array_equal(run("SCEditSoftEdge"), first)
+    install_hed(models_folder, seed=2)
+    assert not np.array_equal(run("SCEditSoftEdge"), first)
+
+
 def test_the_pack_under_test_is_the_one_that_runs(pack, run):
     assert pack.nodes["SCEditCanny"].__module__ == f"{PACK_NAME}.nodes.conditions.canny"
     assert run("SCEditCanny").max() == 255

@@ -121,12 +121,17 @@ def test_a_signal_ends_the_step_saves_and_exits_with_0(number, undisturbed, tmp_
 
 
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path, base_folder, three_pictures):
-    """Two CPU processes that exchange gradients by gloo; the files of both show that they stayed identical."""
-    found = {}
+    """Two CPU processes that exchange gradients by gloo; the files of both show that they stayed identical.
+
+    Each way gives the same bits every time.  Between them sums run in another order: gradients of up to 4e-3 differ by
+    4e-8 at most, and AdamW, which divides each by its own size, makes of that up to a thousandth of a step where a
+    gradient is next to nothing (7.5e-7 at a rate of 1e-3).
+    """
+    found, rate = {}, 5e-4
     for count in (1, 2):
         folder = tmp_path / str(count)
         values = long_values(plain_values(base_folder, three_pictures), folder, "csc")
-        values["loop"] |= {"batch": 4 // count, "steps": 4, "accumulate": 2, "learning_rate": 5e-4, "ema": None}
+        values["loop"] |= {"batch": 4 // count, "steps": 4, "accumulate": 2, "learning_rate": rate, "ema": None}
         values["previews"] = values["validation"] = {"every": 0}
         folder.mkdir()
         config = folder / "run.yaml"
@@ -145,7 +150,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, base_folder, thr
     (one,), (first, second) = found[1], found[2]
     assert_same(first, second)
     for name, tensor in one.items():
-        torch.testing.assert_close(first[name], tensor, atol=1e-6, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(first[name], tensor, atol=2e-3 * rate, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def assert_same(found: dict, expected: dict) -> None:
