@@ -1,4 +1,4 @@
-"""Command line: python -m training train CONFIG.yaml | check CONFIG.yaml | demo | demo-base."""
+"""Command line: python -m training new | train CONFIG.yaml | check CONFIG.yaml | demo | demo-base."""
 
 from __future__ import annotations
 
@@ -36,6 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--allow-download", action="store_true", help="fetch missing parts of the base from its hub")
     check = commands.add_parser("check", help="read everything a YAML file names, run two steps, draw what is trained")
     check.add_argument("config", type=Path)
+    new = commands.add_parser("new", help="write a YAML file by a few questions, and check it")
+    new.add_argument("config", type=Path, nargs="?", help="the file to write; beside the pictures where none is named")
+    new.add_argument("--base", help="a checkpoint file or a diffusers folder")
+    new.add_argument("--folder", help="of the pictures")
+    new.add_argument("--learn", help="style, subject, canny, depth, ..., or own_hints")
+    new.add_argument("--hints", help="the folder of own_hints")
+    new.add_argument("--memory", metavar="GIB", help="of the GPU that will train, or none")
+    new.add_argument("--no-check", action="store_true", help="write the file and stop")
     demo = commands.add_parser("demo", help="train a style on the embedded base and draw a contact sheet")
     demo.add_argument("--base", type=Path, default=Path(__file__).parent.parent / "demo", help="the demo folder")
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="where pictures and numbers go")
@@ -81,6 +89,16 @@ def _run(options: argparse.Namespace) -> int:
         from .config_file import load_config
 
         return run_check(load_config(options.config))
+    elif options.command == "new":
+        from .asking import ask_and_write
+
+        told = (options.base, options.folder, options.learn, options.hints, options.memory)
+        path = ask_and_write(options.config, *told)
+        if not options.no_check:
+            from .check import run_check
+            from .config_file import load_config
+
+            return run_check(load_config(path))
     elif options.command == "demo":
         from .demo.run import run_demo
 

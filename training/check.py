@@ -18,12 +18,14 @@ from rich.console import Console
 from rich.progress import track
 
 from scedit_core.conditions.pictures import is_blank
+from scedit_core.fitting.budget import updates_within
 from scedit_core.fitting.chance import generator_for
 from scedit_core.fitting.checkpoints import checkpoints_in
 from scedit_core.fitting.errors import TrainingError
 from scedit_core.fitting.events import Events
 from scedit_core.fitting.loop import update
 from scedit_core.fitting.machine import peak_memory_mib
+from scedit_core.fitting.optimizing import check_optimizer
 from scedit_core.fitting.remarks import Remarks, printable
 from scedit_core.fitting.run import Run
 from scedit_core.fitting.run_folder import RunFolder, open_run
@@ -72,13 +74,14 @@ class Findings:
 
 @dataclass
 class Trial:
-    """What two updates took: seconds of the second one, MiB held at most, and on what.
+    """What two updates took: seconds of the second one, MiB held at most, and on what.  steps: of the whole run.
 
     per_picture: seconds to encode a picture, None where all were in the cache.  missing: how many are not in it.
     remarks:     what a training would tell before its first step.
     """
 
     seconds: float
+    steps: int
     memory_mib: float
     device: str
     per_picture: float | None
@@ -94,6 +97,7 @@ def run_check(config: TrainConfig, console: Console | None = None) -> int:
     """
     console = console or Console()
     check_places(config)
+    check_optimizer(config.loop)
     check_writable(config.output)
     with open_run(config.run_folder):  # which no other run may use
         pass
@@ -260,10 +264,13 @@ def try_two_updates(config: TrainConfig, found: Survey, captions: Sequence[str] 
     folder.is_open = False
     try:
         run = prepare(config, accelerator, folder, Events(), prepare_data=prepare_data)
-        update(run)
+        update(run).read()
         begun = time.perf_counter()
-        update(run)
+        update(run).read()
         seconds = time.perf_counter() - begun
+        steps = run.config.loop.steps
+        if run.budget is not None:
+            steps = updates_within(config, 60 * run.budget.minutes, seconds)
         try_what_follows(run)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(config) from error
@@ -271,6 +278,7 @@ def try_two_updates(config: TrainConfig, found: Survey, captions: Sequence[str] 
         check_writable(cache_folder(config) / "latents", "data.cache")
     return Trial(
         seconds=seconds,
+        steps=steps,
         memory_mib=peak_memory_mib(accelerator.device),
         device=str(accelerator.device),
         per_picture=statistics.median(encoding) if encoding else None,
@@ -304,10 +312,13 @@ def estimate(config: TrainConfig, trial: Trial) -> list[str]:
     lines = []
     where = "GPU" if trial.device.startswith("cuda") else "computer"
     lines.append(f"memory: {trial.memory_mib:.0f} MiB of the {where}'s at most, in two updates")
-    steps = _hours(trial.seconds * config.loop.steps)
-    lines.append(
-        f"time: {trial.seconds:.2f} s an update, {steps} for {config.loop.steps} (previews and validation aside)"
-    )
+    loop = config.loop
+    if loop.minutes is not None:
+        lines.append(f"time: {trial.seconds:.2f} s an update, about {trial.steps} in {loop.minutes:g} minutes")
+    else:
+        whole = f"{trial.steps}" if loop.epochs is None else f"{trial.steps}, {loop.epochs:g} epochs"
+        hours = _hours(trial.seconds * trial.steps)
+        lines.append(f"time: {trial.seconds:.2f} s an update, {hours} for {whole} (previews and validation aside)")
     if trial.missing and trial.per_picture is not None:
         caching = _hours(trial.per_picture * trial.missing)
         lines.append(f"caching: {trial.missing} pictures to encode, {trial.per_picture:.2f} s each, {caching} in all")

@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from scedit_core.fitting.distilling import planned
-from scedit_core.fitting.rates import default_rate, default_warmup
+from scedit_core.fitting.optimizers import kind_of
+from scedit_core.fitting.rates import default_rate, default_schedule, default_warmup
 
 from .config_data import DataConfig, TextConfig
 from .config_section import Count, Section, Share
@@ -62,6 +63,13 @@ class ObjectiveConfig(Section):
     """What the loss asks for.
 
     min_snr_gamma:     weighs timesteps by min(snr, gamma); 5 is usual, None leaves them equal.
+    weighting:         "debiased" counts nearly clean pictures less and noisy ones more, in place of min_snr_gamma.
+    timestep_range:    the first and the last timestep that are trained; all of them where nothing is said.
+    timestep_sampling: which of these are drawn more often: low ones, which decide on details, middle ones, or high
+                       ones, which decide on the composition.
+    loss, huber_delta, huber_schedule: "huber" counts errors above the delta by their size and not by their square, so
+                       that pictures that do not belong pull less; "falling": the delta is 1 at timestep 0, and
+                       huber_delta at the last one.
     noise_offset:      a constant added to the noise of each channel, for darker and brighter pictures.
     zero_terminal_snr: rescales the betas; "auto" as the base's schedule says.
     caption_dropout:   share of examples trained without their caption.
@@ -71,29 +79,73 @@ class ObjectiveConfig(Section):
     min_snr_gamma: Annotated[float, Field(gt=0)] | None = None
     noise_offset: Annotated[float, Field(ge=0, le=1)] = 0.0
     zero_terminal_snr: bool | Literal["auto"] = "auto"
+    weighting: Literal["equal", "debiased"] = "equal"
+    timestep_range: tuple[Count, Count] | None = None
+    timestep_sampling: Literal["uniform", "low", "middle", "high"] = "uniform"
+    loss: Literal["squared", "huber"] = "squared"
+    huber_delta: Annotated[float, Field(gt=0, le=10)] = 0.1
+    huber_schedule: Literal["constant", "falling"] = "constant"
     caption_dropout: Share = 0.1
     condition_dropout: Share = 0.0
+
+    @model_validator(mode="after")
+    def _one_weighting(self) -> ObjectiveConfig:
+        if self.weighting != "equal" and self.min_snr_gamma is not None:
+            raise ValueError(
+                f"expected one of min_snr_gamma and weighting, found {self.min_snr_gamma:g} and {self.weighting}"
+            )
+        if self.timestep_range is not None and self.timestep_range[0] > self.timestep_range[1]:
+            raise ValueError(f"expected a timestep_range from low to high, found {list(self.timestep_range)}")
+        return self
+
+
+def _optimizer(name: str) -> str:
+    kind_of(name)
+    return name
 
 
 class LoopConfig(Section):
     """How long and how fast.  `steps` and `warmup` count optimiser updates; `ema` is a decay such as 0.999.
 
-    learning_rate: 1e-4 by default; 1 for prodigy, which finds the rate itself and multiplies it by this one.
+    epochs, minutes: the length of the run in other words, in place of `steps`: how often all pictures are seen, or how
+                     long it may take, from the first update on; training/length.py says how many updates that is.
+    optimizer:           by the names of scedit_core/fitting/optimizers.py.
+    optimizer_arguments: what it is given besides the learning rate and weight decay.
+    learning_rate: that of the optimizer by default; 1e-4 for AdamW, 1 for prodigy, which finds the rate itself and
+                   multiplies it by this one.
+    block_rates:   what the learning rate is multiplied by in some output blocks (5, or 0-3), or in the hint encoder of
+                   a control (hint); 0 freezes them.
+    schedule:      cosine by default, constant for schedule-free optimisers.
+    restarts:      how often cosine or linear begin anew on their way.
     warmup:        by default a tenth of the steps, at most 50.
     """
 
     steps: Annotated[int, Field(ge=1)] = 1000
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    minutes: Annotated[float, Field(gt=0)] | None = None
     batch: Annotated[int, Field(ge=1)] = 4
     accumulate: Annotated[int, Field(ge=1)] = 1
-    optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
+    optimizer: Annotated[str, AfterValidator(_optimizer)] = "adamw"
+    optimizer_arguments: dict[str, Any] = Field(default_factory=dict)
     learning_rate: Annotated[float, Field(gt=0)] = Field(default_factory=lambda loop: default_rate(loop["optimizer"]))
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    block_rates: dict[Count | str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        default_factory=lambda loop: default_schedule(loop["optimizer"])
+    )
+    restarts: Count = 0
     warmup: Count = Field(default_factory=lambda loop: default_warmup(loop["steps"]))
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: Count = 0
+
+    @model_validator(mode="after")
+    def _one_length(self) -> LoopConfig:
+        said = [key for key in ("steps", "epochs", "minutes") if key in self.model_fields_set and getattr(self, key)]
+        if len(said) > 1:
+            raise ValueError(f"expected one of steps, epochs and minutes, found {' and '.join(said)}")
+        return self
 
 
 class MemoryConfig(Section):
@@ -115,19 +167,26 @@ class MemoryConfig(Section):
 
 
 class SavingConfig(Section):
-    """A checkpoint every so many updates, the last `keep` of them kept, and the best by validation."""
+    """A checkpoint every so many updates, the last `keep` of them kept, and the best by validation.
+
+    tuners: updates between tuner files that are kept beside the output, named for their step (and one at a stop);
+            0 keeps none.
+    """
 
     every: Annotated[int, Field(ge=1)] = 500
     keep: Annotated[int, Field(ge=1)] = 2
+    tuners: Count = 0
 
 
 class PreviewConfig(Section):
     """Pictures drawn while training, at fixed seeds, with and without the tuner.  0 for `every` draws none.
 
+    first: also before the first update.
     Without `prompts` (and `hints`, files, for controls alone) the first captions and hints of the set are used.
     """
 
     every: Count = 250
+    first: bool = False
     count: Annotated[int, Field(ge=1, le=16)] = 4
     prompts: list[str] = Field(default_factory=list)
     hints: list[Path] = Field(default_factory=list)
@@ -140,12 +199,14 @@ class PreviewConfig(Section):
 class ValidationConfig(Section):
     """Loss at fixed noise and timesteps, tuner on and off, hint on and off.  0 for `every` measures none.
 
+    first: also before the first update.
     Pictures come from `folder`, laid out as the training folder (with names of their own where there are hints or masks
     in folders: those belong to the training picture of their name), else `hold_out` of the set (at most a tenth) are
     kept out of training; where that is none, the first of the set are measured.
     """
 
     every: Count = 250
+    first: bool = False
     images: Annotated[int, Field(ge=1)] = 8
     timesteps: Annotated[int, Field(ge=1, le=50)] = 4
     folder: Path | None = None
@@ -221,6 +282,16 @@ class TrainConfig(Section):
         if self.teacher is not None and self.tuner.kind == "sc":
             raise ValueError(
                 "expected no teacher for kind sc, found one; a ControlNet can only teach a control, kind csc"
+            )
+        for key in ("teacher", "sweep"):
+            if getattr(self, key) is not None and self.loop.minutes is not None:
+                raise ValueError(
+                    f"expected loop.steps or loop.epochs with {key}, which has to know its updates beforehand, found "
+                    "loop.minutes"
+                )
+        if self.data.shards is not None and self.loop.epochs is not None:
+            raise ValueError(
+                "expected loop.steps or loop.minutes for shards, whose pictures are not counted, found loop.epochs"
             )
         if self.previews.hints and self.tuner.kind == "sc":
             raise ValueError(f"expected no previews.hints for kind sc, found {len(self.previews.hints)}; remove them")

@@ -12,13 +12,14 @@ from diffusers.models.attention_processor import AttnProcessor
 from rich.console import Console
 
 from scedit_core import SCEditError
+from scedit_core.fitting.budget import Budget
 from scedit_core.fitting.distilling import Lessons
 from scedit_core.fitting.events import Events
 from scedit_core.fitting.loop import agreed, train_to_end
 from scedit_core.fitting.machine import DTYPES, frozen_dtype
 from scedit_core.fitting.new_tuner import new_tuner, trainable
 from scedit_core.fitting.objective import Objective
-from scedit_core.fitting.optimizing import build_ema, build_optimizer, build_schedule
+from scedit_core.fitting.optimizing import build_ema, build_optimizer, build_schedule, check_optimizer, grouped
 from scedit_core.fitting.rates import rate_remarks
 from scedit_core.fitting.resuming import resume
 from scedit_core.fitting.run import Run
@@ -34,6 +35,7 @@ from .content import files_of, shards_of
 from .data.opening import open_data
 from .data.training_set import TrainingSet
 from .errors import ConfigError, TrainingError
+from .length import likely_steps, settle_budget, with_epochs_counted
 from .memory.compiling import with_compiling_settled
 from .memory.preparing import prepare_tuner, prepare_unet
 from .places import check_places
@@ -64,6 +66,7 @@ def train(
     accelerator = Accelerator(gradient_accumulation_steps=config.loop.accumulate, mixed_precision="no")
     main = accelerator.is_main_process
     check_places(config)
+    check_optimizer(config.loop)
     check_writable(config.output)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(open_run(config.run_folder, config.output, main, since))
@@ -90,10 +93,9 @@ def prepare(
     allow_download: bool = False,
     prepare_data: Callable[..., TrainingSet] = open_data,
 ) -> Run:
-    """Load the base, encode the data, and build the tuner."""
-    loop, device = config.loop, accelerator.device
-    dtype = frozen_dtype(loop.precision, device)
-    memory = with_compiling_settled(config.memory, device, loop.steps)
+    """Load the base, encode the data, and build the tuner.  A budget of minutes is settled when the run begins."""
+    device = accelerator.device
+    dtype = frozen_dtype(config.loop.precision, device)
     base = load_base(
         config.base,
         dtype,
@@ -108,7 +110,7 @@ def prepare(
     if device.type == "cpu":
         base.unet.set_attn_processor(AttnProcessor())  # on a CPU the backward pass of SDPA takes twice the time
     objective = Objective(base.alphas_cumprod, base.prediction, config.objective)
-    tuner = new_tuner(config.tuner, base.layout, loop.seed).to(device)
+    tuner = new_tuner(config.tuner, base.layout, config.loop.seed).to(device)
 
     def say(event: str, **values) -> None:
         events.emit(event, **values)
@@ -123,6 +125,9 @@ def prepare(
     wish = agreed(accelerator, wish)  # which waits for everyone
     if wish:
         raise Stopped(wish)
+    config = with_epochs_counted(config, len(data.examples), accelerator.num_processes)
+    loop = config.loop
+    memory = with_compiling_settled(config.memory, device, likely_steps(loop))
     fingerprint = base.fingerprint  # of the weights as they are, before they are stored in 8 bits
     base.release_encoders()
     prepare_unet(base.unet, memory, dtype)
@@ -132,7 +137,7 @@ def prepare(
     if config.teacher is not None:
         told = config.teacher
         lessons = Lessons(base, load_teacher(told.controlnet, base, dtype, told.kind, told.strength), *config.lessons)
-    optimizer = build_optimizer(trainable(tuner), loop)
+    optimizer = build_optimizer(grouped(tuner, loop), loop)
     run = Run(
         config=config,
         accelerator=accelerator,
@@ -150,9 +155,11 @@ def prepare(
         lessons=lessons,
         files=files_of(config, fingerprint, lessons and lessons.teacher.digest),
         shards=shards_of(config),
+        budget=None if loop.minutes is None else Budget(loop.minutes),
     )
     run.remarks.take(data.remarks)
-    run.remarks.take(rate_remarks(loop))
+    if run.budget is None:
+        run.remarks.take(rate_remarks(loop))
     return run
 
 
@@ -175,9 +182,10 @@ def _train(run: Run, start: str) -> Path:
     if wish:
         raise Stopped(wish)
     resume(run, start)  # when nothing is left that may be refused: an earlier run is put aside
+    settle_budget(run)
     if main:
         with contextlib.suppress(OSError):  # no room: the report is then without it
-            write_run_config(config)
+            write_run_config(run.config)
     return train_to_end(run, previews)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scedit_core import SCEditError, inspect_tuner
 from scedit_core.fitting.earlier import FOLDER, PARTS
+from scedit_core.fitting.tuner_file import on_the_way
 
 from .config import Section, TrainConfig
 from .data.survey import cache_folder
@@ -38,6 +39,16 @@ def check_places(config: TrainConfig) -> None:
                     f"{own}: expected a place that nothing is read from, found {taken}, where {key} lies ({path}); "
                     f"choose another {own}, or copy that elsewhere"
                 )
+    if config.saving.tuners:
+        for key, path in _read(config):
+            if _step_of(path, config.output):
+                raise ConfigError(
+                    f"output: expected a place that nothing is read from, found {config.output.name}, whose tuners on "
+                    f"the way are named as {key} is ({path}); choose another output, or copy that elsewhere"
+                )
+        for path in config.output.parent.glob("*.safetensors"):
+            if _step_of(path, config.output):
+                _check_replaced(path)
     for place, taken in written.items():
         if place != "output" and (_same(config.output, taken) or ("(" in place and _inside(config.output, taken))):
             raise ConfigError(
@@ -80,6 +91,12 @@ def _read(section: Section, prefix: str = "") -> Iterator[tuple[str, Path]]:
         elif isinstance(value, list) or (name == "shards" and value is not None):
             several = value if isinstance(value, list) else [value]
             yield from ((key, Path(each)) for each in several if isinstance(each, Path) or name == "shards")
+
+
+def _step_of(path: Path, output: Path) -> bool:
+    """Whether a path is that of a tuner on the way to `output`."""
+    step = path.stem.rpartition("-step-")[2]
+    return step.isdigit() and _same(path, on_the_way(output, int(step)))
 
 
 def _same(one: Path, other: Path) -> bool:

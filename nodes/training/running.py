@@ -21,7 +21,7 @@ from ...scedit_core.fitting.events import Events
 from ...scedit_core.fitting.loop import train_to_end
 from ...scedit_core.fitting.new_tuner import new_tuner, trainable
 from ...scedit_core.fitting.objective import Objective
-from ...scedit_core.fitting.optimizing import build_ema, build_optimizer, build_schedule
+from ...scedit_core.fitting.optimizing import build_ema, build_optimizer, build_schedule, check_optimizer, grouped
 from ...scedit_core.fitting.processes import OneProcess
 from ...scedit_core.fitting.rates import rate_remarks
 from ...scedit_core.fitting.resuming import resume
@@ -87,6 +87,7 @@ def run_training(
     Raises the host's InterruptProcessingException where it is cancelled, after a checkpoint; SCEditError with one
     sentence for everything that a user can act on.
     """
+    check_optimizer(settings.loop)
     check_writable(settings.output)
     # Nodes run in inference mode, in which nothing can be trained.
     with torch.inference_mode(False), torch.enable_grad(), open_run(settings.run_folder, settings.output) as folder:
@@ -153,7 +154,7 @@ def _train(
     base.know_empty(empty or pictures[0].text)
     data = PictureSet(pictures, settings, base.needs_sizes, empty)
     tuner = new_tuner(settings.tuner, base.layout, loop.seed).to(base.unet_device)
-    optimizer = build_optimizer(trainable(tuner), loop)
+    optimizer = build_optimizer(grouped(tuner, loop), loop)
     half = base.compute_dtype == torch.float16
     processes = OneProcess(base.unet_device, loop.accumulate)
     run = Run(

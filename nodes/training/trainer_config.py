@@ -133,8 +133,11 @@ def with_file(config: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, A
     """The widgets' configuration with a file's keys in place of its own; `output` and `run` stay the node's."""
     both = merged(config, {key: value for key, value in file.items() if key not in ("output", "run")})
     loop = file.get("loop")
-    if isinstance(loop, dict) and loop.get("optimizer") == "prodigy" and "learning_rate" not in loop:
-        both["loop"].pop("learning_rate", None)  # a preset's is meant for AdamW
+    if isinstance(loop, dict):
+        if loop.get("optimizer", "adamw") != "adamw" and "learning_rate" not in loop:
+            both["loop"].pop("learning_rate", None)  # a preset's is meant for AdamW
+        if "steps" not in loop and ("epochs" in loop or "minutes" in loop):
+            both["loop"].pop("steps", None)
     data, said = both.get("data"), file.get("data")
     said = said if isinstance(said, dict) else {}
     if isinstance(data, dict):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..layout import SkipLayout
 from ..tuners import CSCTuner, SCTuner
+from .machine import moved
 
 # A tuner at work, its strength, and its hint [B,3,8h,8w] in 0..1 where it is a control.
 Attached = tuple[SCTuner | CSCTuner, float, Tensor | None]
@@ -34,8 +35,9 @@ class TextStates:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TextStates:
         """Both tensors on `device` and, where it is given, in `dtype`."""
-        pooled = None if self.pooled is None else self.pooled.to(device, dtype)
-        return TextStates(self.states.to(device, dtype), pooled)
+        device = torch.device(device)
+        pooled = None if self.pooled is None else moved(self.pooled, device, dtype)
+        return TextStates(moved(self.states, device, dtype), pooled)
 
 
 def stacked(texts: Sequence[TextStates]) -> TextStates:

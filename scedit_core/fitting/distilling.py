@@ -24,6 +24,7 @@ from torch import Tensor
 from ..tuners import CSCTuner
 from .base import Added, FrozenBase, TextStates
 from .batches import Batch
+from .machine import moved
 from .objective import Problem, loss_of
 
 RESIDUALS, PREDICTIONS, PICTURES = PHASES = ("residuals", "predictions", "pictures")
@@ -85,7 +86,7 @@ class Lessons:
         self, step_module: Any, step: int, problem: Problem, hints: Tensor, masks: Tensor | None, batch: Batch
     ) -> Tensor:
         """The loss of one batch in the update that follows `step` done ones; arguments as the loop has them."""
-        phase, weights = self.phase(step), batch.weights.to(problem.noisy.device)
+        phase, weights = self.phase(step), moved(batch.weights, problem.noisy.device)
         inputs = (problem.noisy, problem.timesteps, hints, batch.text, batch.sizes)
         if phase == PICTURES:
             return loss_of(step_module(*inputs), problem, masks, weights)

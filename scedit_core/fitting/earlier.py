@@ -19,9 +19,9 @@ KEEP = 3
 PARTS = ("checkpoints", "best.safetensors", "previews", "tensorboard", "report.html", "config.yaml")
 
 
-def put_aside(run: Path, parts: Iterable[Path], replaced: Iterable[Path] = ()) -> Path:
-    """Move `parts` of a run folder into a new folder of `run`/earlier and return that; files that will be `replaced`
-    get a second name there, and stay where they are until then.
+def put_aside(run: Path, parts: Iterable[Path], replaced: Iterable[Path] = (), moved: Iterable[Path] = ()) -> Path:
+    """Move `parts` of a run folder, and files `moved` from elsewhere, into a new folder of `run`/earlier and return
+    that; files that will be `replaced` get a second name there, and stay where they are until then.
 
     Folders are numbered, since a clock may be set back.  Raises TrainingError where something cannot be moved.
     """
@@ -32,8 +32,11 @@ def put_aside(run: Path, parts: Iterable[Path], replaced: Iterable[Path] = ()) -
             place = there / part.relative_to(run)
             place.parent.mkdir(parents=True, exist_ok=True)
             part.replace(place)
-        for file in replaced:
+        moved = list(moved)
+        for file in (*replaced, *moved):
             _link(file, there / file.name)
+        for file in moved:
+            file.unlink()
     except OSError as error:
         raise TrainingError(
             f"{run}: expected permission to move the earlier run to {there}, found none ({error.strerror or error}); "

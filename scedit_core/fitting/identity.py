@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .settings import Settings
+from .settings import LoopSettings, ObjectiveSettings, Settings
 
 # What may differ between a checkpoint and the run that goes on from it: nothing that its numbers depend on.  Files and
 # pictures are told apart by their content (`Run.files`, `Run.contents`).
@@ -22,9 +22,16 @@ _FREE = {
     "data.folders": {"folder", "hints", "masks"},
     "data.condition": {"detector", "persons"},
     "teacher": {"controlnet"},
-    "loop": {"steps", "warmup"},  # of which the default follows from the steps
-    "validation": {"every", "images", "timesteps", "folder"},
+    "loop": {"steps", "epochs", "minutes", "warmup"},  # of which the default follows from the steps
+    "validation": {"every", "first", "images", "timesteps", "folder"},
 }
+# What a checkpoint from before there was such a key was trained with.
+_DEFAULTS = {
+    f"{section}.{key}": value
+    for section, settings in (("objective", ObjectiveSettings()), ("loop", LoopSettings()))
+    for key, value in settings.values().items()
+}
+_WHOLE = {"loop.optimizer_arguments", "loop.block_rates"}  # compared as they are, whatever keys they have
 _NAMED = (("tuner", "start_from"), ("data", "hints"), ("data", "masks"))
 
 
@@ -74,8 +81,8 @@ def _without(values: dict[str, Any], key: str) -> dict[str, Any]:
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str) -> list[str]:
     found = []
     for key, b in now.items():
-        a = before.get(key, b)
-        if isinstance(a, dict) and isinstance(b, dict):
+        a = before.get(key, _DEFAULTS.get(f"{prefix}{key}", b))
+        if isinstance(a, dict) and isinstance(b, dict) and f"{prefix}{key}" not in _WHOLE:
             found += _differences(a, b, f"{prefix}{key}.")
         elif a != b:
             found.append(f"{prefix}{key} ({a} before, {b} now)")

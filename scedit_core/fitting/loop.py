@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,9 +24,10 @@ from .objective import Problem, loss_of
 from .processes import Processes
 from .run import Run
 from .run_folder import Stopped
-from .tuner_file import save_trained
+from .tuner_file import STEP, on_the_way, save_trained
 from .validation import Validation
 
+_UNUSED = 200  # files that are named in the plan
 _SKIPS = 20  # in a row; the first few find the scale, which begins at 2^16 and is halved each time
 
 
@@ -36,43 +39,135 @@ class Previews(Protocol):
 
 
 def train_to_end(run: Run, previews: Previews | None) -> Path:
-    """Update by update to the end, and whatever is due after each.  Raises Stopped where the run is asked to stop."""
+    """Update by update to the end, and whatever is due after each.  Raises Stopped where the run is asked to stop.
+
+    What an update has come to is read while the next one is on its way, so that the device never waits; before anything
+    is saved, measured or drawn it is read at once.
+    """
     config, events, main = run.config, run.events, run.accelerator.is_main_process
-    events.emit("plan", **plan(run))
+    events.emit("plan", **plan(run), **({} if run.budget is None else {"minutes": run.budget.minutes}))
     events.emit("remarks", remarks=[remark.values() for remark in run.remarks])
     validation = Validation(config, run.base, run.data) if config.validation.every and main else None
-    while run.step < config.loop.steps:
-        wish = due_after(run, *update(run), validation, previews)
-        wish = agreed(run.accelerator, wish or run.folder.stop_wish())
-        if wish and run.step < config.loop.steps:
-            run.save()
-            raise Stopped(wish)
+    if run.budget is not None:
+        run.budget.start()
+    wish = _before_the_first(run, validation, previews)
+    waiting: Told | None = None
+    while run.step < run.config.loop.steps and not wish:
+        told = update(run)
+        if waiting is not None:
+            tell(run, waiting)
+        waiting = told
+        _end_in_time(run)
+        wish = run.folder.stop_wish()
+        due = due_now(run)
+        if wish and run.step < run.config.loop.steps:
+            due.discard("preview")
+        if due or wish or run.scaler.is_enabled():  # which has looked at the device anyway
+            waiting = tell(run, waiting)
+        if due:
+            wish = do_what_is_due(run, due, validation, previews) or wish
+        wish = agreed(run.accelerator, wish)
+    if waiting is not None:  # another process wants to stop
+        tell(run, waiting)
+    if wish and run.step < run.config.loop.steps:
+        run.save()
+        keep_tuner(run)
+        raise Stopped(wish)
     return finish(run)
 
 
-def due_after(
-    run: Run, loss: float, norm: float, rate: float, validation: Validation | None, previews: Previews | None
-) -> str | None:
-    """Tell of an update, measure, save and draw where it is time to; gives the wish to stop that was seen meanwhile."""
-    config, wish = run.config, None
+@dataclass
+class Told:
+    """What an update has come to.
+
+    step:    the updates that are done with it.
+    rate:    the learning rate that it was made with.
+    skipped: those that were skipped so far, of fp16, else None.
+    """
+
+    step: int
+    rate: float
+    skipped: int | None
+    _numbers: Tensor
+    _arrived: Any = None
+
+    def read(self) -> tuple[float, float]:
+        """The mean loss, and the norm of the gradient before it was clipped; waits for the device to come there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return tuple(self._numbers.tolist())
+
+
+def tell(run: Run, told: Told) -> None:
+    """Tell of an update.  Raises TrainingError where its loss or norm is not finite: nothing is saved from then on."""
+    loss, norm = told.read()
+    if not _finite(loss) or not (_finite(norm) or run.scaler.is_enabled()):
+        what = "loss" if not _finite(loss) else "gradient"
+        raise TrainingError(
+            f"step {told.step}: expected a finite {what}, found {norm if what == 'gradient' else loss}; lower "
+            f"loop.learning_rate or use precision bf16 or fp32, then {_way_on(run)}"
+        )
     run.events.emit(
         "step",
-        step=run.step,
-        steps=config.loop.steps,
+        step=told.step,
+        steps=run.config.loop.steps,
         loss=loss,
         grad_norm=norm,
-        learning_rate=rate,
-        **({"skipped": run.skipped[0]} if run.scaler.is_enabled() else {}),
+        learning_rate=told.rate,
+        **({} if told.skipped is None else {"skipped": told.skipped}),
     )
+
+
+def due_now(run: Run) -> set[str]:
+    """What is to be done after the update that was made last: "validation", "save", "tuner", "preview"."""
+    config = run.config
     last = run.step == config.loop.steps
-    if validation and (last or run.step % config.validation.every == 0):
+    every = {
+        "validation": config.validation.every,
+        "save": config.saving.every,
+        "tuner": config.saving.tuners,
+        "preview": config.previews.every,
+    }
+    due = {what for what, often in every.items() if often and (last or run.step % often == 0)}
+    if run.accelerator.is_main_process and run.folder.save_wish():
+        due.add("save")
+    return due
+
+
+def do_what_is_due(
+    run: Run, due: Collection[str], validation: Validation | None, previews: Previews | None
+) -> str | None:
+    """Measure, save and draw; gives the wish to stop that was seen meanwhile."""
+    if "validation" in due and validation:
         _validate(run, validation)  # before the checkpoint, which holds the best loss so far
-    wanted = run.accelerator.is_main_process and run.folder.save_wish()
-    if last or run.step % config.saving.every == 0 or wanted:
+    if "save" in due:
         run.save()  # before previews, which may run out of memory
-    if previews and (last or run.step % config.previews.every == 0):
-        wish = _preview(run, previews)
-    return wish
+    if "tuner" in due and run.step < run.config.loop.steps:  # the last one is the output
+        keep_tuner(run)
+    return _preview(run, previews) if "preview" in due and previews else None
+
+
+def _before_the_first(run: Run, validation: Validation | None, previews: Previews | None) -> str | None:
+    """Measure and draw what the run begins with, where it is asked for; gives the wish to stop that was seen."""
+    if run.step:
+        return None
+    if validation and run.config.validation.first:
+        run.events.emit("validation", step=0, **validation.measure(run.result()))
+    if not run.config.previews.first:
+        return None
+    return agreed(run.accelerator, _preview(run, previews) if previews else None)
+
+
+def _end_in_time(run: Run) -> None:
+    """Make the update that was made last the end of the run, where its time is over."""
+    if run.budget is None or not agreed(run.accelerator, "time" if run.budget.left <= 0 else None):
+        return
+    planned = run.config.loop.steps
+    if run.step < planned:
+        run.budget.steps = run.step
+        run.set_steps(run.step)
+        message = f"the {run.budget.minutes:g} minutes are over after {run.step} updates of {planned} that were planned"
+        run.events.emit("note", message=message)
 
 
 def posed(run: Run, piece: int) -> tuple[Batch, Problem, Tensor | None, Tensor | None]:
@@ -85,12 +180,8 @@ def posed(run: Run, piece: int) -> tuple[Batch, Problem, Tensor | None, Tensor |
     return batch, problem, *(None if x is None else moved(x, device) for x in (batch.hints, batch.masks))
 
 
-def update(run: Run) -> tuple[float, float, float]:
-    """One optimiser update.  Returns the mean loss, the norm of the gradient before it was clipped, and the rate.
-
-    Raises TrainingError where loss or norm is not finite, the tuner then being as it was before, and where the gradient
-    has not fitted into fp16 for so long that it never will.
-    """
+def passes(run: Run) -> list[Tensor]:
+    """The forward and backward passes of the next update; gives their losses, on the device."""
     loop, accelerator = run.config.loop, run.accelerator
     losses = []
     for piece in range(loop.accumulate):
@@ -104,35 +195,50 @@ def update(run: Run) -> tuple[float, float, float]:
                 loss = loss_of(prediction, problem, masks, moved(batch.weights, accelerator.device))
             accelerator.backward(run.scaler.scale(loss))
         losses.append(loss.detach())
-    return apply_update(run, losses)
+    return losses
 
 
-def apply_update(run: Run, losses: Sequence[Tensor]) -> tuple[float, float, float]:
+def update(run: Run) -> Told:
+    """One optimiser update.
+
+    Raises TrainingError where the gradient has not fitted into fp16 for so long that it never will.
+    """
+    return apply_update(run, passes(run))
+
+
+def apply_update(run: Run, losses: Sequence[Tensor]) -> Told:
     """Change the tuner by the gradients that the passes of an update have left; see `update`."""
     loop, accelerator = run.config.loop, run.accelerator
     run.scaler.unscale_(run.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(trainable(run.tuner), loop.max_grad_norm)
     mean = accelerator.reduce(torch.stack(losses).mean(), "mean")
-    mean, norm = torch.stack([mean, norm.to(mean)]).tolist()  # one look at the device for both
-    if not _finite(mean) or not (_finite(norm) or run.scaler.is_enabled()):
-        what = "loss" if not _finite(mean) else "gradient"
-        raise TrainingError(
-            f"step {run.step + 1}: expected a finite {what}, found {norm if what == 'gradient' else mean}; lower "
-            f"loop.learning_rate or use precision bf16 or fp32, then {_way_on(run)}"
-        )
-    rate, scale = run.optimizer.param_groups[0]["lr"], run.scaler.get_scale()
+    told = Told(run.step + 1, run.rate, None, *_on_its_way(torch.stack([mean, norm.to(mean)])))
+    half, scale = run.scaler.is_enabled(), run.scaler.get_scale()
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
     run.step += 1
-    if run.scaler.get_scale() < scale:
+    if half and run.scaler.get_scale() < scale:
         _skip(run)
-        return mean, norm, rate
+        told.skipped = run.skipped[0]
+        return told
     run.skipped = run.skipped[0], 0
+    told.skipped = run.skipped[0] if half else None
     run.schedule.step()
     if run.ema is not None:
         run.ema.step(trainable(run.tuner))
-    return mean, norm, rate
+    return told
+
+
+def _on_its_way(numbers: Tensor) -> tuple[Tensor, Any]:
+    """A copy of `numbers` on the CPU for which nobody waits, and what says that it has arrived."""
+    if numbers.device.type != "cuda":
+        return numbers, None
+    kept = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    kept.copy_(numbers, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return kept, arrived
 
 
 def _skip(run: Run) -> None:
@@ -167,6 +273,14 @@ def plan(run: Run) -> dict[str, Any]:
         "first_step": run.step,
         "steps": loop.steps,
         "epochs": loop.steps * seen / len(run.data.examples) if run.data.examples else None,
+        "fresh": config.tuner.start_from is None,
+        "optimizer": loop.optimizer,
+        "learning_rate": loop.learning_rate,
+        "schedule": loop.schedule,
+        "restarts": loop.restarts,
+        "warmup": loop.warmup,
+        "buckets": _sizes(run),
+        "unused": list(getattr(run.data, "problems", ()))[:_UNUSED],
         "teacher": None if run.lessons is None else run.lessons.plan(loop.steps),
         "precision": str(run.base.compute_dtype).removeprefix("torch."),
         "device": str(run.accelerator.device),
@@ -174,12 +288,20 @@ def plan(run: Run) -> dict[str, Any]:
     }
 
 
+def _sizes(run: Run) -> list[tuple[int, int, int]]:
+    """Width, height and number of the pictures of each size, the most frequent first, where pictures are counted."""
+    if not hasattr(run.data, "buckets"):
+        return []
+    counts = Counter(example.bucket for example in run.data.examples)
+    return [(*size, count) for size, count in counts.most_common()]
+
+
 def _validate(run: Run, validation: Validation) -> None:
     numbers = validation.measure(run.result())
     run.events.emit("validation", step=run.step, **numbers)
     if run.best is None or numbers["loss_with"] < run.best:
         try:
-            save_tuner(run.result(), run.folder.best, {**run.metadata(), "scedit.step": str(run.step)})
+            save_tuner(run.result(), run.folder.best, {**run.metadata(), STEP: str(run.step)})
             run.best = numbers["loss_with"]
         except SCEditError as error:  # a full disk; the checkpoint says so too, and there it ends the run
             run.events.emit("note", message=str(error))
@@ -198,7 +320,8 @@ def _preview(run: Run, previews: Previews) -> str | None:
     except OSError as error:  # a full disk, or a picture that another program holds open
         run.events.emit("note", message=f"step {run.step}: no previews ({error.strerror or error}); the run goes on")
         return None
-    run.events.emit("preview", step=run.step, path=str(path))
+    again = getattr(previews, "found_again", None)
+    run.events.emit("preview", step=run.step, path=str(path), **({} if again is None else {"found_again": again}))
     return None
 
 
@@ -211,6 +334,18 @@ def finish(run: Run) -> Path:
         run.events.emit("finished", step=run.step, path=str(path))
     run.accelerator.wait_for_everyone()
     return path
+
+
+def keep_tuner(run: Run) -> None:
+    """Keep the tuner as it is now in a file beside the output, where such files are asked for."""
+    if not run.config.saving.tuners or not run.step or not run.accelerator.is_main_process:
+        return
+    path = on_the_way(run.config.output, run.step)
+    try:
+        save_trained(run.result(), path, {**run.metadata(), STEP: str(run.step)}, run.base)
+        run.events.emit("tuner", step=run.step, path=str(path))
+    except SCEditError as error:  # the checkpoint is there
+        run.events.emit("note", message=str(error))
 
 
 def agreed(processes: Processes, wish: str | None) -> str | None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from .optimizers import KINDS
 from .remarks import Remarks
 
 _WARMUP = 50  # updates
-# AdamW moves a weight by about the rate in each update; Prodigy multiplies the rate that it finds by this one.
-_DEFAULTS = {"adamw": 1e-4, "adamw8bit": 1e-4, "prodigy": 1.0}
-_USABLE = {"adamw": (1e-7, 1e-2), "adamw8bit": (1e-7, 1e-2), "prodigy": (0.1, 10.0)}
 
 
 class Rated(Protocol):
@@ -23,7 +21,12 @@ class Rated(Protocol):
 
 def default_rate(optimizer: str) -> float:
     """The learning rate of a run that names none."""
-    return _DEFAULTS[optimizer]
+    return KINDS[optimizer].rate
+
+
+def default_schedule(optimizer: str) -> str:
+    """The schedule of a run that names none."""
+    return "constant" if KINDS[optimizer].own_mean else "cosine"
 
 
 def default_warmup(steps: int) -> int:
@@ -40,7 +43,7 @@ def rate_remarks(loop: Rated) -> Remarks:
             f"loop.learning_rate: {(loop.steps - 1) / loop.warmup:.0%} of it at most",
             f"set it to {default_warmup(loop.steps)} or leave it out",
         )
-    low, high = _USABLE[loop.optimizer]
+    low, high = KINDS[loop.optimizer].usable
     if not low <= loop.learning_rate <= high:
         what = "too little to learn anything" if loop.learning_rate < low else "too much to learn anything but noise"
         finds = ", which finds its own rate and multiplies it by this one" if loop.optimizer == "prodigy" else ""

@@ -15,6 +15,7 @@ from .earlier import KEEP, later_parts, put_aside, remains_of
 from .errors import TrainingError
 from .run import Run
 from .settings import Settings
+from .tuner_file import kept_on_the_way
 
 
 def resume(run: Run, wish: str) -> None:
@@ -33,7 +34,7 @@ def resume(run: Run, wish: str) -> None:
         leave_later(run)
     else:
         leave_earlier(run)
-    if run.step >= run.config.loop.steps:
+    if run.step >= run.config.loop.steps and run.budget is None:
         run.events.emit(
             "note",
             message=f"nothing to train: {run.step} steps are done and loop.steps is {run.config.loop.steps}; "
@@ -138,7 +139,8 @@ def leave_earlier(run: Run) -> None:
     remains, output = remains_of(run.folder.path), run.config.output
     if not remains and (run.step or not output.is_file()):
         return
-    there = put_aside(run.folder.path, remains, [output] if output.is_file() else [])
+    others = kept_on_the_way(output).values()
+    there = put_aside(run.folder.path, remains, [output] if output.is_file() else [], others)
     run.events.set_aside(there)
     shown = os.path.normpath(there)
     what = "the earlier run is" if remains else f"the {output.name} that was there is"
@@ -150,7 +152,8 @@ def leave_later(run: Run) -> None:
     """Put aside what was saved after the step that the run goes on from."""
     moved, best = later_parts(run.folder.path, run.step), run.folder.best
     if moved:
-        there = put_aside(run.folder.path, moved, [best] if best.is_file() else [])
+        later = [path for step, path in kept_on_the_way(run.config.output).items() if step > run.step]
+        there = put_aside(run.folder.path, moved, [best] if best.is_file() else [], later)
         shown = os.path.normpath(there / "checkpoints")
         names = ", ".join(path.name for path in moved if path.suffix != ".jpg")
         run.events.emit("note", message=f"resumes from step {run.step}; {names} moved to {shown}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,14 +12,17 @@ import torch
 from ..tuners import CSCTuner, SCTuner, rebuilt
 from .base import FrozenBase
 from .batches import DataSet
+from .budget import Budget, of_length
 from .checkpoints import State, load_checkpoint, prune_checkpoints, save_checkpoint
 from .distilling import Lessons
 from .earlier import forget_surplus
 from .errors import ConfigError, TrainingError
 from .events import Events
 from .identity import differences, digest, picture_of, renamed, settings_of
+from .new_tuner import trainable
 from .objective import Objective
-from .optimizing import RunningMean
+from .optimizers import KINDS
+from .optimizing import RunningMean, own_mean, rate_factor
 from .processes import Processes
 from .remarks import Remarks
 from .run_folder import RunFolder
@@ -36,6 +39,7 @@ class Run:
     remarks: what is told before the first of them.
     saved:   the step of the newest checkpoint in the run's folder.
     files:   digests of the base and of other files that the numbers depend on, by key of the configuration.
+    budget:  of minutes, where the run has one.
     shards:  a digest of each file of pictures that are not counted beforehand, else None.
     """
 
@@ -59,6 +63,7 @@ class Run:
     saved: int | None = None
     files: dict[str, str | None] = field(default_factory=dict)
     shards: list[str] | None = None
+    budget: Budget | None = None
     remarks: Remarks = field(default_factory=Remarks)
 
     @property
@@ -90,11 +95,16 @@ class Run:
         return digest([[*picture_of(example), wanted.timesteps] for example in held])
 
     def mean_tuner(self) -> SCTuner | CSCTuner | None:
-        """The running mean of the tuner, as a tuner; None where the run keeps none."""
-        if self.ema is None:
+        """The running mean of the tuner, or the optimiser's own, as a tuner; None where none is kept."""
+        if self.ema is None and not KINDS[self.config.loop.optimizer].own_mean:
             return None
         mean = rebuilt(self.tuner, torch.nn, torch.float32)
-        for p, shadow in zip(_matching(mean, self.tuner), self.ema.shadow_params, strict=True):
+        if self.ema is not None:
+            shadows = self.ema.shadow_params
+        else:
+            with own_mean(self.optimizer, trainable(self.tuner)):
+                shadows = [p.detach().clone() for p in trainable(self.tuner)]
+        for p, shadow in zip(_matching(mean, self.tuner), shadows, strict=True):
             p.data = shadow.detach().to(p.device, p.dtype, copy=True)
         return mean
 
@@ -112,6 +122,8 @@ class Run:
             "scaler": self.scaler.state_dict(),
             "skipped": self.skipped,
         }
+        if self.budget is not None:
+            parts["budget"] = self.budget.state_dict()
         if self.ema is not None:
             parts["ema"] = {k: v for k, v in self.ema.state_dict().items() if k != "shadow_params"}
         state = State(
@@ -145,6 +157,15 @@ class Run:
                 f"{error}; step {state.step} is kept elsewhere, and --resume {kept} goes on from it"
             ) from error
 
+    def set_steps(self, steps: int) -> None:
+        """Have the run end after that many updates; the learning rate follows."""
+        loop = of_length(self.config.loop, steps)
+        changed = {"loop": loop}
+        config = self.config
+        self.config = replace(config, **changed) if is_dataclass(config) else config.model_copy(update=changed)
+        self.schedule.lr_lambdas = [rate_factor(loop)] * len(self.schedule.lr_lambdas)
+        self._take_rate()
+
     def restore(self, path: Path, any_config: bool = False) -> None:
         """Go on from a checkpoint, with the learning rate and running mean that are set now.
 
@@ -153,6 +174,10 @@ class Run:
         `any_config`.
         """
         state, tuner, mean = load_checkpoint(path)
+        if self.budget is not None:
+            if "budget" in state.parts:
+                self.budget.take(state.parts["budget"])
+            self.set_steps(state.step + 1 if self.budget.steps is None else self.budget.steps)
         if not any_config:
             self._refuse_another(path, state, tuner)
         try:
@@ -221,10 +246,16 @@ class Run:
     def _take_rate(self) -> None:
         """Give optimiser and schedule, which bring their own from a checkpoint, the rate of the configuration."""
         loop, groups = self.config.loop, self.optimizer.param_groups
-        self.schedule.base_lrs = [loop.learning_rate] * len(groups)
-        for group, factor in zip(groups, self.schedule.lr_lambdas, strict=True):
-            group["initial_lr"], group["weight_decay"] = loop.learning_rate, loop.weight_decay
-            group["lr"] = loop.learning_rate * factor(self.schedule.last_epoch)
+        self.schedule.base_lrs = [loop.learning_rate * group.get("factor", 1.0) for group in groups]
+        for group, rate, factor in zip(groups, self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True):
+            group["initial_lr"], group["weight_decay"] = rate, loop.weight_decay
+            group["lr"] = rate * factor(self.schedule.last_epoch)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next update, without the factors of single blocks."""
+        group = self.optimizer.param_groups[0]
+        return group["lr"] / group.get("factor", 1.0)
 
 
 def _shapes(tuner: SCTuner | CSCTuner) -> dict[str, tuple[int, ...]]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .rates import default_rate, default_warmup
+from .rates import default_rate, default_schedule, default_warmup
 
 
 class Section:
@@ -44,6 +44,12 @@ class ObjectiveSettings(Section):
     min_snr_gamma: float | None = None
     noise_offset: float = 0.0
     zero_terminal_snr: bool | Literal["auto"] = "auto"
+    weighting: Literal["equal", "debiased"] = "equal"
+    timestep_range: tuple[int, int] | None = None
+    timestep_sampling: Literal["uniform", "low", "middle", "high"] = "uniform"
+    loss: Literal["squared", "huber"] = "squared"
+    huber_delta: float = 0.1
+    huber_schedule: Literal["constant", "falling"] = "constant"
     caption_dropout: float = 0.1
     condition_dropout: float = 0.0
 
@@ -55,9 +61,12 @@ class LoopSettings(Section):
     steps: int = 1000
     batch: int = 4
     accumulate: int = 1
-    optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
+    optimizer: str = "adamw"  # of optimizers.py
+    optimizer_arguments: dict[str, Any] = field(default_factory=dict)
     learning_rate: float | None = None  # of the optimizer
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    block_rates: dict[int | str, float] = field(default_factory=dict)
+    schedule: Literal["constant", "cosine", "linear"] | None = None  # of the optimizer
+    restarts: int = 0
     warmup: int | None = None  # of the steps
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
@@ -68,30 +77,41 @@ class LoopSettings(Section):
     def __post_init__(self) -> None:
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", default_rate(self.optimizer))
+        if self.schedule is None:
+            object.__setattr__(self, "schedule", default_schedule(self.optimizer))
         if self.warmup is None:
             object.__setattr__(self, "warmup", default_warmup(self.steps))
 
 
 @dataclass(frozen=True)
 class SavingSettings(Section):
-    """A checkpoint every so many updates, the last `keep` of them kept, and the best by validation."""
+    """A checkpoint every so many updates, the last `keep` of them kept, and the best by validation.
+
+    tuners: updates between tuner files that are kept beside the output, 0 for none.
+    """
 
     every: int = 500
     keep: int = 2
+    tuners: int = 0
 
 
 @dataclass(frozen=True)
 class PreviewSettings(Section):
-    """How often pictures are drawn, 0 for never."""
+    """How often pictures are drawn, 0 for never.  first: also before the first update."""
 
     every: int = 250
+    first: bool = False
 
 
 @dataclass(frozen=True)
 class ValidationSettings(Section):
-    """Loss at fixed noise and timesteps, tuner on and off, hint on and off.  0 for `every` measures none."""
+    """Loss at fixed noise and timesteps, tuner on and off, hint on and off.  0 for `every` measures none.
+
+    first: also before the first update.
+    """
 
     every: int = 250
+    first: bool = False
     images: int = 8
     timesteps: int = 4
     folder: Path | None = None
@@ -170,7 +190,7 @@ class Settings(Section):
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
     return str(value) if isinstance(value, Path) else value

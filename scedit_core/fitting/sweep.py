@@ -23,10 +23,11 @@ from .checkpoints import checkpoints_in
 from .errors import ConfigError
 from .event_log import EVENTS_FILE, EventLog
 from .events import Events
-from .loop import apply_update, due_after, finish, plan, posed
+from .loop import Told, apply_update, do_what_is_due, due_now, finish, keep_tuner, plan, posed, tell
+from .machine import moved
 from .new_tuner import new_tuner, trainable
 from .objective import loss_of
-from .optimizing import build_ema, build_optimizer, build_schedule
+from .optimizing import build_ema, build_optimizer, build_schedule, grouped
 from .resuming import leave_earlier, leave_later
 from .run import Run
 from .run_folder import RunFolder, Stopped
@@ -93,16 +94,19 @@ def train_sweep(
     try:
         while members[0].step < steps:
             results = update_together(members)
-            for i, (run, validation, (loss, norm, rate)) in enumerate(zip(members, validations, results, strict=True)):
+            for i, (run, validation, told) in enumerate(zip(members, validations, results, strict=True)):
+                loss = told.read()[0]
                 recent[i] = loss if run.step == 1 else recent[i] + 0.05 * (loss - recent[i])
-                due_after(run, loss, norm, rate, validation, None)
+                tell(run, told)
+                do_what_is_due(run, due_now(run), validation, None)
             shared.step = members[0].step
-            mean = sum(loss for loss, _, _ in results) / len(results)
+            mean = sum(told.read()[0] for told in results) / len(results)
             shared.events.emit("step", step=shared.step, steps=steps, loss=mean)
             wish = shared.folder.stop_wish()
             if wish and shared.step < steps:
                 for run in members:
                     run.save()
+                    keep_tuner(run)
                 raise Stopped(wish)
         for run in members:
             finish(run)
@@ -120,14 +124,14 @@ def train_sweep(
     return shared.config.output
 
 
-def update_together(runs: Sequence[Run]) -> list[tuple[float, float, float]]:
-    """One optimiser update of each; loss, norm of the gradient and rate of each, as `loop.update` gives them."""
+def update_together(runs: Sequence[Run]) -> list[Told]:
+    """One optimiser update of each, and what it has come to, as `loop.update` gives it."""
     first, losses = runs[0], [[] for _ in runs]
     for piece in range(first.config.loop.accumulate):
         batch, problem, hints, masks = posed(first, piece)
         edits = [(run.tuner, 1.0, hints) for run in runs]
         said = first.base.predict(problem.noisy, problem.timesteps, batch.text, batch.sizes, edits, apart=True)
-        weights = batch.weights.to(said.device)
+        weights = moved(batch.weights, said.device)
         found = [loss_of(each, problem, masks, weights) for each in said.chunk(len(runs))]
         scaled = [run.scaler.scale(loss) for run, loss in zip(runs, found, strict=True)]
         first.accelerator.backward(torch.stack(scaled).sum())  # no tuner has a part in another's loss
@@ -140,7 +144,7 @@ def _beside(shared: Run, config: Any, prepare: Callable[[SCTuner | CSCTuner], No
     """A run with a tuner of its own on the base and the pictures of another."""
     tuner = new_tuner(config.tuner, shared.base.layout, config.loop.seed).to(shared.accelerator.device)
     prepare(tuner)
-    optimizer = build_optimizer(trainable(tuner), config.loop)
+    optimizer = build_optimizer(grouped(tuner, config.loop), config.loop)
     folder = RunFolder(config.run_folder)
     folder.path.mkdir(parents=True, exist_ok=True)
     return replace(

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 
 from ..conditions.fitting import fitting_of
 from ..errors import TunerFileError
-from ..files import load_tuner
+from ..files import inspect_tuner, load_tuner
 from ..saving import save_tuner
 from ..tuners import HINT_FACTOR, CSCTuner, SCTuner
 from .base import FrozenBase
@@ -24,6 +25,7 @@ from .settings import Settings
 
 _ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "sdxl": "stable-diffusion-xl-v1-base"}
 _PLACES = {"detector", "persons"}  # where a machine keeps its files is nobody else's business
+STEP = "scedit.step"  # metadata of a tuner that is not the last of its run
 _PROBE = 16  # side of the latent on which a saved file is tried; enough for every U-Net, and cheap
 
 
@@ -61,6 +63,23 @@ def condition_values(condition: Any) -> dict[str, Any]:
     if condition.type == "custom":
         return {"type": condition.name, **fitting}
     return {key: value for key, value in values.items() if key not in _PLACES} | fitting
+
+
+def on_the_way(output: Path, step: int) -> Path:
+    """The file beside `output` that has the tuner as it was after `step` updates."""
+    return output.with_name(f"{output.stem}-step-{step:06d}{output.suffix}")
+
+
+def kept_on_the_way(output: Path) -> dict[int, Path]:
+    """Those files that are there, by their step; files of that name that are nothing of this trainer's do not count."""
+    name = re.compile(re.escape(output.stem) + r"-step-(\d{6,})" + re.escape(output.suffix))
+    found = {}
+    for path in output.parent.glob("*" + output.suffix):
+        if match := name.fullmatch(path.name):
+            with contextlib.suppress(TunerFileError):
+                if STEP in inspect_tuner(path)["metadata"]:
+                    found[int(match[1])] = path
+    return dict(sorted(found.items()))
 
 
 def check_writable(path: Path, key: str = "output") -> None:

@@ -115,3 +115,61 @@ def test_masks_and_weights_in_the_loss():
     assert loss_of(answer, problem, torch.ones(3, 1, 8, 8)) == pytest.approx(plain.item(), rel=1e-6)
     weights = torch.tensor([1.0, 0.0, 0.5])
     torch.testing.assert_close(loss_of(answer, problem, None, weights), torch.tensor(1.0))
+
+
+# ---- timesteps, weighting, and the Huber loss ----
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_debiased_weights_follow_the_paper(prediction):
+    """1 / sqrt(snr) of the error of epsilon; that of v is (snr + 1) / snr of it."""
+    alphas = reference_alphas()
+    snr = alphas / (1 - alphas)
+    expected = snr**-0.5 * (1 if prediction == "epsilon" else snr / (snr + 1))
+    found = objective(prediction, weighting="debiased").snr_weights(torch.arange(1000))
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-4)
+    zero = objective("v_prediction", weighting="debiased", zero_terminal_snr=True).snr_weights(torch.tensor([999]))
+    assert zero.item() == 0
+
+
+def drawn(**options) -> torch.Tensor:
+    made = objective(**options)
+    return made._drawn(20000, torch.Generator().manual_seed(0)).double()
+
+
+@pytest.mark.parametrize("span", [None, (200, 599)])
+def test_timesteps_are_drawn_from_the_range_in_the_shares_that_are_asked_for(span):
+    """Means of densities that are even, fall or rise linearly; of the logit-normal one, the share of the middle half,
+    |x| < log 3 of a normal x."""
+    first, last = span or (0, 999)
+    means = {"uniform": 1 / 2, "low": 1 / 3, "high": 2 / 3, "middle": 1 / 2}
+    for how, mean in means.items():
+        place = (drawn(timestep_sampling=how, timestep_range=span) - first) / (last + 1 - first)
+        assert 0 <= place.min() < 0.02
+        assert 0.98 < place.max() < 1
+        assert place.mean().item() == pytest.approx(mean, abs=0.01)
+    assert ((place > 0.25) & (place < 0.75)).double().mean().item() == pytest.approx(0.728, abs=0.01)
+
+
+def test_the_range_of_timesteps_ends_with_those_of_the_base():
+    assert objective(timestep_range=(999, 999)).pose(torch.zeros(3, 4, 2, 2), 0, 0).timesteps.tolist() == [999] * 3
+    with pytest.raises(ConfigError, match=r"timestep_range: expected timesteps from 0 to 999, found \[0, 1000\]"):
+        objective(timestep_range=(0, 1000))
+
+
+def test_the_huber_loss_is_the_square_for_small_errors_and_the_size_for_large_ones():
+    x, noise = torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)
+    problem = objective("epsilon", loss="huber", huber_delta=0.1).at(x, noise, torch.tensor([500]))
+    for error, expected in ((1e-3, 1e-6), (0.1, 2 * 0.1 * (0.02**0.5 - 0.1)), (100.0, 2 * 0.1 * (100 - 0.1))):
+        found = loss_of(torch.full_like(x, error), problem).item()
+        assert found == pytest.approx(expected, rel=1e-3)
+    plain = objective("epsilon").at(x, noise, torch.tensor([500]))
+    assert loss_of(torch.full_like(x, 0.1), plain).item() == pytest.approx(0.01, rel=1e-5)
+
+
+def test_the_delta_falls_from_one_to_what_is_set():
+    made = objective("epsilon", loss="huber", huber_delta=0.01, huber_schedule="falling")
+    assert made.huber_deltas(torch.tensor([0, 999])).tolist() == pytest.approx([1.0, 0.01])
+    assert made.huber_deltas(torch.tensor([499])).item() == pytest.approx(0.01 ** (499 / 999), rel=1e-5)
+    constant = objective("epsilon", loss="huber", huber_delta=0.01)
+    assert constant.huber_deltas(torch.tensor([0, 999])).tolist() == pytest.approx([0.01, 0.01])

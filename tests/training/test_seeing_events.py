@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from scedit_core.fitting.event_log import EventLog, latest_run_of_steps, plain, 
 from scedit_core.fitting.events import Events
 from scedit_core.fitting.pace import Pace, duration
 from training.config_file import load_config, parse_config
+from training.seeing import report, reporting
 from training.seeing.boards import TensorBoard
 from training.seeing.listening import open_events
 from training.seeing.run_config import write_run_config
@@ -137,7 +139,7 @@ def test_the_terminal_tells_what_matters(values, terminal):
         "base tiny, SC-Tuner of 2.00 M parameters",
         "5 images at 64 px, 2 updates of 2 images",
         "2 from the cache, 3 made",
-        "loss 0.2500, 0 s left, lr 1.0e-04",
+        "loss 0.2500, 0 s left, 0 s so far, lr 1.0e-04",
         "images/s",
         "MiB",
         "0.1000 with the tuner, 0.2000 without, 0.1500 with it and another picture's hint, 0.0900 with it on",
@@ -161,7 +163,68 @@ def test_a_narrow_terminal_shows_the_step_whole(values, width):
     assert "12345/20000" in said
     assert "loss 0.2500" in said
     assert "9 h 26 min left" in said
+    assert ("0 s so far" in said) == (width >= 80)
     assert ("10240 MiB" in said) == (width > 100)
+
+
+def test_the_terminal_tells_the_whole_plan_and_ends_with_what_was_made(values, tmp_path, monkeypatch):
+    values |= {"tensorboard": False, "output": str(tmp_path / "style.safetensors")}
+    monkeypatch.chdir(tmp_path)
+    written = io.StringIO()
+    events = open_events(parse_config(values), Console(file=written, width=80))
+    sizes = [[512, 512, 20], [448, 576, 7], *([64 * n, 64, 1] for n in range(1, 7))]
+    rate = {"optimizer": "adamw", "learning_rate": 1e-4, "schedule": "cosine", "restarts": 2, "warmup": 50}
+    events.emit("plan", base="tiny", images=33, steps=1500, batch=4, buckets=sizes, minutes=45.0, **rate)
+    events.emit("step", step=1500, steps=1500, loss=0.25)
+    events.emit("finished", step=1500, path=str(tmp_path / "style.safetensors"))
+    events.close()
+    said = written.getvalue().splitlines()
+    assert "adamw, rate 1.0e-04 (cosine with 2 restarts, 50 updates of warmup)" in said
+    assert "45 minutes, of which that number of updates is the estimate" in said
+    assert "sizes 512x512: 20, 448x576: 7, 64x64: 1, 128x64: 1, 192x64: 1, 256x64: 1, and 2 more" in said
+    assert said[-1] == f"finished in 0 s: tuner style.safetensors, report {os.path.join('style.run', 'report.html')}"
+    assert (tmp_path / "style.run" / "report.html").is_file()
+
+
+def test_a_report_is_written_while_the_run_goes_on_in_two_seconds_of_a_minute(tmp_path, monkeypatch):
+    """A report takes 3 s here, and a step one: in ten minutes no more than 20 s go into it, of which the first before
+    half a minute is over."""
+    now, written = [0.0], []
+
+    def write(folder, live):
+        written.append((now[0], live))
+        now[0] += 3.0
+
+    monkeypatch.setattr(report, "write_report", write)
+    listener = reporting.Reporting(tmp_path, lambda: now[0])
+    listener.take({"event": "caching"})
+    now[0] = 100.0
+    listener.take({"event": "plan"})
+    while now[0] < 700:
+        now[0] += 1.0
+        listener.take({"event": "step"})
+    assert written[0] == (120.0, True)
+    assert 3.0 * len(written) <= 20 + 3
+    assert len(written) >= 5
+    listener.take({"event": "finished"})
+    assert written[-1] == (now[0] - 3.0, False)
+
+
+def test_a_report_that_cannot_be_written_meanwhile_is_tried_again(tmp_path, monkeypatch):
+    now, tries = [0.0], []
+
+    def write(folder, live):
+        tries.append(live)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(report, "write_report", write)
+    listener = reporting.Reporting(tmp_path, lambda: now[0])
+    listener.take({"event": "plan"})
+    for now[0] in (30.0, 60.0):
+        listener.take({"event": "step"})
+    assert tries == [True, True]
+    with pytest.raises(OSError, match="No space"):
+        listener.take({"event": "stopped"})
 
 
 def test_tensorboard_has_the_numbers_and_hides_steps_done_again(values, tmp_path):

@@ -39,7 +39,7 @@ def keys_in(values: dict, prefix: str = "") -> set[str]:
         several = value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]
         for each in several:
             section = isinstance(each, dict) and prefix != "data.folders."
-            keys |= keys_in(each, f"{prefix}{name}.") if section else {prefix + name}
+            keys |= {f"{prefix}{name}"} | (keys_in(each, f"{prefix}{name}.") if section else set())
     return keys
 
 

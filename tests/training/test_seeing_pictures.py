@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from training_runs import events, run_folder, train
 
 from scedit_core import CSCTuner, SCTuner
 from scedit_core.fitting.objective import Objective
@@ -237,6 +238,21 @@ def test_batches_of_validation_do_not_change_it(base, values):
 @pytest.mark.parametrize(("count", "of", "middles"), [(1, 1000, [500]), (4, 1000, [125, 375, 625, 875])])
 def test_quantiles_are_middles(count, of, middles):
     assert quantiles(count, of) == middles
+
+
+def test_a_condition_is_found_again_in_the_result(control_values):
+    """On a tiny base the pictures are noise; what counts is that the number is that of the files."""
+    control_values |= {"tensorboard": False, "validation": {"every": 0}}
+    control_values["previews"] = {"every": 2, "count": 2, "steps": 2}
+    train(control_values)
+    folder = run_folder(control_values) / "previews"
+    (preview,) = events(control_values, "preview")
+    made = [np.asarray(Image.open(folder / "found" / f"step-000002-{i}.jpg"), float) / 255 for i in range(2)]
+    hints = [np.asarray(Image.open(folder / "pictures" / f"hint-{i}.jpg"), float) / 255 for i in range(2)]
+    expected = np.mean([abs(a - b).mean() for a, b in zip(made, hints, strict=True)])
+    assert preview["found_again"] == pytest.approx(expected, abs=0.02)  # the files are JPEGs
+    assert 0 < expected < 1
+    assert Image.open(folder / "trained.jpg").width > 300
 
 
 def test_a_sheet_takes_any_sizes_and_gaps(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -12,7 +13,7 @@ from PIL import Image
 from scedit_core.fitting.event_log import EVENTS_FILE, EventLog
 from training.config_file import parse_config
 from training.seeing.curves import Curve, draw_curves, smooth, thin
-from training.seeing.report import write_report
+from training.seeing.report import _curves, write_report
 from training.seeing.run_config import write_run_config
 
 
@@ -117,6 +118,56 @@ def test_a_report_of_a_run_that_was_stopped_early(tmp_path):
     write_log(tmp_path, [{"event": "plan", "images": 5}, *steps(1, 50)])
     page = Page(write_report(tmp_path).read_text("utf-8"))
     assert "1 of 50 steps so far" in page.text
+
+
+def test_a_report_of_a_run_that_goes_on_loads_itself_again(tmp_path):
+    write_log(tmp_path, [{"event": "plan", "images": 5}, *steps(1, 50)])
+    assert 'http-equiv="refresh"' in write_report(tmp_path, live=True).read_text("utf-8")
+    assert 'http-equiv="refresh"' not in write_report(tmp_path).read_text("utf-8")
+
+
+def test_a_report_lists_tuners_with_their_pictures_and_marks_the_best(values, tmp_path):
+    values |= {"run": str(tmp_path)}
+    write_run_config(parse_config(values))
+    pictures = tmp_path / "previews" / "pictures"
+    pictures.mkdir(parents=True)
+    for step in (10, 20):
+        Image.new("RGB", (300, 200)).save(pictures / f"step-{step:06d}-0.jpg")
+    (tmp_path / "previews" / "trained.jpg").write_bytes((pictures / "step-000010-0.jpg").read_bytes())
+    losses = {10: 0.08, 20: 0.09, 30: 0.1}
+    write_log(
+        tmp_path,
+        [
+            {"event": "plan", "images": 5, "fresh": True, "unused": ["a.png: broken", "b.png: broken, too"]},
+            *steps(30, 30),
+            *(VALIDATION | {"step": step, "loss_with": loss, "unseen": True} for step, loss in losses.items()),
+            *({"event": "tuner", "step": n, "path": f"x/style-step-{n:06d}.safetensors"} for n in (10, 20)),
+            {"event": "finished", "step": 30, "path": "x/style.safetensors"},
+        ],
+    )
+    text = write_report(tmp_path).read_text("utf-8")
+    page = Page(text)
+    rows = re.findall(r"style\S*safetensors(?: \(best\))?", page.text.partition("Tuners on the way")[2])
+    assert rows[:3] == [
+        *("style-step-000010.safetensors (best)", "style-step-000020.safetensors", "style.safetensors"),
+    ]
+    assert len(page.sources) == 3  # two small pictures, and those that are trained on
+    assert f"tuner: {os.path.abspath('x/style.safetensors')}" in page.text
+    assert "Files that are not used (2)" in page.text
+    assert "b.png: broken, too" in page.text
+
+
+@pytest.mark.parametrize(("fresh", "first"), [(True, 0), (False, 10)])
+def test_the_curves_of_a_fresh_tuner_begin_with_the_base(fresh, first):
+    told = [VALIDATION | CONTROL | {"step": 10}]
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.seeing.report.draw_curves", lambda curves, *_: drawn.extend(curves))
+        _curves([], told, {"fresh": fresh})
+    at = {curve.name: dict(zip(curve.x, curve.y, strict=True)) for curve in drawn}
+    assert min(at["with the tuner"]) == first
+    if fresh:
+        assert {name: places[0] for name, places in at.items()} == dict.fromkeys(at, 0.1)
 
 
 def test_a_report_of_a_run_that_never_began(tmp_path):

@@ -13,6 +13,7 @@ from torch import Tensor
 from scedit_core import SkipLayout
 from scedit_core.diffusers import attach
 from scedit_core.fitting.base import Added, Attached, TextStates, stacked
+from scedit_core.fitting.machine import moved
 
 from .encoder_graph import encoder_skips, encoder_without_graph
 from .fingerprints import plain_fingerprint, text_fingerprint, weights_fingerprint
@@ -158,7 +159,7 @@ class BaseModel:
         if sizes is None or text.pooled is None:
             raise ValueError("unet_inputs: expected sizes [B,6] and pooled text states for SDXL, found none; pass them")
         # In float32, since bfloat16 has no 1023; the U-Net casts after it made sines of them.
-        conditions = {"text_embeds": text.pooled, "time_ids": sizes.to(self.unet.device, torch.float32)}
+        conditions = {"text_embeds": text.pooled, "time_ids": moved(sizes, self.unet.device, torch.float32)}
         return {"encoder_hidden_states": text.states, "added_cond_kwargs": conditions}
 
     @torch.no_grad()

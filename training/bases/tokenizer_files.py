@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def find_tokenizer(base: Path, chosen: Path | None = None, allow_download: bool 
         raise BaseModelError(
             f"{chosen}: expected a folder with {' and '.join(_FILES)}, found none; correct the key tokenizer"
         )
-    for folder in (*_beside(base), *_in_hosts(base)):
+    for folder in (*_beside(base), *(host / _HOST for host in host_folders(base))):
         if _is_tokenizer(folder):
             return folder
     cached = _in_hub_cache()
@@ -110,11 +110,12 @@ def _beside(base: Path) -> list[Path]:
     return [(base if base.is_dir() else base.parent) / "tokenizer"]
 
 
-def _in_hosts(base: Path) -> Iterator[Path]:
+def host_folders(base: Path) -> list[Path]:
+    """Where ComfyUI may be: what COMFYUI_PATH names, the folders above `base` and this pack, and usual places."""
     named = [Path(p).expanduser() for p in os.environ.get("COMFYUI_PATH", "").split(os.pathsep) if p]
     home = Path.home()
     usual = [home / "ComfyUI", *sorted((home / "comfy").glob("ComfyUI*"))]
-    yield from (folder / _HOST for folder in [*named, *base.absolute().parents, *_PACK.parents, *usual])
+    return [*named, *base.absolute().parents, *_PACK.parents, *usual]
 
 
 def _in_hub_cache() -> Path | None:

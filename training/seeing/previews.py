@@ -3,6 +3,8 @@
 previews/step-000250.jpg   a row for each prompt: its hint, without the tuner, with it
 previews/grid.jpg          a column for each prompt; rows: hint, without the tuner, step 250, step 500, ...
 previews/pictures/         each picture by itself, in full size
+previews/found/            of a control: its condition, found again in each of them
+previews/trained.jpg       some of the pictures that it is trained on
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from torch import Tensor
 from scedit_core import CSCTuner, SCTuner
 from scedit_core.conditions.fitting import fit_hint
 from scedit_core.fitting.chance import generator_for
+from scedit_core.fitting.errors import DataError
+from scedit_core.pictures.reading import read_picture, to_tensor
 
 from ..bases.base_model import BaseModel, TextStates
 from ..bases.teacher import Teacher
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 
 _CELL, _GRID_CELL, _GRID_ROWS = 512, 256, 12
 _HINT, _WITHOUT, _TEACHER = "hint", "without", "teacher"
+_TRAINED = 6  # pictures
 
 
 @dataclass
@@ -62,10 +67,17 @@ class Previews:
 
     def __init__(self, config: TrainConfig, base: BaseModel, data: TrainingSet, teacher: Teacher | None = None) -> None:
         self._config, self._base, self._teacher = config.previews, base, teacher
+        self._fresh = config.tuner.start_from is None
         self.folder = config.run_folder / "previews"
         self._scheduler = preview_scheduler(base, config.objective)
         self.scenes = scenes_of(config, data)
-        self._fitting = None if config.data.condition is None else Hints(config.data).fitting
+        hints = None if config.data.condition is None else Hints(config.data, base.device)
+        self._fitting = hints and hints.fitting
+        made = hints is not None and config.data.hints is None and config.data.condition.type != "custom"
+        self._hints = hints if made and not hints.per_step else None
+        self.found_again: float | None = None  # how far the condition of the last pictures is from the hints, 0..1
+        trained = (example for example in data.examples if not data.unseen or example not in data.held)
+        self._examples = list(itertools.islice(trained, _TRAINED))
         with contextlib.ExitStack() as stack:
             for encoder in (base.pipeline.text_encoder, getattr(base.pipeline, "text_encoder_2", None)):
                 if encoder is not None:
@@ -83,6 +95,7 @@ class Previews:
         self._forget_others()
         self._forget_after(step)
         latents: dict[tuple[int, str], Tensor] = {}
+        untouched = step == 0 and self._fresh  # which is the base itself, bit for bit
         for i, scene in enumerate(self.scenes):
             if scene.hint is not None and not self._file(_HINT, i).exists():
                 save_picture(_picture(scene.hint), self._file(_HINT, i))
@@ -90,12 +103,47 @@ class Previews:
                 latents[i, _WITHOUT] = self._sample(i, None, check)
             if self._teacher is not None and not self._file(_TEACHER, i).exists():
                 latents[i, _TEACHER] = self._sample(i, None, check, self._teacher)
-            latents[i, _row(step)] = self._sample(i, tuner, check)
+            if not untouched:
+                latents[i, _row(step)] = self._sample(i, tuner, check)
         with _on_device(self._base.vae, self._base.device):
             for (i, row), each in latents.items():
                 save_picture(_picture(decode(self._base, each)), self._file(row, i))
+        for i in range(len(self.scenes) if untouched else 0):
+            shutil.copyfile(self._file(_WITHOUT, i), self._file(_row(step), i))
+        self._find_again(step)
+        self._draw_trained()
         self._draw_grid()
         return self._draw_step(step)
+
+    def _find_again(self, step: int) -> None:
+        """Make the condition of the pictures of this step, where it is made of pictures, and see how near it is."""
+        self.found_again = None
+        if self._hints is None:
+            return
+        apart = []
+        for i, scene in enumerate(self.scenes):
+            picture = to_tensor(Image.open(self._file(_row(step), i)))
+            found = self._hints.make(picture)[None].float()
+            apart.append((found - scene.hint.float().cpu()).abs().mean().item())
+            save_picture(_picture(found), self._found(step, i))
+        self._hints.release()
+        self.found_again = sum(apart) / len(apart)
+
+    def _found(self, step: int, i: int) -> Path:
+        return self.folder / "found" / f"{_row(step)}-{i}.jpg"
+
+    def _draw_trained(self) -> None:
+        """A strip of training pictures, once."""
+        path, cell = self.folder / "trained.jpg", _cell(self.scenes, _GRID_CELL)
+        if path.exists():
+            return
+        shown = []
+        for example in self._examples:
+            with contextlib.suppress(DataError, OSError):  # in shards they are no files
+                shown.append((example.caption, example.framing.apply(read_picture(example.path, example.path))))
+        if shown:
+            captions = [caption for caption, _ in shown]
+            draw_sheet(path, captions, [("trained on", [picture for _, picture in shown])], cell)
 
     def _sample(
         self,
@@ -133,6 +181,10 @@ class Previews:
         rows = [*self._fixed_rows(), (_row(step), f"with it, step {step}")]
         cell = _cell(self.scenes, _CELL)
         pictures = [(s.prompt, [self._shown(r, i, cell) for r, _ in rows]) for i, s in enumerate(self.scenes)]
+        if self.found_again is not None:
+            rows.append(("", "the condition, found again in it"))
+            for i, (_, shown) in enumerate(pictures):
+                shown.append(_opened(self._found(step, i)))
         path = self.folder / f"{_row(step)}.jpg"
         return draw_sheet(path, [title for _, title in rows], pictures, cell)
 
@@ -155,7 +207,7 @@ class Previews:
 
     def _forget_after(self, step: int) -> None:
         """Remove the pictures of later steps, which a run that begins again has not come to."""
-        for path in (self.folder / "pictures").glob("step-*.jpg"):
+        for path in self.folder.glob("*/step-*.jpg"):
             if path.name[: len(_row(step))] > _row(step):
                 path.unlink(missing_ok=True)
 
@@ -164,7 +216,9 @@ class Previews:
         file = self.folder / "pictures" / "settings.json"
         if file.is_file() and file.read_text("utf-8") == self._told:
             return
-        shutil.rmtree(file.parent, ignore_errors=True)
+        for kept in (file.parent, self.folder / "found"):
+            shutil.rmtree(kept, ignore_errors=True)
+        (self.folder / "trained.jpg").unlink(missing_ok=True)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(self._told, "utf-8")
 

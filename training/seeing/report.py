@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
+import io
 import itertools
 import os
 from pathlib import Path
@@ -11,17 +13,21 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment
+from PIL import Image
 
+from scedit_core import SCEditError, inspect_tuner
 from scedit_core.fitting.event_log import EVENTS_FILE, latest_run_of_steps, read_events
 from scedit_core.fitting.pace import duration
 from scedit_core.fitting.remarks import printable
+from scedit_core.fitting.tuner_file import STEP
 from scedit_core.fitting.verdict import verdict
 
 from .curves import Curve, draw_curves, smooth, thin
 from .report_page import PAGE
-from .run_config import CONFIG_FILE
+from .run_config import CONFIG_FILE, REPORT_FILE
 
-REPORT_FILE = "report.html"
+_REFRESH = 20  # seconds
+_THUMBNAILS, _THUMBNAIL, _ROWS = 4, 160, 24  # pictures for each tuner, their longest side, and tuners that have them
 _KINDS = {"sc": "SC-Tuner", "csc": "Controllable SC-Tuner"}
 # The losses of a validation: key, name in legends and tables, colour.
 _LOSSES = (
@@ -32,15 +38,16 @@ _LOSSES = (
 )
 
 
-def write_report(run_folder: Path) -> Path:
+def write_report(run_folder: Path, live: bool = False) -> Path:
     """Write `report.html` into a run's folder from its events, previews and configuration, and return the path.
 
+    live: the page loads itself again now and then, since the run goes on.
     It may be written at any time, and again.  Raises OSError where there are no events or it cannot be written.
     """
     events = latest_run_of_steps(read_events(run_folder / EVENTS_FILE))
     of = {
         name: [e for e in events if e["event"] == name]
-        for name in ("plan", "remarks", "step", "validation", "preview", "note")
+        for name in ("plan", "remarks", "step", "validation", "preview", "tuner", "note", "finished")
     }
     plan = of["plan"][-1] if of["plan"] else {}
     last = of["validation"][-1] if of["validation"] else None
@@ -56,13 +63,18 @@ def write_report(run_folder: Path) -> Path:
         verdict=verdict(of["validation"]) if last else None,
         seen=_seen(config.get("validation") or {}, last or {}),
         facts=_facts(plan, of["step"]),
-        curves=_curves(of["step"], of["validation"]),
+        refresh=_REFRESH if live else None,
+        files=_files(run_folder, of["finished"], plan),
+        tuners=_tuners(run_folder, of["tuner"], of["finished"], of["validation"]),
+        curves=_curves(of["step"], of["validation"], plan),
         timesteps=_timesteps(last),
         validation_step=last and last["step"],
         validation_images=f"{last['images']} pictures" if last and "images" in last else "the same pictures",
         grid=_data_uri(run_folder / "previews" / "grid.jpg"),
         latest=latest and _data_uri(latest),
-        latest_caption=latest and f"After step {of['preview'][-1]['step']}, larger.",
+        latest_caption=latest and _latest_caption(of["preview"][-1]),
+        trained=_data_uri(run_folder / "previews" / "trained.jpg"),
+        unused=plan.get("unused") or [],
         notes=list(dict.fromkeys([*_remarks(of["remarks"]), *(e["message"] for e in of["note"])])),
         config=text,
     )
@@ -71,6 +83,69 @@ def write_report(run_folder: Path) -> Path:
     part.write_text(printable(html), "utf-8")
     os.replace(part, path)
     return path
+
+
+def _latest_caption(preview: dict[str, Any]) -> str:
+    said = f"After step {preview['step']}, larger."
+    if preview.get("found_again") is None:
+        return said
+    return (
+        f"{said} In the last column is the condition, found again in the result: {preview['found_again']:.4f} from the "
+        "hint in the mean, where 0 is the same and 1 is white in place of black."
+    )
+
+
+def _files(run_folder: Path, finished: list[dict[str, Any]], plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the run has made, and where it lies."""
+    files = []
+    if finished:
+        files.append(("tuner", finished[-1]["path"]))
+    elif plan.get("output"):
+        files.append(("tuner, when it is finished", plan["output"]))
+    best = run_folder / "best.safetensors"
+    if best.is_file():
+        step = None
+        with contextlib.suppress(SCEditError):
+            step = inspect_tuner(best)["metadata"].get(STEP)
+        files.append((f"best by validation{f', of step {step}' if step else ''}", str(best)))
+    return [(name, os.path.abspath(path)) for name, path in files]
+
+
+def _tuners(
+    run_folder: Path,
+    kept: list[dict[str, Any]],
+    finished: list[dict[str, Any]],
+    validations: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """A row for each tuner file of the run: name, step, the loss measured there, pictures, and whether it is the best
+    of them by that loss.  Empty where none was kept on the way."""
+    if not kept:
+        return []
+    files = {event["step"]: event["path"] for event in kept}
+    if finished and isinstance(finished[-1].get("step"), int):
+        files[finished[-1]["step"]] = finished[-1]["path"]
+    losses = {event["step"]: event["loss_with"] for event in validations if event.get("unseen", True)}
+    measured = {step: losses[step] for step in files if step in losses}
+    best = min(measured, key=measured.get) if measured else None
+    rows = []
+    for step, path in sorted(files.items()):
+        pictures = sorted((run_folder / "previews" / "pictures").glob(f"step-{step:06d}-*.jpg"))[:_THUMBNAILS]
+        loss = f"{losses[step]:.5f}" if step in losses else "not measured"
+        shown = [_thumbnail(picture) for picture in pictures] if len(files) <= _ROWS else []
+        rows.append({"name": Path(path).name, "step": step, "loss": loss, "best": step == best, "pictures": shown})
+    return rows
+
+
+def _thumbnail(path: Path) -> str | None:
+    """A small copy of a picture as a data URI."""
+    data = io.BytesIO()
+    try:
+        with Image.open(path) as picture:
+            picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            picture.convert("RGB").save(data, "JPEG", quality=85)
+    except OSError:
+        return None
+    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")
 
 
 def _remarks(told: list[dict[str, Any]]) -> list[str]:
@@ -138,7 +213,9 @@ def _seconds_of(steps: list[dict[str, Any]]) -> float:
     return sum(each for each in gaps if 0 < each < 600)  # a clock may be set back
 
 
-def _curves(steps: list[dict[str, Any]], validations: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _curves(
+    steps: list[dict[str, Any]], validations: list[dict[str, Any]], plan: dict[str, Any]
+) -> list[tuple[str, str]]:
     """Headings and drawings."""
     drawn = []
     losses = [(e["step"], e["loss"]) for e in steps if e.get("loss") is not None]
@@ -149,6 +226,8 @@ def _curves(steps: list[dict[str, Any]], validations: list[dict[str, Any]]) -> l
         drawn.append(("Training loss", draw_curves(curves, "step")))
     if validations:
         at = {e["step"]: e for e in validations}
+        if plan.get("fresh") and 0 not in at:  # a fresh tuner changes nothing: all losses are the base's
+            at[0] = _untrained(validations[0])
         curves = []
         for key, name, color in _LOSSES:
             known = [(step, e[key]) for step, e in sorted(at.items()) if e.get(key) is not None]
@@ -161,6 +240,14 @@ def _curves(steps: list[dict[str, Any]], validations: list[dict[str, Any]]) -> l
             x, y = zip(*known, strict=True)
             drawn.append((heading, draw_curves([Curve(*thin(x, y), None, "one")], "step")))
     return drawn
+
+
+def _untrained(validation: dict[str, Any]) -> dict[str, Any]:
+    """What a validation says before the first update, from what it says of the base alone."""
+    base = validation["loss_without"]
+    own = validation.get("loss_trained_without")
+    known = {"loss_with": base, "loss_without": base, "loss_other_hint": base, "loss_trained": own}
+    return {key: value for key, value in known.items() if validation.get(key) is not None}
 
 
 def _timesteps(validation: dict[str, Any] | None) -> dict[str, list] | None:

@@ -8,7 +8,8 @@ PAGE = """\
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
+{% if refresh %}<meta http-equiv="refresh" content="{{ refresh }}">
+{% endif %}<title>{{ title }}</title>
 <style>
 :root { color-scheme: light dark; --paper: #faf9f6; --card: #ffffff; --ink: #1e1e24; --soft: #6a6a75; --line: #dddbd4;
   --one: #2f6fb5; --two: #c2571a; --three: #3a8a4d; --four: #8a5fb0; }
@@ -39,6 +40,9 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 4px 16px 4px 0; border-bottom: 1px solid var(--line); font-weight: 400; }
 th { color: var(--soft); }
 th:first-child, td:first-child { text-align: left; }
+.best td { font-weight: 700; }
+.small img { display: inline-block; width: 96px; margin: 0 4px 0 0; }
+code { font: 14px/1.5 ui-monospace, monospace; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 14px; overflow-x: auto;
   font: 13px/1.5 ui-monospace, monospace; }
@@ -48,11 +52,14 @@ summary { cursor: pointer; font-size: 20px; font-weight: 600; margin: 40px 0 12p
 <body>
 <main>
 <h1>{{ title }}</h1>
-<p class="soft">{{ subtitle }}</p>
+<p class="soft">{{ subtitle }}{% if refresh %}; the run goes on, and this page loads itself again every
+{{ refresh }} seconds{% endif %}</p>
 {% if verdict %}<p class="verdict">{{ verdict }}<br><span class="soft">{{ seen }}</span></p>{% endif %}
 <dl class="facts">
 {% for name, value in facts %}<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>
 {% endfor %}</dl>
+{% for name, path in files %}<p>{{ name }}: <code>{{ path }}</code></p>
+{% endfor %}
 {% if curves %}
 <h2>Curves</h2>
 <div class="curves">
@@ -68,8 +75,22 @@ time. High timesteps decide on the composition, low ones on details.</p>
 {% for row in timesteps.rows %}<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 {% endif %}
-{% if grid or latest %}
+{% if tuners %}
+<h2>Tuners on the way</h2>
+<p class="soft">Files beside the output, to choose from in ComfyUI; the best is the one with the lowest loss on pictures
+that it has not seen.</p>
+<div class="wide"><table>
+<tr><th>file</th><th>step</th><th>loss</th><th></th></tr>
+{% for row in tuners %}<tr{% if row.best %} class="best"{% endif %}>
+<td>{{ row.name }}{% if row.best %} (best){% endif %}</td><td>{{ row.step }}</td><td>{{ row.loss }}</td>
+<td class="small">{% for picture in row.pictures %}{% if picture %}
+<img src="{{ picture }}" alt="step {{ row.step }}">{% endif %}{% endfor %}</td></tr>
+{% endfor %}</table></div>
+{% endif %}
+{% if grid or latest or trained %}
 <h2>Pictures</h2>
+{% if trained %}<p class="soft">Some of the pictures that it is trained on.</p>
+<img src="{{ trained }}" alt="Pictures of the training set with their captions">{% endif %}
 {% if grid %}<p class="soft">The same noise each time, as the training went on.</p>
 <img src="{{ grid }}" alt="A column for each prompt, a row for each step">{% endif %}
 {% if latest %}<p class="soft">{{ latest_caption }}</p>
@@ -78,6 +99,10 @@ time. High timesteps decide on the composition, low ones on details.</p>
 {% if notes %}
 <h2>Notes</h2>
 <ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>
+{% endif %}
+{% if unused %}
+<details><summary>Files that are not used ({{ unused | length }})</summary>
+<ul>{% for each in unused %}<li>{{ each }}</li>{% endfor %}</ul></details>
 {% endif %}
 {% if config %}
 <details><summary>Configuration</summary>

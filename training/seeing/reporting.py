@@ -1,23 +1,46 @@
-"""A report at each end of a run."""
+"""The report of a run: written while it goes on, so that it can be looked at, and at each end."""
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+_ENDS = ("finished", "stopped")
+_SEEN = ("step", "validation", "preview", "tuner")
+_FIRST = 20.0  # seconds after the plan
+_SHARE = 1 / 30  # of the time that may go into it: two seconds of a minute
+
 
 class Reporting:
-    """Writes the report of a run whenever it ends, finished or stopped."""
+    """Writes the report of a run now and then while it goes on, and whenever it ends, finished or stopped.
 
-    def __init__(self, run_folder: Path) -> None:
-        self._folder = run_folder
+    clock: seconds, for tests.
+    """
+
+    def __init__(self, run_folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder, self._clock = run_folder, clock
+        self._next: float | None = None  # nothing is to be seen before the plan
 
     def take(self, event: dict[str, Any]) -> None:
-        """Write it at an end.  Raises OSError where it cannot be written."""
-        if event["event"] in ("finished", "stopped"):
-            from .report import write_report  # here, since a run shall not wait for matplotlib when it begins
+        """Write it where it is time to.  Raises OSError where it cannot be written at an end."""
+        if event["event"] == "plan":
+            self._next = self._clock() + _FIRST
+        elif event["event"] in _ENDS:
+            self._write(live=False)
+        elif event["event"] in _SEEN and self._next is not None and self._clock() >= self._next:
+            begun = self._clock()
+            with contextlib.suppress(OSError):  # a full disk: at the end it is told
+                self._write(live=True)
+            now = self._clock()
+            self._next = now + max(_FIRST, (now - begun) * (1 / _SHARE - 1))
 
-            write_report(self._folder)
+    def _write(self, live: bool) -> None:
+        from .report import write_report  # here, since a run shall not wait for matplotlib when it begins
+
+        write_report(self._folder, live)
 
     def close(self) -> None:
         """Nothing is open."""

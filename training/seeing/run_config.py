@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from ..config import TrainConfig
 
-CONFIG_FILE = "config.yaml"
+CONFIG_FILE, REPORT_FILE = "config.yaml", "report.html"
 
 
 def write_run_config(config: TrainConfig) -> Path:

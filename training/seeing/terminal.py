@@ -14,9 +14,11 @@ from scedit_core.fitting.pace import duration
 from scedit_core.fitting.verdict import verdict
 
 from ..config import TrainConfig
+from .run_config import REPORT_FILE
 
 _SECONDS_BETWEEN_LINES = 15
 _WIDE = 110  # letters, from which there is room for a long bar
+_SIZES = 6  # of pictures, that are named
 _GAPS = 3  # letters between the parts of a bar
 _SMOOTHING = 0.05  # of the loss shown: a running mean over about twenty steps
 
@@ -35,10 +37,10 @@ class Terminal:
 
     def __init__(self, config: TrainConfig, console: Console) -> None:
         self.title = config.tuner.kind.upper() + "-Tuner"
-        self._console = console
+        self._console, self._folder = console, config.run_folder
         self._bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24 if console.width >= _WIDE else 8),
+            BarColumn(bar_width=12 if console.width >= _WIDE else 8),
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[told]}"),
             console=console,
@@ -54,6 +56,10 @@ class Terminal:
         show = getattr(self, f"_show_{event['event']}", None)
         if show is not None:
             show(event)
+
+    @property
+    def _report(self) -> str:
+        return shown(str(self._folder / REPORT_FILE))
 
     def close(self) -> None:
         """Take the bars away."""
@@ -93,7 +99,17 @@ class Terminal:
         on = f"; resumes from step {event['first_step']}" if event.get("first_step") else ""
         images = "images in shards" if event.get("images") is None else f"{event['images']} images"
         self._say(f"{images}{size}, {event['steps']} updates of {event['batch']} images{often}{on}")
-
+        if event.get("minutes") is not None:
+            self._say(f"{event['minutes']:g} minutes, of which that number of updates is the estimate")
+        if event.get("learning_rate") is not None:
+            warmup = f", {event['warmup']} updates of warmup" if event.get("warmup") else ", no warmup"
+            restarts = f" with {event['restarts']} restarts" if event.get("restarts") else ""
+            rate = f"rate {event['learning_rate']:.1e} ({event['schedule']}{restarts}{warmup})"
+            self._say(f"{event['optimizer']}, {rate}")
+        if event.get("buckets"):
+            shown = [f"{width}x{height}: {count}" for width, height, count in event["buckets"][:_SIZES]]
+            more = f", and {len(event['buckets']) - _SIZES} more" if len(event["buckets"]) > _SIZES else ""
+            self._say(f"sizes {', '.join(shown)}{more}")
         if event.get("teacher"):
             told = dict(event["teacher"])
             name = told.pop("name")
@@ -117,6 +133,7 @@ class Terminal:
         told = [f"loss {self._loss:.4f}"]
         if event.get("eta_seconds") is not None:
             told.append(f"{duration(event['eta_seconds'])} left")
+        told.append(f"{duration(time.monotonic() - self._start)} so far")
         for key, text in (
             ("skipped", "{} updates skipped"),
             ("learning_rate", "lr {:.1e}"),
@@ -139,6 +156,9 @@ class Terminal:
         self._say(f"step {event['step']}: validation loss {', '.join(told)}")
         self._validations.append(event)
 
+    def _show_tuner(self, event: dict[str, Any]) -> None:
+        self._say(f"step {event['step']}: tuner {shown(event['path'])}")
+
     def _show_saved(self, event: dict[str, Any]) -> None:
         self._say(f"step {event['step']}: saved {shown(event['path'])}")
 
@@ -146,13 +166,14 @@ class Terminal:
         self._bars.stop()
         where = f"at step {event['step']} " if event.get("step") is not None else ""
         same = "the same command" + ("" if event.get("resume") in (None, "auto", "latest") else " without --resume")
-        self._say(f"stopped {where}({event['reason']}); {same} resumes from here")
+        self._say(f"stopped {where}({event['reason']}); {same} resumes from here; report {self._report}")
 
     def _show_finished(self, event: dict[str, Any]) -> None:
         self._bars.stop()
         if self._validations:
             self._say(verdict(self._validations))
-        self._say(f"finished in {duration(time.monotonic() - self._start)}: {shown(event['path'])}")
+        took = duration(time.monotonic() - self._start)
+        self._say(f"finished in {took}: tuner {shown(event['path'])}, report {self._report}")
 
     def _show_note(self, event: dict[str, Any]) -> None:
         self._say(f"note: {event['message']}")
