@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,10 @@ def run_training(
         log, report = EventLog(folder.path / EVENTS_FILE), Report(folder.path, settings.output.stem)
         listeners = [log, report, _Page(page)]
         with contextlib.closing(Events(listeners)) as events:
+            followed = _Folder(folder.path, page)
             try:
-                _train(settings, sources, checkpointing, start, _Folder(folder.path, page), events, sweep or {})
+                with followed.interruptible():
+                    _train(settings, sources, checkpointing, start, followed, events, sweep or {})
             except Stopped as stop:
                 events.emit("stopped", reason=stop.args[0], resume=start)
                 raise comfy.model_management.InterruptProcessingException from None
@@ -248,6 +250,14 @@ class _Folder(RunFolder):
         if self._cancelled:
             raise Stopped("Cancel")
         super().check()
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """See RunFolder: newer hosts raise a Cancel out of any layer of a model, which takes the wish away."""
+        try:
+            yield
+        except comfy.model_management.InterruptProcessingException:
+            raise Stopped("Cancel") from None
 
     def _look(self) -> None:
         try:

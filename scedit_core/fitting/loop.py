@@ -50,23 +50,30 @@ def train_to_end(run: Run, previews: Previews | None) -> Path:
     validation = Validation(config, run.base, run.data) if config.validation.every and main else None
     if run.budget is not None:
         run.budget.start()
-    wish = _before_the_first(run, validation, previews)
     waiting: Told | None = None
-    while run.step < run.config.loop.steps and not wish:
-        told = update(run)
+    try:
+        with run.folder.interruptible():
+            wish = _before_the_first(run, validation, previews)
+            while run.step < run.config.loop.steps and not wish:
+                told = update(run)
+                if waiting is not None:
+                    tell(run, waiting)
+                waiting = told
+                _end_in_time(run)
+                wish = run.folder.stop_wish()
+                due = due_now(run)
+                if wish and run.step < run.config.loop.steps:
+                    due.discard("preview")
+                if due or wish or run.scaler.is_enabled():  # which has looked at the device anyway
+                    waiting = tell(run, waiting)
+                if due:
+                    wish = do_what_is_due(run, due, validation, previews) or wish
+                wish = agreed(run.accelerator, wish)
+    except Stopped:
         if waiting is not None:
             tell(run, waiting)
-        waiting = told
-        _end_in_time(run)
-        wish = run.folder.stop_wish()
-        due = due_now(run)
-        if wish and run.step < run.config.loop.steps:
-            due.discard("preview")
-        if due or wish or run.scaler.is_enabled():  # which has looked at the device anyway
-            waiting = tell(run, waiting)
-        if due:
-            wish = do_what_is_due(run, due, validation, previews) or wish
-        wish = agreed(run.accelerator, wish)
+        save_whole(run)
+        raise
     if waiting is not None:  # another process wants to stop
         tell(run, waiting)
     if wish and run.step < run.config.loop.steps:
@@ -74,6 +81,14 @@ def train_to_end(run: Run, previews: Previews | None) -> Path:
         keep_tuner(run)
         raise Stopped(wish)
     return finish(run)
+
+
+def save_whole(run: Run) -> None:
+    """Save a run as its last whole update left it, where the next one, or what was due, was broken off."""
+    run.optimizer.zero_grad(set_to_none=True)
+    if run.step:
+        run.save()
+        keep_tuner(run)
 
 
 @dataclass

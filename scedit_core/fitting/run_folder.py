@@ -66,6 +66,11 @@ class RunFolder:
         if wish and self.is_open:
             raise Stopped(wish)
 
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """While open, whatever else interrupts the work raises Stopped; here nothing does."""
+        yield
+
     def _heard(self, name: str) -> bool:
         file = self.path / name
         try:

@@ -20,10 +20,11 @@ import torch
 
 from ..tuners import CSCTuner, SCTuner
 from .checkpoints import checkpoints_in
+from .earlier import forget_surplus, put_aside
 from .errors import ConfigError
-from .event_log import EVENTS_FILE, EventLog
+from .event_log import EVENTS_FILE, EventLog, latest_run_of_steps, read_events
 from .events import Events
-from .loop import Told, apply_update, do_what_is_due, due_now, finish, keep_tuner, plan, posed, tell
+from .loop import Told, apply_update, do_what_is_due, due_now, finish, plan, posed, save_whole, tell
 from .machine import moved
 from .new_tuner import new_tuner, trainable
 from .objective import loss_of
@@ -36,6 +37,7 @@ from .validation import Validation
 # What may differ between the tuners of a sweep, and the section of the settings that has it.
 KEYS = {"learning_rate": "loop", "ratio": "tuner", "blocks": "tuner", "kernel": "tuner"}
 MOST = 16
+_RECENT = 0.05  # the weight of a loss in the running mean
 REPORT_FILE, RESULT_FILE = "sweep.html", "sweep.json"
 
 
@@ -73,7 +75,7 @@ def train_sweep(
     """Train a tuner for each of `configs` on what `shared` has been prepared with; gives the path of the best.
 
     Each has a file, a run folder and checkpoints of its own; `sweep.html` in the shared run folder compares them, and
-    the best by validation, else by its last losses, is copied to the shared output.
+    the best by its last validation, else by its last losses, is copied to the shared output.
 
     start:   "never" begins anew, else each resumes from the newest step that all of them have saved.
     prepare: called with each new tuner, before it is trained.
@@ -82,7 +84,9 @@ def train_sweep(
     """
     runs = {label: _beside(shared, config, prepare) for label, config in configs.items()}
     members = list(runs.values())
-    _resume(members, anew=start == "never")
+    if _resume(members, anew=start == "never") and shared.config.output.is_file():  # of an earlier training
+        put_aside(shared.folder.path, [], [shared.config.output])
+        forget_surplus(shared.folder.path)
     for run in members:
         run.events.emit("plan", **plan(run))
     shared.events.emit("plan", **plan(shared) | {"first_step": members[0].step, "tuners": len(members)})
@@ -90,30 +94,31 @@ def train_sweep(
     validations = [
         Validation(run.config, run.base, run.data) if run.config.validation.every else None for run in members
     ]
-    steps, recent = shared.config.loop.steps, [0.0] * len(members)
+    steps = shared.config.loop.steps
     try:
         while members[0].step < steps:
-            results = update_together(members)
-            for i, (run, validation, told) in enumerate(zip(members, validations, results, strict=True)):
-                loss = told.read()[0]
-                recent[i] = loss if run.step == 1 else recent[i] + 0.05 * (loss - recent[i])
-                tell(run, told)
-                do_what_is_due(run, due_now(run), validation, None)
+            with shared.folder.interruptible():
+                results = update_together(members)
+                for run, told in zip(members, results, strict=True):
+                    tell(run, told)
+                for run, validation in zip(members, validations, strict=True):
+                    do_what_is_due(run, due_now(run), validation, None)
             shared.step = members[0].step
             mean = sum(told.read()[0] for told in results) / len(results)
             shared.events.emit("step", step=shared.step, steps=steps, loss=mean)
             wish = shared.folder.stop_wish()
             if wish and shared.step < steps:
-                for run in members:
-                    run.save()
-                    keep_tuner(run)
                 raise Stopped(wish)
         for run in members:
             finish(run)
+    except Stopped:
+        for run in members:
+            save_whole(run)
+        raise
     finally:
         for run in members:
             run.events.close()
-    rows = [_row(label, run, loss) for (label, run), loss in zip(runs.items(), recent, strict=True)]
+    rows = [_row(label, run) for label, run in runs.items()]
     best = min(rows, key=lambda row: row["loss"])
     _write(shared.folder.path, rows, best["label"])
     part = shared.config.output.with_name(f".{shared.config.output.stem}.part")
@@ -163,8 +168,11 @@ def _beside(shared: Run, config: Any, prepare: Callable[[SCTuner | CSCTuner], No
     )
 
 
-def _resume(runs: Sequence[Run], anew: bool) -> None:
-    """All go back to the newest step that each of them has saved, or begin anew; what they leave is put aside."""
+def _resume(runs: Sequence[Run], anew: bool) -> bool:
+    """All go back to the newest step that each of them has saved, or begin anew; what they leave is put aside.
+
+    Whether they begin anew.
+    """
     steps = [{path.name for path in checkpoints_in(run.folder.checkpoints)} for run in runs]
     common = sorted(set.intersection(*steps))
     for run in runs:
@@ -173,14 +181,20 @@ def _resume(runs: Sequence[Run], anew: bool) -> None:
         else:
             run.restore(run.folder.checkpoints / common[-1])
             leave_later(run)
+    return anew or not common
 
 
-def _row(label: str, run: Run, recent: float) -> dict[str, Any]:
-    measured = run.best is not None
+def _row(label: str, run: Run) -> dict[str, Any]:
+    """What is said of a tuner, by its log: the losses of the weights in its file, whenever they were trained."""
+    events = latest_run_of_steps(read_events(run.folder.path / EVENTS_FILE))
+    measured = [e["loss_with"] for e in events if e["event"] == "validation"]
+    recent = 0.0
+    for i, event in enumerate(e for e in events if e["event"] == "step"):
+        recent += max(_RECENT, 1 / (i + 1)) * (event["loss"] - recent)
     return {
         "label": label,
         "file": str(run.config.output),
-        "loss": run.best if measured else recent,
+        "loss": measured[-1] if measured else recent,
         "measured": "held-out pictures" if measured and run.data.unseen else "the pictures" if measured else "training",
         "steps": run.step,
         "parameters": sum(p.numel() for p in run.tuner.parameters()),

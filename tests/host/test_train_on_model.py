@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import comfy.model_management
+import comfy.ops
 import folder_paths
 import pytest
 import torch
@@ -364,6 +365,31 @@ def test_cancel_saves_and_queueing_again_resumes_to_the_same_tuner(pack, train, 
     assert events(folders, "plan")[-1]["first_step"] == 3
     assert distance(sc.tuner, undisturbed) == 0
     assert (folders / "output" / "scedit" / "style" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["forward", "backward"])
+def test_cancel_amid_an_update_saves_those_before_it(pack, train, folders, checkpointing):
+    """Newer hosts raise it out of a layer; older ones let the update end, and the wish is seen after it."""
+    given = {"latents": latents(3), "positive": [prompt(i) for i in range(3)], "steps": 6}
+    given["checkpointing"] = checkpointing
+    undisturbed = train(small_model(), name="other", **given)[0].tuner
+    model, passes = small_model(), []
+
+    def cancel(_layer, _given):
+        passes.append(1)
+        if len(passes) == 4 * (1 + checkpointing):  # the decoder of the fourth update, or its second run for gradients
+            comfy.model_management.interrupt_current_processing()
+
+    hook = model.model.diffusion_model.output_blocks[3][0].in_layers[2].register_forward_pre_hook(cancel)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(model, **given)
+    hook.remove()
+    reached = 3 if hasattr(comfy.ops, "run_every_op") else 4
+    assert [path.name for path in (folders / "output/scedit/style/checkpoints").iterdir()] == [f"step-00000{reached}"]
+    assert [event["reason"] for event in events(folders, "stopped")] == ["Cancel"]
+    sc, *_ = train(small_model(), **given)
+    assert events(folders, "plan")[-1]["first_step"] == reached
+    assert distance(sc.tuner, undisturbed) == 0
 
 
 def test_out_of_memory_is_one_sentence_and_the_next_training_works(train, monkeypatch):

@@ -11,6 +11,7 @@ import torch
 from scedit_core import CSCTuner, SCTuner, load_tuner
 from scedit_core.fitting import sweep
 from scedit_core.fitting.errors import ConfigError
+from scedit_core.fitting.event_log import EVENTS_FILE, read_events
 from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.loop import train
@@ -75,6 +76,39 @@ def test_a_stopped_sweep_resumes_to_the_same_tuners(quiet, monkeypatch):
         for c in (parse_config(quiet), whole)
     ]
     assert [distance(*pair) for pair in zip(*tuners, strict=True)] == [0, 0]
+
+
+def test_the_best_is_named_by_the_weights_in_its_file(quiet):
+    """By the last measurement, not the lowest; a finished sweep that is started again says the same."""
+    quiet |= {"sweep": {"learning_rate": [1e-3, 0.1]}, "validation": {**quiet["validation"], "every": 1}}
+    quiet["loop"]["steps"] = 6
+    config = parse_config(quiet)
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    config.output.write_bytes(b"of an earlier training")
+    best = train(config)
+    result = json.loads((config.run_folder / "sweep.json").read_text())
+    for row in result["tuners"]:
+        folder = config.run_folder / row["label"].replace(" ", "-")
+        measured = [e["loss_with"] for e in read_events(folder / EVENTS_FILE) if e["event"] == "validation"]
+        assert (len(measured), row["loss"]) == (6, measured[-1])
+    assert [f.read_bytes() for f in config.run_folder.glob("earlier/*/tuner.safetensors")] == [
+        b"of an earlier training"
+    ]
+    before = best.read_bytes()
+    train(config)
+    assert json.loads((config.run_folder / "sweep.json").read_text()) == result
+    assert best.read_bytes() == before
+
+
+def test_without_measurements_a_finished_sweep_keeps_its_losses(quiet):
+    quiet |= {"sweep": {"learning_rate": [1e-6, 1e-3]}, "validation": {"every": 0}}
+    quiet["loop"]["steps"] = 3
+    config = parse_config(quiet)
+    before = train(config).read_bytes()
+    result = json.loads((config.run_folder / "sweep.json").read_text())
+    assert all(row["loss"] > 0 for row in result["tuners"])
+    assert train(config).read_bytes() == before
+    assert json.loads((config.run_folder / "sweep.json").read_text()) == result
 
 
 @pytest.mark.parametrize(
