@@ -258,7 +258,7 @@ class _Skips:
 
     def __init__(self, edits: list[Edit], others: list[SkipPatch], apart: bool = False) -> None:
         self._edits, self._others, self._apart = edits, others, apart
-        self._frozen: list[FoldedEdits] = []  # those of the tuners in effect
+        self._frozen: list[list[FoldedEdits]] = [[]]  # those of the tuners in effect, of all rows or of each
 
     def __call__(self, h: Tensor, skip: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
         b = options["block"][1]
@@ -267,17 +267,30 @@ class _Skips:
                 "training step: expected no graph before the decoder, found one; report this with your workflow"
             )
         if b == 0 and self._others:
-            run = self._others[0].run
-            picture = Picture.of(torch.Size(options["original_shape"]), options, run.tiled)
-            self._frozen = run.folded(self._others, picture, skip)
+            self._fold(skip, options)
         if not self._apart:
             return h, self._edited(b, skip, self._edits)
         if b == 0:
             h = h.repeat(len(self._edits), 1, 1, 1)
         return h, torch.cat([self._edited(b, skip, [edit]) for edit in self._edits])
 
+    def _fold(self, skip: Tensor, options: dict[str, Any]) -> None:
+        """The edits of the tuners in effect; row by row where noise levels matter, which differ from row to row."""
+        run, sigmas = self._others[0].run, options["sigmas"]
+        ranges = {run.range_of(patch.percents) for patch in self._others}
+        each = sigmas[:1] if ranges == {run.range_of((0.0, 1.0))} else sigmas
+        rows, *shape = options["original_shape"]
+        self._frozen = []
+        for i, sigma in enumerate(each):
+            told = {**options, "sigmas": sigma[None]}
+            picture = Picture.of(torch.Size([rows // len(each), *shape]), told, run.tiled)
+            self._frozen.append(run.folded(self._others, picture, skip[i : i + 1]))
+
     def _edited(self, b: int, skip: Tensor, edits: Sequence[Edit]) -> Tensor:
-        edited = edit_folded(b, skip, self._frozen)
+        if len(self._frozen) == 1:
+            edited = edit_folded(b, skip, self._frozen[0])
+        else:
+            edited = torch.cat([edit_folded(b, s[None], each) for s, each in zip(skip, self._frozen, strict=True)])
         for edit in edits:
             weight = edit.weight(b)
             if weight == 0:
@@ -298,7 +311,8 @@ def _prediction(model: Any, name: str) -> str:
     """What the model predicts, by the noise schedule that it is sampled with, which a node may have changed."""
     kinds, sampling = comfy.model_sampling, model.get_model_object("model_sampling")
     other = tuple(getattr(kinds, kind) for kind in ("EDM", "X0", "CONST") if hasattr(kinds, kind))
-    if isinstance(sampling, kinds.ModelSamplingDiscrete) and not isinstance(sampling, other):
+    whole = len(getattr(sampling, "sigmas", ())) == getattr(sampling, "num_timesteps", None)  # LCM's has a part of them
+    if whole and isinstance(sampling, kinds.ModelSamplingDiscrete) and not isinstance(sampling, other):
         if isinstance(sampling, kinds.V_PREDICTION):
             return "v_prediction"
         if isinstance(sampling, kinds.EPS):

@@ -189,12 +189,16 @@ def _train(
         pictured = data.held or data.examples
         previews = HostPreviews(sources.model, folder.path / "previews", pictured, shown, sources.vae, teacher)
     folder.follow(run, previews)
-    memory = _memory(base, pictures, loop.batch, checkpointing) + (teacher.memory_required() if teacher else 0)
+    members = variants(settings, sweep) if sweep else {}
+    memory = _memory(base, pictures, loop.batch * max(1, len(members)), checkpointing)
+    memory += teacher.memory_required() if teacher else 0
+    if base.unet_device.type == "cuda":  # what is told of memory is this run's
+        torch.cuda.reset_peak_memory_stats(base.unet_device)
     with base.loaded(memory), teacher.running() if teacher else contextlib.nullcontext():
         if previews is not None:
             previews.afterwards = lambda: _load_again(base, teacher)
-        if sweep:
-            train_sweep(run, variants(settings, sweep), start)
+        if members:
+            train_sweep(run, members, start)
         else:
             train_to_end(run, previews)
 

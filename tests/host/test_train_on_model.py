@@ -297,6 +297,23 @@ def test_another_tuner_in_effect_is_one_sum_with_the_trained_one(pack, training)
     assert apart(found, gradients(training, model, tuner)) > 1e-3
 
 
+def test_another_tuner_in_effect_for_a_part_of_the_schedule_edits_the_rows_of_that_part(pack, training):
+    """Rows at timesteps 100 and 800: each as it is alone, whatever row comes first."""
+    tuner, text = trainable(pack), torch.randn(2, 7, TEXT_WIDTH, generator=torch.Generator().manual_seed(1))
+    noisy = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2))
+    base = training.host_base.HostBase(apply_sc(pack, small_model(), sc_tuner(pack), end=0.5), "auto", False, None)
+    timesteps = torch.tensor([100, 800])
+
+    def said(rows: list[int]) -> torch.Tensor:
+        states = training.base.TextStates(text[rows])
+        return base.predict(noisy[rows], timesteps[rows], states, None, [(tuner, 1.0, None)]).detach()
+
+    with torch.inference_mode(False), base.loaded():
+        alone = torch.cat([said([0]), said([1])])
+        assert relative(said([0, 1]), alone) < 1e-5
+        assert relative(said([1, 0]), alone[[1, 0]]) < 1e-5
+
+
 def test_zero_terminal_snr_and_velocity_are_seen(training):
     import comfy_extras.nodes_model_advanced as advanced
 
@@ -306,10 +323,11 @@ def test_zero_terminal_snr_and_velocity_are_seen(training):
     base = training.host_base.HostBase(changed, "auto", False, None)
     assert base.prediction == "v_prediction"
     assert base.alphas_cumprod[-1] == 0
-    with pytest.raises(Exception, match="predicts noise or velocity"):
-        training.host_base.HostBase(
-            _outputs(advanced.ModelSamplingContinuousEDM, model, "edm", 120.0, 0.002)[0], "auto", False, None
-        )
+    continuous = _outputs(advanced.ModelSamplingContinuousEDM, model, "edm", 120.0, 0.002)[0]
+    few = _outputs(advanced.ModelSamplingDiscrete, model, "lcm", False)[0]  # 50 of the timesteps, told by other numbers
+    for other in (continuous, few):
+        with pytest.raises(Exception, match="predicts noise or velocity"):
+            training.host_base.HostBase(other, "auto", False, None)
 
 
 def _outputs(node, *values):
