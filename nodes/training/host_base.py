@@ -68,7 +68,7 @@ class HostBase:
     @property
     def alphas_cumprod(self) -> Tensor:
         """[T] of the model's noise schedule, which may have been changed by a node."""
-        sigmas = self._sampling.sigmas.detach().double().cpu().clone()
+        sigmas = self._sampling.sigmas.detach().cpu().double()
         kept = 1 / (sigmas.square() + 1)
         return torch.where(kept < _NO_SIGNAL, 0, kept).float()  # hosts keep a little in place of zero
 
