@@ -310,8 +310,8 @@ def test_another_tuner_in_effect_for_a_part_of_the_schedule_edits_the_rows_of_th
 
     with torch.inference_mode(False), base.loaded():
         alone = torch.cat([said([0]), said([1])])
-        assert relative(said([0, 1]), alone) < 1e-5
-        assert relative(said([1, 0]), alone[[1, 0]]) < 1e-5
+        assert relative(said([0, 1]), alone) < 1e-4
+        assert relative(said([1, 0]), alone[[1, 0]]) < 1e-4
 
 
 def test_zero_terminal_snr_and_velocity_are_seen(training):
@@ -387,8 +387,11 @@ def test_cancel_saves_and_queueing_again_resumes_to_the_same_tuner(pack, train, 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["forward", "backward"])
 def test_cancel_amid_an_update_saves_those_before_it(pack, train, folders, checkpointing):
-    """Newer hosts raise it out of a layer; older ones let the update end, and the wish is seen after it."""
-    given = {"latents": latents(3), "positive": [prompt(i) for i in range(3)], "steps": 6}
+    """Newer hosts raise it out of a layer; older ones let the update end, and the wish is seen after it.
+
+    Without a wish every second of 8 updates is saved.
+    """
+    given = {"latents": latents(3), "positive": [prompt(i) for i in range(3)], "steps": 8}
     given["checkpointing"] = checkpointing
     undisturbed = train(small_model(), name="other", **given)[0].tuner
     model, passes = small_model(), []
@@ -403,7 +406,8 @@ def test_cancel_amid_an_update_saves_those_before_it(pack, train, folders, check
         train(model, **given)
     hook.remove()
     reached = 3 if hasattr(comfy.ops, "run_every_op") else 4
-    assert [path.name for path in (folders / "output/scedit/style/checkpoints").iterdir()] == [f"step-00000{reached}"]
+    saved = sorted(path.name for path in (folders / "output" / "scedit" / "style" / "checkpoints").iterdir())
+    assert saved == ["step-000002", f"step-00000{reached}"]
     assert [event["reason"] for event in events(folders, "stopped")] == ["Cancel"]
     sc, *_ = train(small_model(), **given)
     assert events(folders, "plan")[-1]["first_step"] == reached

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scedit_core import CSCTuner, SCTuner, load_tuner
+from scedit_core import CSCTuner, SCTuner, SkipLayout, load_tuner, save_tuner
 from scedit_core.fitting import sweep
 from scedit_core.fitting.errors import ConfigError
 from scedit_core.fitting.event_log import EVENTS_FILE, read_events
@@ -83,17 +83,15 @@ def test_the_best_is_named_by_the_weights_in_its_file(quiet):
     quiet |= {"sweep": {"learning_rate": [1e-3, 0.1]}, "validation": {**quiet["validation"], "every": 1}}
     quiet["loop"]["steps"] = 6
     config = parse_config(quiet)
-    config.output.parent.mkdir(parents=True, exist_ok=True)
-    config.output.write_bytes(b"of an earlier training")
+    earlier = save_tuner(SCTuner(SkipLayout((8,), (1,))), config.output).read_bytes()
     best = train(config)
     result = json.loads((config.run_folder / "sweep.json").read_text())
     for row in result["tuners"]:
         folder = config.run_folder / row["label"].replace(" ", "-")
         measured = [e["loss_with"] for e in read_events(folder / EVENTS_FILE) if e["event"] == "validation"]
         assert (len(measured), row["loss"]) == (6, measured[-1])
-    assert [f.read_bytes() for f in config.run_folder.glob("earlier/*/tuner.safetensors")] == [
-        b"of an earlier training"
-    ]
+    kept = config.run_folder.glob(f"earlier/*/{config.output.name}")
+    assert [file.read_bytes() for file in kept] == [earlier]
     before = best.read_bytes()
     train(config)
     assert json.loads((config.run_folder / "sweep.json").read_text()) == result
