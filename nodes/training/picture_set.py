@@ -163,9 +163,14 @@ def from_folder(config: Settings, base: HostBase, vae: Any, clip: Any, say: Call
     for problem in found.problems:
         say("note", message=f"not used: {problem}")
     sizes = bucket_sizes(config.data.resolution)
-    pictures, total = [], len(found.candidates)
+    captions = dict.fromkeys(candidate.caption or "" for candidate in found.candidates)
+    total = len(captions) + len(found.candidates)
     texts: dict[str, TextStates] = {}
-    for done, candidate in enumerate(found.candidates, 1):
+    for done, caption in enumerate(captions, 1):  # all of them first: a small GPU holds CLIP or VAE, not both
+        texts[caption] = encode_text(clip, caption)
+        say("caching", done=done, total=total, hits=0, misses=done)
+    pictures = []
+    for done, candidate in enumerate(found.candidates, 1 + len(captions)):
         caption = candidate.caption or ""
         try:
             image = read_picture(candidate.path, candidate.path)
@@ -174,8 +179,6 @@ def from_folder(config: Settings, base: HostBase, vae: Any, clip: Any, say: Call
             continue
         framing = Framing(image.size, bucket_of(image.size, sizes))
         pixels = to_tensor(framing.apply(image))
-        if caption not in texts:
-            texts[caption] = encode_text(clip, caption)
         mean, std = _moments(vae, base, pixels.permute(1, 2, 0)[None])
         digest = hashlib.blake2b(Path(candidate.path).read_bytes(), digest_size=16).hexdigest()
         sizes_told = tuple(map(float, framing.micro_conditions))
