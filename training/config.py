@@ -107,8 +107,8 @@ def _optimizer(name: str) -> str:
 class LoopConfig(Section):
     """How long and how fast.  `steps` and `warmup` count optimiser updates; `ema` is a decay such as 0.999.
 
-    epochs, minutes: the length of the run in other words, in place of `steps`: how often all pictures are seen, or how
-                     long it may take, from the first update on; training/length.py says how many updates that is.
+    epochs, minutes: the length of the run in place of `steps`: rounds that show each picture as often as it counts, or
+                     how long it may take, from the first update on; training/length.py says how many updates that is.
     optimizer:           by the names of scedit_core/fitting/optimizers.py.
     optimizer_arguments: what it is given besides the learning rate and weight decay.
     learning_rate: that of the optimizer by default; 1e-4 for AdamW, 1 for prodigy, which finds the rate itself and

@@ -19,13 +19,13 @@ _LONG = 20  # minutes
 _TIMED = 3  # updates, after one that is not: memory is taken in it, and kernels are chosen
 
 
-def with_epochs_counted(config: TrainConfig, pictures: int, processes: int) -> TrainConfig:
-    """The configuration with its epochs as updates; `pictures` are trained on, by `processes` together."""
+def with_epochs_counted(config: TrainConfig, rows: int | None, processes: int) -> TrainConfig:
+    """The configuration with its epochs as updates; `rows` are in a round, and are seen by `processes` together."""
     loop = config.loop
     if loop.epochs is None:
         return config
     seen = loop.batch * loop.accumulate * processes
-    return config.model_copy(update={"loop": of_length(loop, math.ceil(loop.epochs * pictures / seen))})
+    return config.model_copy(update={"loop": of_length(loop, math.ceil(loop.epochs * rows / seen))})
 
 
 def likely_steps(loop: LoopConfig) -> int:

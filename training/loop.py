@@ -125,7 +125,7 @@ def prepare(
     wish = agreed(accelerator, wish)  # which waits for everyone
     if wish:
         raise Stopped(wish)
-    config = with_epochs_counted(config, len(data.examples), accelerator.num_processes)
+    config = with_epochs_counted(config, data.round_rows, accelerator.num_processes)
     loop = config.loop
     memory = with_compiling_settled(config.memory, device, likely_steps(loop))
     fingerprint = base.fingerprint  # of the weights as they are, before they are stored in 8 bits

@@ -273,6 +273,7 @@ def plan(run: Run) -> dict[str, Any]:
     """What is about to happen, for people and for programs."""
     config, loop = run.config, run.config.loop
     seen = loop.batch * loop.accumulate * run.accelerator.num_processes
+    rows = getattr(run.data, "round_rows", None) or len(run.data.examples)
     return {
         "base": run.base.name,
         "family": run.base.layout.title,
@@ -287,7 +288,7 @@ def plan(run: Run) -> dict[str, Any]:
         "batch": seen,
         "first_step": run.step,
         "steps": loop.steps,
-        "epochs": loop.steps * seen / len(run.data.examples) if run.data.examples else None,
+        "epochs": loop.steps * seen / rows if rows else None,
         "fresh": config.tuner.start_from is None,
         "optimizer": loop.optimizer,
         "learning_rate": loop.learning_rate,

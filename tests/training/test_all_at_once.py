@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,9 +17,17 @@ from training.errors import ConfigError
 def everything(values: dict) -> dict:
     """A control of 12 updates, of which each key of loop and objective that there is has a say."""
     values["tuner"] = {"kind": "csc", "stem_width": 32}
-    values["data"] |= {"condition": {"type": "canny"}, "flip": True}
+    pictures, second = Path(values["data"]["folder"]), Path(values["output"]).parent.with_name("second")
+    shutil.copytree(pictures, second)
+    for file in second.glob("*.txt"):
+        file.write_text("zwx, a {red|blue} star, night, paper, " + file.stem)
+    wording = {"wildcards": True, "shuffle_tags": True, "keep_tags": 1, "drop_tags": 0.3, "variants": 3}
+    values["data"] = {
+        **{"resolution": 64, "condition": {"type": "canny"}, "flip": True, "wording": wording},
+        "folders": [{"folder": str(pictures), "repeats": 2, "caption": "x,"}, {"folder": str(second), "weight": 0.5}],
+    }
     values["loop"] = {
-        **{"epochs": 4.5, "batch": 1, "accumulate": 2, "precision": "fp32", "seed": 3},
+        **{"epochs": 1.5, "batch": 1, "accumulate": 2, "precision": "fp32", "seed": 3},
         **{"optimizer": "adamw", "optimizer_arguments": {"betas": [0.8, 0.95], "eps": "1e-7"}},
         **{"learning_rate": 1e-2, "warmup": 2, "schedule": "cosine", "restarts": 1, "ema": 0.9},
         "block_rates": {"0-2": 0.5, 5: 0, 8: 2.0, "hint": 0.25},
@@ -35,9 +46,9 @@ def everything(values: dict) -> dict:
 
 def test_stopped_twice_it_ends_in_the_same_bits_and_tells_all_of_it(values, pictures_folder, tmp_path, monkeypatch):
     values = everything(values)
-    whole = load_file(train(values | {"output": str(tmp_path / "whole.safetensors")}))
-    count = len(list(pictures_folder.glob("*.txt")))
-    steps = -(-9 * count // 4)  # 4.5 epochs in updates of two pictures
+    whole = load_file(train(values | {"output": str(tmp_path / "out" / "whole.safetensors")}))
+    rows = 3 * len(list(pictures_folder.glob("*.txt")))  # one folder twice, the other once
+    steps = -(-3 * rows // 4)  # 1.5 epochs in updates of two pictures
     for step in (1, 5):
         with monkeypatch.context() as patch:
             stop_after(step, patch)

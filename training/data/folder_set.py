@@ -35,6 +35,7 @@ class FolderSet(TrainingSet):
         for i, example in enumerate(self.examples):
             groups[place[example.bucket]] += [i] * (example.repeats * (rounds if i < len(found.own) else 1))
         self._masked = any(example.mask is not None for example in self.examples)
+        self.round_rows = sum(map(len, groups))
         self._order = Order(groups, config.loop.seed)
         rows = dict(zip(self.buckets, groups, strict=True))
         counts = {bucket: len(set(group)) for bucket, group in rows.items()}

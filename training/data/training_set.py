@@ -34,6 +34,7 @@ class TrainingSet(ABC):
     buckets:  sizes (width, height) that occur.
     problems: files that are not used, a sentence each.
     remarks:  what a user should know of the set.
+    round_rows: rows in a round that shows each picture as often as it counts; None for shards, which are not counted.
     """
 
     examples: Sequence[Example]
@@ -42,6 +43,7 @@ class TrainingSet(ABC):
     buckets: list[Size]
     problems: list[str]
     remarks: Remarks
+    round_rows: int | None = None
 
     def __init__(self, base: BaseModel, config: TrainConfig, encoder: Encoder) -> None:
         self.base, self.config, self._encoder = base, config, encoder

@@ -188,7 +188,7 @@ def _facts(plan: dict[str, Any], steps: list[dict[str, Any]]) -> list[tuple[str,
         ("images", "pictures", "{:,}"),
         ("resolution", "resolution", "{} px"),
         ("batch", "pictures in an update", "{}"),
-        ("epochs", "times each was seen", "{:.1f}"),
+        ("epochs", "rounds through them", "{:.1f}"),
         ("parameters", "parameters trained", "{:,}"),
     ):
         if isinstance(plan.get(key), (int, float)):
