@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ...scedit_core import SCEditError
+from ...scedit_core.fitting.optimizers import KINDS as OPTIMIZERS
 from ...scedit_core.fitting.yaml_text import load_yaml
 
 STYLE = "style"
@@ -134,10 +135,14 @@ def with_file(config: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, A
     both = merged(config, {key: value for key, value in file.items() if key not in ("output", "run")})
     loop = file.get("loop")
     if isinstance(loop, dict):
-        if loop.get("optimizer", "adamw") != "adamw" and "learning_rate" not in loop:
-            both["loop"].pop("learning_rate", None)  # a preset's is meant for AdamW
-        if "steps" not in loop and ("epochs" in loop or "minutes" in loop):
-            both["loop"].pop("steps", None)
+        kind = OPTIMIZERS.get(str(loop.get("optimizer")), OPTIMIZERS["adamw"])
+        unfit = {
+            "learning_rate": kind.rate != OPTIMIZERS["adamw"].rate,  # a preset's is meant for AdamW
+            "ema": kind.own_mean,
+            "steps": "epochs" in loop or "minutes" in loop,
+        }
+        for key in (key for key, out in unfit.items() if out and key not in loop):
+            both["loop"].pop(key, None)
     data, said = both.get("data"), file.get("data")
     said = said if isinstance(said, dict) else {}
     if isinstance(data, dict):

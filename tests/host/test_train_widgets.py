@@ -65,6 +65,23 @@ def test_every_choice_is_a_configuration_that_the_trainer_takes(config, tmp_path
     assert set(paths) - {"output", "run"} == set(config.PATHS)
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"optimizer": "adamw8bit"}, {"steps": 7, "learning_rate": 5e-5, "batch": 4, "ema": 0.999}),
+        ({"optimizer": "prodigy"}, {"steps": 7, "batch": 4, "ema": 0.999}),
+        ({"optimizer": "schedulefree_adamw"}, {"steps": 7, "batch": 4}),
+        ({"optimizer": "schedulefree_adamw", "ema": 0.5}, {"steps": 7, "batch": 4, "ema": 0.5}),
+        ({"minutes": 30}, {"learning_rate": 5e-5, "batch": 4, "ema": 0.999, "minutes": 30}),
+        ({"epochs": 3, "learning_rate": 1e-3}, {"learning_rate": 1e-3, "batch": 4, "ema": 0.999, "epochs": 3}),
+    ],
+)
+def test_what_a_preset_means_for_another_optimiser_or_length_gives_way_to_the_file(config, said, expected):
+    told = {"base": "/b", "folder": "/p", "kind": "style", "preset": "careful", "steps": 7, "resolution": 512}
+    widgets = config.from_widgets(**told, caption="", low_memory=False, annotators=[])
+    assert config.with_file(widgets, {"loop": said})["loop"] == {**said, **expected}
+
+
 def test_a_file_wins_over_widgets_and_its_paths_start_beside_it(config, tmp_path):
     (tmp_path / "mine.yaml").write_text(
         "output: elsewhere.safetensors\nbase: models/base\ntuner: {kind: sc, ratio: 0.5}\n"
