@@ -81,12 +81,12 @@ class Trial:
     """
 
     seconds: float
-    steps: int
     memory_mib: float
     device: str
     per_picture: float | None
     missing: int
     remarks: Remarks
+    steps: int
 
 
 def run_check(config: TrainConfig, console: Console | None = None) -> int:

@@ -106,14 +106,19 @@ def test_shards(values, pictures_folder, tmp_path):
     assert "pictures: 5 trained on; 5 for validation and previews, kept out of training; " in check(values)[0]
 
 
-def test_estimates_are_said_in_words(values):
-    lines = estimate(
-        parse_config({**values, "loop": {"steps": 5000}}),
-        Trial(2.0, 4096.4, "cuda:0", 0.25, 4000, Remarks()),
-    )
-    text = "\n".join(lines)
+@pytest.mark.parametrize(
+    ("loop", "words"),
+    [
+        ({"steps": 5000}, "2.00 s an update, 2 h 47 min for 5000 (previews"),
+        ({"epochs": 12.5}, "2.00 s an update, 2 h 47 min for 5000, 12.5 epochs (previews"),
+        ({"minutes": 170}, "2.00 s an update, about 5000 in 170 minutes"),
+    ],
+)
+def test_estimates_are_said_in_words(values, loop, words):
+    trial = Trial(2.0, 4096.4, "cuda:0", 0.25, 4000, Remarks(), 5000)
+    text = "\n".join(estimate(parse_config({**values, "loop": loop}), trial))
     assert "4096 MiB of the GPU's" in text
-    assert "2.00 s an update, 2 h 47 min for 5000" in text
+    assert words in text
     assert "4000 pictures to encode, 0.25 s each, 17 min in all" in text
 
 
