@@ -10,10 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from scedit_core.pictures.reading import to_tensor
 from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.data.cache import Cache, DamagedEntry, tensors_size
@@ -242,3 +244,27 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(own_set, base, tmp_path)
     values["data"]["cache"] = str(tmp_path / "file" / "cache")
     with pytest.raises(TrainingError, match="expected room for the cache"):
         prepare(base, values)
+
+
+def test_hints_are_kept_as_they_are_where_a_png_saves_little_and_old_ones_are_read(tmp_path):
+    cache, chance = Cache(tmp_path), np.random.default_rng(0)
+    photograph = Image.fromarray(chance.integers(0, 256, (64, 96, 3), dtype=np.uint8))
+    lines = Image.fromarray((chance.random((64, 96)) < 0.2).astype(np.uint8) * 255).convert("RGB")
+    flat = Image.new("RGB", (96, 64), (9, 200, 40))
+    for key, image, planes in (("photograph", photograph, 3), ("lines", lines, 1), ("flat", flat, None)):
+        cache.write_pixels("hints", key, image)
+        pixels, png = cache.pixels_paths("hints", key)
+        assert (pixels.is_file(), png.is_file()) == (planes is not None, planes is None)
+        if planes:
+            assert pixels.stat().st_size < planes * 64 * 96 + 300
+        found = cache.read_pixels("hints", key)
+        assert found.shape == (3, 64, 96)
+        assert torch.equal(found.float() / 255, to_tensor(image))
+        cache.write_picture("hints", f"{key}-old", image)
+        assert torch.equal(cache.read_pixels("hints", f"{key}-old"), found)
+    path = cache.pixels_paths("hints", "photograph")[0]
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(DamagedEntry):
+        cache.read_pixels("hints", "photograph")
+    with pytest.raises(DamagedEntry):
+        cache.read_pixels("hints", "nothing")

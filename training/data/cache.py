@@ -26,6 +26,7 @@ from ..errors import TrainingError
 
 CODE_VERSION = 1  # to be raised with every change of what an entry holds for the same key parts
 _CHECKSUM = "crc32"
+_ROOM = 8  # times the bytes of a PNG that pixels may take as they are
 
 
 class DamagedEntry(Exception):
@@ -83,11 +84,10 @@ class Cache:
                 image = Image.fromarray(np.ascontiguousarray(pixels[..., 0]))
         data = io.BytesIO()
         image.save(data, "PNG", compress_level=1)
-        with self._writing(self.picture_path(kind, key)) as file:
-            file.write(data.getvalue() + _checksum(data.getvalue()).encode())
+        self._write_png(kind, key, data.getvalue())
 
-    def read_picture(self, kind: str, key: str, mode: str = "RGB") -> Image.Image:
-        """What `write_picture` stored.  Raises DamagedEntry."""
+    def read_picture(self, kind: str, key: str, mode: str | None = "RGB") -> Image.Image:
+        """What `write_picture` stored, in `mode`, None for RGB or L as it is.  Raises DamagedEntry."""
         try:
             data = self.picture_path(kind, key).read_bytes()
             if data[-8:] != _checksum(data[:-8]).encode():  # Pillow itself does not look at those of a PNG
@@ -96,6 +96,38 @@ class Cache:
                 return image.convert(mode)
         except OSError as error:
             raise DamagedEntry(key) from error
+
+    def pixels_paths(self, kind: str, key: str) -> tuple[Path, Path]:
+        """Where pixels may lie: as they are, or as a PNG."""
+        return self.tensors_path(kind, key), self.picture_path(kind, key)
+
+    def write_pixels(self, kind: str, key: str, image: Image.Image) -> None:
+        """Store an RGB or L picture that is read in every step: as it is, since a photograph takes a PNG thirty times
+        as long to read, but where that would take many times the room.  Raises TrainingError (see above)."""
+        pixels = np.asarray(image)
+        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        if (pixels == pixels[:1]).all():
+            pixels = pixels[:1]
+        grey = Image.fromarray(np.ascontiguousarray(pixels[0])) if len(pixels) == 1 else image
+        data = io.BytesIO()
+        grey.save(data, "PNG", compress_level=1)
+        if data.tell() * _ROOM < pixels.size:
+            self._write_png(kind, key, data.getvalue())
+        else:
+            self.write_tensors(kind, key, {"pixels": torch.from_numpy(np.ascontiguousarray(pixels))})
+
+    def read_pixels(self, kind: str, key: str) -> Tensor:
+        """What `write_pixels`, or `write_picture` before it, stored: uint8 [3,H,W].  Raises DamagedEntry."""
+        if self.tensors_path(kind, key).is_file():
+            return self.read_tensors(kind, key)["pixels"].expand(3, -1, -1)
+        pixels = np.array(self.read_picture(kind, key, None), np.uint8)
+        if pixels.ndim == 2:
+            return torch.from_numpy(pixels)[None].expand(3, -1, -1)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def _write_png(self, kind: str, key: str, data: bytes) -> None:
+        with self._writing(self.picture_path(kind, key)) as file:
+            file.write(data + _checksum(data).encode())
 
     @contextlib.contextmanager
     def _writing(self, path: Path) -> Iterator[BinaryIO]:

@@ -69,7 +69,7 @@ class Encoder:
         missing = self._missing(example)
         if "hint" in missing:
             hint = self.hints.make(sources.picture) if sources.hint is None else sources.hint
-            self.cache.write_picture(HINTS, self._hint_key(example), to_picture(hint))
+            self.cache.write_pixels(HINTS, self._hint_key(example), to_picture(hint))
         if "mask" in missing:
             self.cache.write_picture(MASKS, self._mask_key(example), sources.mask)
         for part, mirrored in (("latents", False), ("mirrored", True)):
@@ -86,7 +86,7 @@ class Encoder:
             for mirrored in ((False, True) if self._flip else (False,))
         ]
         if self.hints is not None:
-            parts.append((self._hint_path(example), lambda: self.hint(example)))
+            parts += [(path, lambda: self.hint(example)) for path in self._hint_paths(example)]
         if example.mask is not None:
             parts.append((self._mask_path(example), lambda: self.mask(example)))
         for path, read_back in parts:
@@ -121,14 +121,15 @@ class Encoder:
 
     def hint(self, example: Example) -> Tensor:
         """The hint [3,8h,8w] in 0..1, or what a step's hint is made of (see `Hints.for_step`)."""
-        return to_tensor(self.cache.read_picture(HINTS, self._hint_key(example)))
+        return self.cache.read_pixels(HINTS, self._hint_key(example)).float() / 255
 
     def blank_hint(self, example: Example) -> bool:
         """Whether the hint of an example that lies in the cache is of one colour, and so says nothing."""
         if self.hints is None or (self.hints.per_step and example.hint is None):
             return False
         width, height = example.bucket
-        if _size(self._hint_path(example)) > max(1024, width * height // _BLANK):  # others need not be opened
+        # others need not be opened
+        if sum(map(_size, self._hint_paths(example))) > max(1024, width * height // _BLANK):
             return False
         with contextlib.suppress(DamagedEntry):
             return is_blank(self.hint(example))
@@ -152,7 +153,7 @@ class Encoder:
             wanted = self._flip or not mirrored
             if wanted and _size(self._latents_path(example, mirrored)) != self._latents_size(example.bucket):
                 missing.add(part)
-        if self.hints is not None and not _size(self._hint_path(example)):
+        if self.hints is not None and not any(map(_size, self._hint_paths(example))):
             missing.add("hint")
         if example.mask is not None and not _size(self._mask_path(example)):
             missing.add("mask")
@@ -168,8 +169,8 @@ class Encoder:
     def _latents_path(self, example: Example, mirrored: bool) -> Path:
         return self.cache.tensors_path(LATENTS, self._latents_key(example, mirrored))
 
-    def _hint_path(self, example: Example) -> Path:
-        return self.cache.picture_path(HINTS, self._hint_key(example))
+    def _hint_paths(self, example: Example) -> tuple[Path, Path]:
+        return self.cache.pixels_paths(HINTS, self._hint_key(example))
 
     def _mask_path(self, example: Example) -> Path:
         return self.cache.picture_path(MASKS, self._mask_key(example))

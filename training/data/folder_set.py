@@ -16,6 +16,7 @@ from .filling import fill_cache
 from .survey import Survey, cache_folder, check_survey, survey
 from .training_set import Batch, TrainingSet, remarks_on_captions, remarks_on_sizes
 
+_AHEAD = 2  # batches that are read while a step is at work, so that one slow disk access is not waited for
 _LOOKED = 5000  # files, half a minute's worth where they are new
 
 
@@ -41,7 +42,7 @@ class FolderSet(TrainingSet):
         counts = {bucket: len(set(group)) for bucket, group in rows.items()}
         remarks_on_sizes(counts, {b: len(group) for b, group in rows.items()}, config.loop.batch, self.remarks)
         self._reader = ThreadPoolExecutor(1, "reading")
-        self._ahead: tuple[tuple, Future[Batch]] | None = None
+        self._ahead: dict[tuple, Future[Batch]] = {}
 
     @classmethod
     def prepared(
@@ -61,19 +62,16 @@ class FolderSet(TrainingSet):
         return cls(base, config, encoder, found)
 
     def batch(self, step: int, size: int, part: tuple[int, int] = (0, 1)) -> Batch:
-        """See `TrainingSet.batch`.  The next step's rows are read meanwhile, by a thread."""
+        """See `TrainingSet.batch`.  The next steps' rows are read meanwhile, by a thread."""
         wanted = (step, size, part)
-        if self._ahead is not None and self._ahead[0] == wanted:
-            loaded = self._ahead[1]
-        else:
-            loaded = self._reader.submit(self._load, *wanted)
+        following = [(step + n, size, part) for n in range(_AHEAD + 1)]
+        self._ahead = {each: self._ahead.get(each) or self._reader.submit(self._load, *each) for each in following}
+        loaded = self._ahead.pop(wanted)
         try:
             batch = loaded.result()
         except DamagedEntry:
             self._mend(self.examples_of(step, size)[part[0] :: part[1]])
             batch = self._load(*wanted)
-        following = (step + 1, size, part)
-        self._ahead = following, self._reader.submit(self._load, *following)
         return batch
 
     def examples_of(self, step: int, size: int) -> list[Example]:
