@@ -251,7 +251,7 @@ def try_two_updates(config: TrainConfig, found: Survey, captions: Sequence[str] 
             return data
         encoder = Encoder(base, config, cache_folder(config))
         data = FolderSet(base, config, encoder, found)
-        missing.extend(e for e in data.examples if not encoder.is_cached(e))
+        missing.extend(f for e in data.examples for f in e.forms() if not encoder.is_cached(f))
         wanted = [e for n in range(2 * config.loop.accumulate) for e in data.examples_of(n, config.loop.batch)]
         for example in dict.fromkeys(wanted):
             begun, fresh = time.perf_counter(), not encoder.is_cached(example)

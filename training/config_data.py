@@ -144,6 +144,28 @@ class TextConfig(Section):
         return value and -abs(value)
 
 
+class LooksConfig(Section):
+    """Other looks of each picture, of which a step shows one.  The first is the picture as it is; all are encoded once.
+
+    count:      looks of a picture, the first included.
+    crop:       the least share of a side that is seen; hints and masks are cropped alike.
+    brightness, contrast, saturation: the most that each changes, 0.1 for a tenth; hints that are made from pictures are
+                made from the changed ones, ready ones keep their colours.
+    """
+
+    count: Annotated[int, Field(ge=2, le=64)] = 4
+    crop: Annotated[float, Field(ge=0.3, le=1)] = 1.0
+    brightness: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    contrast: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    saturation: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> LooksConfig:
+        if self.crop == 1 and not (self.brightness or self.contrast or self.saturation):
+            raise ValueError("expected a crop below 1 or a change of colours, found neither")
+        return self
+
+
 class FolderConfig(Section):
     """One of several folders.  What it does not say is as in `data`, but that prior pictures get no caption before
     theirs.
@@ -176,6 +198,10 @@ class DataConfig(Section):
     caption:    put before every caption, and used alone where there is none.
     hints:      folder of ready condition images, paired by stem; without it they are made as `condition` says.
     masks:      folder of masks, paired by stem: the loss counts where they are white, not where they are transparent.
+    more_resolutions: sides of further squares; each picture is trained at each of them as well.
+    upscale:    whether small pictures are enlarged; else they are trained at a size of their own.
+    min_size:   pixels of the shorter side, below which a picture is left out.
+    transparency: what is transparent is white, or a "mask": then the loss counts where pictures are opaque.
     bad_files:  "skip" names unreadable or unpaired files and goes on, "stop" ends the run.
     cache:      folder for latents and text states, in the run folder by default; may be shared by runs.
     """
@@ -186,7 +212,12 @@ class DataConfig(Section):
     resolution: Annotated[int, Field(ge=64, le=4096, multiple_of=64)] = 512
     buckets: bool = True
     max_aspect: Annotated[float, Field(ge=1, le=8)] = 2.0
+    more_resolutions: list[Annotated[int, Field(ge=64, le=4096, multiple_of=64)]] = Field(default_factory=list)
+    upscale: bool = True
+    min_size: Annotated[int, Field(ge=0, le=4096)] = 0
+    transparency: Literal["white", "mask"] = "white"
     flip: bool = False
+    looks: LooksConfig | None = None
     repeats: Annotated[int, Field(ge=1)] = 1
     repeats_from_names: bool = False
     captions: Literal["required", "optional", "none"] = "required"
@@ -209,6 +240,11 @@ class DataConfig(Section):
         for name in ("hints", "masks"):
             if self.folders and getattr(self, name) is not None:
                 raise ValueError(f"expected {name} in each of data.folders that has some, found data.{name}")
+        for name in ("more_resolutions", "looks"):
+            if self.shards is not None and getattr(self, name):
+                raise ValueError(f"expected no {name} beside shards, which are encoded on the way, found {name}")
+        if self.shards is not None and (self.transparency == "mask" or not self.upscale or self.min_size):
+            raise ValueError("expected none of transparency, upscale and min_size beside shards, found one")
         if self.condition is None and self.has_hints:
             raise ValueError("expected a condition that says what the hints are, found none")
         custom = self.condition is not None and self.condition.type == "custom"

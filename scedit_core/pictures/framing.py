@@ -36,6 +36,18 @@ def bucket_sizes(resolution: int, buckets: bool = True, max_aspect: float = 2.0)
     return sorted(found)
 
 
+def own_bucket(size: Size, buckets: bool = True, max_aspect: float = 2.0) -> Size:
+    """The largest size of whole multiples of 64 that a small picture fills without being enlarged.
+
+    Raises ValueError for a picture with a side of less than 64 pixels.
+    """
+    sides = [side // MULTIPLE * MULTIPLE for side in size]
+    if not all(sides):
+        raise ValueError(f"expected sides of at least {MULTIPLE} px, found {size[0]}x{size[1]}")
+    most = int(min(sides) * (max_aspect if buckets else 1)) // MULTIPLE * MULTIPLE
+    return min(sides[0], most), min(sides[1], most)
+
+
 def bucket_of(size: Size, buckets: Sequence[Size]) -> Size:
     """The bucket that cuts the least off a picture of `size`; of equal ones that with the most pixels."""
 
@@ -46,11 +58,25 @@ def bucket_of(size: Size, buckets: Sequence[Size]) -> Size:
 
 
 @dataclass(frozen=True)
+class Crop:
+    """A part of what would be seen otherwise: `side` of its sides, at `x` and `y` of the room that is left, all in
+    0..1."""
+
+    side: float
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
 class Framing:
-    """How a picture of size `source` fills one of size `target`: scaled until it covers it, then cut at the centre."""
+    """How a picture of size `source` fills one of size `target`: scaled until it covers it, then cut at the centre.
+
+    crop: of that a part, as large.
+    """
 
     source: Size
     target: Size
+    crop: Crop | None = None
 
     @property
     def scale(self) -> float:
@@ -65,6 +91,14 @@ class Framing:
 
     def box(self, size: Size) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of what is kept, in pixels of a picture of `size` that shows the same scene."""
+        left, top, right, bottom = self._centre(size)
+        if self.crop is None:
+            return left, top, right, bottom
+        width, height = (right - left) * self.crop.side, (bottom - top) * self.crop.side
+        left, top = left + (right - left - width) * self.crop.x, top + (bottom - top - height) * self.crop.y
+        return left, top, left + width, top + height
+
+    def _centre(self, size: Size) -> tuple[float, float, float, float]:
         sides = [min(1.0, t / (s * self.scale)) for s, t in zip(self.source, self.target, strict=True)]
         (left, right), (top, bottom) = (
             ((1 - side) / 2 * whole, (1 + side) / 2 * whole) for side, whole in zip(sides, size, strict=True)
@@ -78,7 +112,7 @@ class Framing:
         """
         if not self.fits(image.size):
             raise ValueError(f"expected the shape of {self.source}, found {image.size}")
-        if image.size == self.target == self.source:
+        if image.size == self.target == self.source and self.crop is None:
             return image
         return image.resize(self.target, resample, box=self.box(image.size))
 
@@ -91,7 +125,7 @@ class Framing:
         (width, height), (w, h) = image.size, self.source
         own = abs(height - width * h / w) <= 0.5 + 0.5 * h / w  # but for sides that are whole
         pixels = torch.from_numpy(np.array(image, np.uint8)).permute(2, 0, 1)[None]
-        box = None if own else self.box(image.size)
+        box = None if own and self.crop is None else self.box(image.size)
         return fit_hint(pixels, self.target[1], self.target[0], fitting, box=box)[0]
 
     def mask(self, image: Image.Image, name: object) -> Image.Image:
@@ -120,5 +154,6 @@ class Framing:
         """What SDXL is told, in pixels: the picture's height and width, top and left of what was cut off after
         scaling, height and width of the target (Podell et al. 2023, arXiv 2307.01952, section 2.2)."""
         left, top, _, _ = self.box(self.source)
-        cut = math.floor(top * self.scale), math.floor(left * self.scale)
+        scale = self.scale / (1.0 if self.crop is None else self.crop.side)
+        cut = math.floor(top * scale), math.floor(left * scale)
         return self.source[1], self.source[0], *cut, self.target[1], self.target[0]

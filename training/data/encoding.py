@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 from torch import Tensor
 
 from scedit_core.conditions.fitting import Fitting
@@ -18,6 +18,7 @@ from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_picture, t
 
 from ..bases.base_model import BaseModel
 from ..config import TrainConfig
+from ..errors import DataError
 from .cache import Cache, DamagedEntry, cache_key, tensors_size
 from .examples import Example
 from .hint_making import Hints
@@ -56,12 +57,12 @@ class Encoder:
         """
         missing, sources = self._missing(example), Sources()
         if missing & {"latents", "mirrored"} or ("hint" in missing and example.hint is None):
-            sources.picture = to_tensor(example.framing.apply(read_picture(example.path, example.path)))
+            picture = example.framing.apply(read_picture(example.path, example.path))
+            sources.picture = to_tensor(picture if example.look is None else example.look.recoloured(picture))
         if "hint" in missing and example.hint is not None:
             sources.hint = ready_hint(example, self.hints.fitting)
         if "mask" in missing:
-            path = example.mask.path
-            sources.mask = example.framing.mask(read_picture(path, path, MASK_PAPER), path)
+            sources.mask = framed_mask(example)
         return sources
 
     def encode(self, example: Example, sources: Sources) -> None:
@@ -87,7 +88,7 @@ class Encoder:
         ]
         if self.hints is not None:
             parts += [(path, lambda: self.hint(example)) for path in self._hint_paths(example)]
-        if example.mask is not None:
+        if example.masked:
             parts.append((self._mask_path(example), lambda: self.mask(example)))
         for path, read_back in parts:
             try:
@@ -137,7 +138,7 @@ class Encoder:
 
     def mask(self, example: Example) -> Tensor:
         """The mask [1,h,w] in 0..1: ones where the example has none."""
-        if example.mask is None:
+        if not example.masked:
             return torch.ones(1, example.bucket[1] // LATENT_PIXELS, example.bucket[0] // LATENT_PIXELS)
         return to_tensor(self.cache.read_picture(MASKS, self._mask_key(example)))[:1]
 
@@ -155,7 +156,7 @@ class Encoder:
                 missing.add(part)
         if self.hints is not None and not any(map(_size, self._hint_paths(example))):
             missing.add("hint")
-        if example.mask is not None and not _size(self._mask_path(example)):
+        if example.masked and not _size(self._mask_path(example)):
             missing.add("mask")
         return missing
 
@@ -176,7 +177,8 @@ class Encoder:
         return self.cache.picture_path(MASKS, self._mask_key(example))
 
     def _latents_key(self, example: Example, mirrored: bool) -> str:
-        return cache_key(example.digest, example.size, example.bucket, self.base.vae_fingerprint, mirrored)
+        look = [] if example.look is None else [example.look.place, example.look.colours]
+        return cache_key(example.digest, example.size, example.bucket, self.base.vae_fingerprint, mirrored, *look)
 
     def _text_key(self, caption: str) -> str:
         return cache_key(caption, self.base.text_fingerprint)
@@ -184,11 +186,42 @@ class Encoder:
     def _hint_key(self, example: Example) -> str:
         if example.hint is not None:
             fitting = self.hints.fitting.said()
-            return cache_key(example.hint.digest, example.hint.size, example.size, example.bucket, fitting)
-        return cache_key(example.digest, example.size, example.bucket, self.hints.mark)
+            place = [] if example.look is None else example.look.place
+            return cache_key(example.hint.digest, example.hint.size, example.size, example.bucket, fitting, *place)
+        look = [] if example.look is None else [example.look.place, example.look.colours]
+        return cache_key(example.digest, example.size, example.bucket, self.hints.mark, *look)
 
     def _mask_key(self, example: Example) -> str:
-        return cache_key(example.mask.digest, example.mask.size, example.size, example.bucket, MASK_PAPER)
+        parts = [] if example.mask is None else [example.mask.digest, example.mask.size]
+        alpha = [example.digest, "alpha"] if example.alpha else []
+        place = [] if example.look is None else example.look.place
+        return cache_key(*parts, example.size, example.bucket, MASK_PAPER, *alpha, *place)
+
+
+def framed_mask(example: Example) -> Image.Image:
+    """The mask of an example as large as its latents: of its file, and of the picture's alpha where that counts.
+
+    Raises DataError for one that cannot be read, and where nothing of the example counts; of a crop nothing may.
+    """
+    masks = []
+    if example.mask is not None:
+        masks.append((read_picture(example.mask.path, example.mask.path, MASK_PAPER), example.mask.path))
+    if example.alpha:
+        picture = read_picture(example.path, example.path, None)
+        opaque = picture.getchannel("A") if picture.mode == "RGBA" else Image.new("L", picture.size, 255)
+        masks.append((opaque, example.path))
+    try:
+        framed = [example.framing.mask(mask, path) for mask, path in masks]
+        whole = framed[0] if len(framed) == 1 else ImageChops.multiply(*framed)
+        if whole.getbbox() is None:
+            raise DataError(
+                f"{example.path}: expected a part that is opaque and white in its mask, found none; change one of them"
+            )
+    except DataError:
+        if example.look is None or example.look.crop is None:
+            raise
+        return Image.new("L", (example.bucket[0] // LATENT_PIXELS, example.bucket[1] // LATENT_PIXELS))
+    return whole
 
 
 def ready_hint(example: Example, fitting: Fitting) -> Tensor:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scedit_core.pictures.framing import Framing, Size
+from scedit_core.pictures.looks import Look, look_of
 from scedit_core.pictures.wording import Captions
+
+from ..config_data import LooksConfig
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class Example:
     repeats: how often it stands in a round.
     wording: its captions, where there are several or chance changes them: what a step shows.
     origin:  a short name of its folder.
+    sizes:   all sizes that it is trained at; `bucket` is the first of them.
+    alpha:   whether the loss counts where the picture is opaque.
+    looks:   what other looks it has.
+    look:    other colours or a part of the picture; None for the picture as it is.
     """
 
     name: str
@@ -46,11 +54,20 @@ class Example:
     repeats: int = 1
     wording: Captions | None = None
     origin: str = ""
+    sizes: tuple[Size, ...] = ()
+    alpha: bool = False
+    looks: LooksConfig | None = None
+    look: Look | None = None
 
     @property
     def framing(self) -> Framing:
         """What of the picture is trained on."""
-        return Framing(self.size, self.bucket)
+        return Framing(self.size, self.bucket, self.look and self.look.crop)
+
+    @property
+    def masked(self) -> bool:
+        """Whether the loss counts in a part of it alone."""
+        return self.alpha or self.mask is not None
 
     @property
     def words(self) -> str | list:
@@ -60,6 +77,21 @@ class Example:
     def texts(self) -> set[str]:
         """Every caption that may be trained on, and the one that is measured."""
         return {self.caption} if self.wording is None else set(self.wording.all())
+
+    def forms(self) -> Iterator[Example]:
+        """All that is encoded of it: at each size, the picture as it is and its other looks."""
+        for size in self.sizes or (self.bucket,):
+            at = self if size == self.bucket else replace(self, bucket=size)
+            yield from (at.looking(number) for number in range(self.looks.count if self.looks else 1))
+
+    def looking(self, number: int) -> Example:
+        """With another of its looks; 0 is the picture as it is."""
+        if self.looks is None or number == 0:
+            return self
+        told = self.looks
+        return replace(
+            self, look=look_of(self.digest, number, told.crop, told.brightness, told.contrast, told.saturation)
+        )
 
     def worded(self, chance: float) -> Example:
         """With the caption that a number from 0 to 1 draws."""

@@ -20,7 +20,8 @@ def fill_cache(encoder: Encoder, found: Survey, say: Callable[..., None], proces
     begins with its own part and then helps the others, so that none needs to wait for another's word.
     """
     own = set(found.own)
-    examples = [*found.own, *found.prior, *(example for example in found.held if example not in own)]
+    trained = (form for example in (*found.own, *found.prior) for form in example.forms())
+    examples = [*trained, *(example for example in found.held if example not in own)]
     held = {example.caption for example in found.held}
     captions = sorted(held.union({""}, *(example.texts() for example in (*found.own, *found.prior))))
     progress = _Progress(len(examples) + len(captions), say)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
+import torch
+
+from scedit_core.fitting.chance import generator_for
 from scedit_core.fitting.order import Order
 
 from ..bases.base_model import BaseModel
@@ -29,13 +33,16 @@ class FolderSet(TrainingSet):
         self.held, self.unseen, self.problems = found.held, found.unseen, found.problems
         self.remarks = found.all_remarks()
         remarks_on_captions(base, (example.caption for example in [*self.examples, *self.held]), self.remarks)
-        self.buckets = sorted({example.bucket for example in self.examples})
+        self._rows = [
+            (i, size) for i, example in enumerate(self.examples) for size in example.sizes or (example.bucket,)
+        ]
+        self.buckets = sorted({size for _, size in self._rows})
         place = {bucket: i for i, bucket in enumerate(self.buckets)}
         groups: list[list[int]] = [[] for _ in self.buckets]
         rounds, _ = found.rounds()
-        for i, example in enumerate(self.examples):
-            groups[place[example.bucket]] += [i] * (example.repeats * (rounds if i < len(found.own) else 1))
-        self._masked = any(example.mask is not None for example in self.examples)
+        for row, (i, size) in enumerate(self._rows):
+            groups[place[size]] += [row] * (self.examples[i].repeats * (rounds if i < len(found.own) else 1))
+        self._masked = any(example.masked for example in self.examples)
         self.round_rows = sum(map(len, groups))
         self._order = Order(groups, config.loop.seed)
         rows = dict(zip(self.buckets, groups, strict=True))
@@ -75,9 +82,15 @@ class FolderSet(TrainingSet):
         return batch
 
     def examples_of(self, step: int, size: int) -> list[Example]:
-        """The examples of the whole batch of `size` rows that belongs to `step`, with the captions that it shows."""
-        examples = [self.examples[i] for i in self._order.rows(step, size)]
-        return [e.worded(chance) for e, chance in zip(examples, self.wording_draws(step, size), strict=True)]
+        """The examples of the whole batch of `size` rows of `step`, with the captions and the looks that it shows."""
+        rows = [self._rows[row] for row in self._order.rows(step, size)]
+        examples = [replace(self.examples[i], bucket=bucket) for i, bucket in rows]
+        examples = [e.worded(chance) for e, chance in zip(examples, self.wording_draws(step, size), strict=True)]
+        looks = self.config.data.looks
+        if looks is None:
+            return examples
+        drawn = torch.randint(looks.count, (size,), generator=generator_for(self.config.loop.seed, step, "looks"))
+        return [e.looking(number) for e, number in zip(examples, drawn.tolist(), strict=True)]
 
     def _load(self, step: int, size: int, part: tuple[int, int]) -> Batch:
         rows = range(part[0], size, part[1])

@@ -13,7 +13,7 @@ from pathlib import Path
 from scedit_core.conditions.fitting import fitting_of
 from scedit_core.fitting.remarks import BLANK_HINTS, Remarks
 from scedit_core.pictures.finding import HELD, OWN, PRIOR, Candidate, find_candidates
-from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
+from scedit_core.pictures.framing import MULTIPLE, Framing, Size, bucket_of, bucket_sizes, own_bucket
 from scedit_core.pictures.reading import MASK_PAPER, TRANSPARENT
 
 from ..config import TrainConfig
@@ -23,6 +23,7 @@ from .file_index import FileIndex, KnownFile
 from .reading_ahead import read_ahead
 
 _MIXED = 12  # folders that are told one by one
+MASKED = "masked where it is transparent"
 _KEPT = 0.7  # of a picture's area; where less is, it is said
 _LOOK_AGAIN = 256  # files, after which it is read what other processes found
 
@@ -159,7 +160,7 @@ def survey(
     found = find_candidates(config)
     index = FileIndex(cache_folder(config) / "index.jsonl")
     data = config.data
-    sides = {candidate.source.resolution for candidate in found.candidates}
+    sides = {*data.more_resolutions, *(candidate.source.resolution for candidate in found.candidates)}
     sizes = {side: bucket_sizes(side, data.buckets, data.max_aspect) for side in sides}
     result = Survey(problems=found.problems, remarks=found.remarks, uncaptioned=found.uncaptioned)
     known: dict[int, Example] = {}
@@ -245,10 +246,12 @@ def _example(
     result: Survey,
 ) -> Example:
     """The example that a candidate is, with remarks on how it is changed."""
-    bucket = bucket_of(picture.size, sizes[candidate.source.resolution])
+    fitting = _sizes(candidate, picture.size, config, sizes)
+    bucket, alpha = fitting[0], config.data.transparency == "mask" and TRANSPARENT in picture.facts.remarks
     framing = Framing(picture.size, bucket)
     name = candidate.path.name
     for remark in picture.facts.remarks:
+        remark = MASKED if alpha and remark == TRANSPARENT else remark
         result.remarks.add(remark, name=name, sentence=f"{candidate.path}: {remark}")
     for key, partner in partners.items():
         for remark in partner.remarks:
@@ -279,8 +282,31 @@ def _example(
         repeats=candidate.repeats,
         wording=candidate.captions if candidate.captions and candidate.captions.is_varied else None,
         origin=_origin(candidate),
+        sizes=fitting,
+        alpha=alpha,
+        looks=config.data.looks,
         **partners,
     )
+
+
+def _sizes(candidate: Candidate, size: Size, config: TrainConfig, sizes: dict[int, list[Size]]) -> tuple[Size, ...]:
+    """The sizes that a picture is trained at, the first that of its folder's resolution.
+
+    Raises DataError for one that is too small.
+    """
+    data = config.data
+    if min(size) < max(data.min_size, 0 if data.upscale else MULTIPLE):
+        raise DataError(
+            f"{candidate.path}: expected at least {max(data.min_size, MULTIPLE)} px on the shorter side, found "
+            f"{_by(size)}; use a larger picture, or lower data.min_size"
+        )
+    found = []
+    for side in (candidate.source.resolution, *data.more_resolutions):
+        bucket = bucket_of(size, sizes[side])
+        if not data.upscale and Framing(size, bucket).scale > 1:
+            bucket = own_bucket(size, data.buckets, data.max_aspect)
+        found.append(bucket)
+    return tuple(dict.fromkeys(found))
 
 
 def _origin(candidate: Candidate) -> str:

@@ -111,7 +111,7 @@ class TrainingSet(ABC):
                 if e.hint is None:  # a ready one is taken as it is
                     hint = self._encoder.hints.for_step(hint, generator_for(0, 0, f"hidden of {e.digest}"))
                 hints.append(hint)
-        if any(example.mask is not None for example in examples):
+        if any(example.masked for example in examples):
             masks = [self._encoder.mask(example) for example in examples]
         return self._stacked(examples, latents, self._encoder.texts([e.caption for e in examples]), hints, masks)
 
