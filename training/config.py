@@ -227,6 +227,7 @@ class TrainConfig(Section):
 
     base:       a diffusers folder or a single checkpoint file.
     prediction: what the base predicts, where "auto" guesses wrong.
+    vae:        a VAE in a file or folder of its own, in place of the base's.
     tokenizer:  folder with a CLIP tokenizer, where none is found by itself.
     output:     the tuner's file.
     run:        folder for checkpoints, events, previews and report; `output` with .run for its suffix by default.
@@ -234,6 +235,7 @@ class TrainConfig(Section):
 
     base: Path
     prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    vae: Path | None = None
     tokenizer: Path | None = None
     output: Path
     run: Path | None = None

@@ -104,6 +104,7 @@ def prepare(
         tokenizer=config.tokenizer,
         vae_dtype=DTYPES[config.memory.vae],
         text=config.text,
+        vae=config.vae,
         allow_download=allow_download,
         unet_device="cpu",  # until all is cached and it is stored as small as it will be: a small GPU cannot hold both
     )

@@ -29,6 +29,7 @@ _LOW_MEMORY = {"checkpointing": True, "fp8": True, "vae": "bf16"}
 # Keys of the trainer that hold paths; in a user's file they start at that file's folder.
 PATHS = (
     "base",
+    "vae",
     "tokenizer",
     "tuner.start_from",
     "teacher.controlnet",

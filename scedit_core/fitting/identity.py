@@ -13,7 +13,7 @@ from .settings import LoopSettings, ObjectiveSettings, Settings
 # pictures are told apart by their content (`Run.files`, `Run.contents`).
 _FREE = {
     "": {
-        *("base", "prediction", "tokenizer", "output", "run", "run_folder", "title"),
+        *("base", "vae", "prediction", "tokenizer", "output", "run", "run_folder", "title"),
         *("memory", "saving", "previews", "sweep", "tensorboard", "wandb"),
     },
     "tuner": {"start_from"},

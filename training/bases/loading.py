@@ -18,6 +18,7 @@ from ..config_data import TextConfig
 from ..errors import BaseModelError
 from .base_model import BaseModel
 from .folder import load_folder
+from .separate_vae import load_vae
 from .single_file import load_single_file
 from .text_encoding import TextOptions
 
@@ -43,6 +44,7 @@ def load_base(
     vae_dtype: torch.dtype = torch.float32,
     unet_device: str | torch.device | None = None,
     text: TextConfig | None = None,
+    vae: Path | None = None,
     allow_download: bool = False,
 ) -> BaseModel:
     """Load a frozen base model: SD 1.5, SD 2.x or SDXL.
@@ -56,6 +58,7 @@ def load_base(
     vae_dtype:      float32 or bfloat16; in float16 SDXL's VAE overflows.
     unet_device:    where the U-Net goes, if not to `device`: on a small GPU it can wait until all is cached.
     text:           how captions are encoded, if not as the base's own pipeline does.
+    vae:            a VAE in place of the base's own.
     allow_download: whether what is missing may be fetched from the hub.  Nothing else ever uses the network.
 
     Raises BaseModelError, in one sentence, for what cannot be a base model.
@@ -76,6 +79,9 @@ def load_base(
     load = load_folder if path.is_dir() else load_single_file
     pipeline = load(path, dtypes, chosen, allow_download)
     pipeline.scheduler = _scheduler(path, pipeline.scheduler, prediction)
+    if vae is not None:
+        sdxl = isinstance(pipeline, StableDiffusionXLPipeline)
+        pipeline.register_modules(vae=load_vae(vae, vae_dtype, pipeline.unet.config.in_channels, sdxl))
     pipeline.set_progress_bar_config(disable=True)
     for part_name, part in pipeline.components.items():
         if isinstance(part, torch.nn.Module):
