@@ -38,8 +38,8 @@ def load_vae(path: Path, dtype: torch.dtype, channels: int, sdxl: bool) -> Autoe
     found = vae.config.latent_channels
     if found != channels:
         raise BaseModelError(
-            f"vae: expected latents of {channels} channels, as the base has them, found {found} in {path}; choose a VAE "
-            "of the base's family, or take vae out for the base's own"
+            f"vae: expected latents of {channels} channels, as the base has them, found {found} in {path}; choose a "
+            "VAE of the base's family, or take vae out for the base's own"
         )
     return vae
 
