@@ -65,6 +65,7 @@ class SkipPatch:
         self.call = None if side == SIDES[0] else SIDES.index(side) - 1  # the host numbers positive 0 and negative 1
         self.mask = None if mask is None else as_mask(mask)
         self.hint, self.run = hint, run or Run()
+        self._digest: bytes | None = None
 
     def weights(self) -> tuple[float, ...]:
         """What the residual of each block is multiplied with."""
@@ -86,11 +87,13 @@ class SkipPatch:
 
     def digest(self) -> bytes:
         """Tells apart patches of the same tuner and settings by what their masks and hints show."""
-        made = hashlib.blake2b()
-        for tensor in (self.mask, self.hint and self.hint.image):
-            if tensor is not None:
-                made.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-        return made.digest()
+        if self._digest is None:  # tens of milliseconds for a large hint, asked for in each forward
+            made = hashlib.blake2b()
+            for tensor in (self.mask, self.hint and self.hint.image):
+                if tensor is not None:
+                    made.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+            self._digest = made.digest()
+        return self._digest
 
     def _mask_rows(self, picture: Picture) -> tuple[int, ...]:
         return batch_rows(len(self.mask), picture.pictures, picture.options)
