@@ -34,7 +34,7 @@ def trained_through(unet: nn.Module, checkpointing: bool, cast: bool) -> Iterato
     cast:          all layers compute in the dtype of their input, whatever their weights are stored in.
     """
     changed: list[nn.Module] = []
-    casting: list[tuple[nn.Module, bool]] = []
+    casting: list[nn.Module] = []
 
     def replace(module: nn.Module, forward: Callable[..., Tensor]) -> None:
         if "forward" not in vars(module):  # a pack that has put its own there keeps it
@@ -43,9 +43,9 @@ def trained_through(unet: nn.Module, checkpointing: bool, cast: bool) -> Iterato
 
     try:
         for module in unet.modules():
-            if cast and getattr(module, "comfy_cast_weights", True) is False:
-                casting.append((module, module.comfy_cast_weights))
-                module.comfy_cast_weights = True
+            if cast and getattr(module, _casts(module), True) is False:
+                casting.append(module)
+                setattr(module, _casts(module), True)
         for part in (unet.output_blocks, unet.out):
             for module in part.modules():
                 _freeze(module, replace)
@@ -61,8 +61,14 @@ def trained_through(unet: nn.Module, checkpointing: bool, cast: bool) -> Iterato
     finally:
         for module in changed:
             del module.forward
-        for module, before in casting:
-            module.comfy_cast_weights = before
+        for module in casting:
+            setattr(module, _casts(module), False)
+
+
+def _casts(module: nn.Module) -> str:
+    """Where a host's layer says whether it casts its weights: aside while the host has offloaded them, which it may
+    begin and end whenever it loads another model."""
+    return "prev_comfy_cast_weights" if hasattr(module, "prev_comfy_cast_weights") else "comfy_cast_weights"
 
 
 def attention(_chosen: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:

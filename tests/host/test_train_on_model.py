@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.ops
 import folder_paths
 import pytest
@@ -312,6 +313,26 @@ def test_another_tuner_in_effect_for_a_part_of_the_schedule_edits_the_rows_of_th
         alone = torch.cat([said([0]), said([1])])
         assert relative(said([0, 1]), alone) < 1e-4
         assert relative(said([1, 0]), alone[[1, 0]]) < 1e-4
+
+
+def test_layers_cast_whatever_the_host_offloads_meanwhile(training):
+    """In another precision than the weights': the host offloads layers, and takes them back, when it loads a VAE."""
+    unet = small_model().model.diffusion_model
+    back, gone = [layer for layer in unet.modules() if getattr(layer, "comfy_cast_weights", None) is False][:2]
+
+    def offload(layer: torch.nn.Module) -> None:  # as ModelPatcher.load does
+        layer.prev_comfy_cast_weights, layer.comfy_cast_weights = layer.comfy_cast_weights, True
+
+    offload(back)
+    with training.frozen_layers.trained_through(unet, False, True):
+        comfy.model_patcher.wipe_lowvram_weight(back)
+        offload(gone)
+        assert back.comfy_cast_weights
+        assert gone.comfy_cast_weights
+    assert not back.comfy_cast_weights
+    assert gone.comfy_cast_weights  # still offloaded
+    comfy.model_patcher.wipe_lowvram_weight(gone)
+    assert not any(getattr(layer, "comfy_cast_weights", False) for layer in unet.modules())
 
 
 def test_zero_terminal_snr_and_velocity_are_seen(training):
