@@ -82,6 +82,8 @@ def attach(
     kept: dict[str, tuple[tuple, list[FoldedEdits]]] = {}
 
     def edit(b: int, skip: Tensor, active: list[Edit]) -> Tensor:
+        # Folding makes a gradient of the weights for each picture: in float32 it takes up to 1.17 times as long, in
+        # bfloat16 it saves 28 ms of a step of many seconds (benchmarks/NOTES.md).
         if torch.is_grad_enabled():
             return edit_skip(b, skip, active)
         state = (skip.dtype, skip.device, *map(_state, active))
