@@ -36,8 +36,10 @@ from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_tensor
 
 from .bases.base_model import BaseModel
 from .config import TrainConfig
+from .data.cache import cache_key
 from .data.encoding import Encoder, ready_hint
 from .data.examples import Example
+from .data.file_index import Seen
 from .data.folder_set import FolderSet
 from .data.hint_making import Hints
 from .data.opening import open_data
@@ -130,15 +132,24 @@ def read_folders(config: TrainConfig, console: Console) -> Findings:
     found = survey(config)
     leave_out_broken(found, config, console)
     trained = [*found.own, *found.prior]
-    return Findings(found, len(trained), Counter(e.bucket for e in trained), [e.caption for e in trained if e.caption])
+    sizes = Counter(size for e in trained for size in e.sizes or (e.bucket,))
+    return Findings(found, len(trained), sizes, [e.caption for e in trained if e.caption])
 
 
 def leave_out_broken(found: Survey, config: TrainConfig, console: Console) -> None:
-    """Decode every file of `found`."""
-    examples = list(dict.fromkeys([*found.own, *found.prior, *found.held]))
+    """Decode every file of `found` that no earlier check has found whole."""
+    fitting = None if config.data.condition is None else Hints(config.data).fitting
+    told = None if fitting is None else fitting.said()
+    seen, whole = Seen(cache_folder(config) / "whole.txt"), []
     bad: dict[Path, str] = {}
 
-    fitting = None if config.data.condition is None else Hints(config.data).fitting
+    def mark(example: Example) -> str:
+        partners = [[p.digest, p.size] for p in (example.hint, example.mask) if p is not None]
+        return cache_key(example.digest, example.size, example.bucket, partners, told if partners else None)
+
+    every = dict.fromkeys([*found.own, *found.prior, *found.held])
+    marks = {example: mark(example) for example in every}
+    examples = [example for example in every if marks[example] not in seen]
 
     def decode(example: Example) -> bool:
         """Whether it has a ready hint of one colour."""
@@ -152,8 +163,11 @@ def leave_out_broken(found: Survey, config: TrainConfig, console: Console) -> No
         try:
             if done.result():
                 found.remark_on_blank_hint(example.hint.path)
+            else:
+                whole.append(marks[example])
         except DataError as error:
             bad[example.path] = str(error)
+    seen.add(whole)
     found.leave_out(bad)
 
 
@@ -208,6 +222,12 @@ def summary(found: Findings, config: TrainConfig) -> list[str]:
     sizes = ", ".join(f"{w}x{h}: {count}" for (w, h), count in sorted(found.sizes.items(), key=lambda s: -s[1]))
     lines.append(f"sizes: {sizes or 'none'}")
     lines.append(f"captions: {len(found.captions)} of {found.pictures} pictures, {len(set(found.captions))} different")
+    varied = [example for example in (*found.survey.own, *found.survey.prior) if example.wording is not None]
+    if varied:
+        texts = len(set().union(*(example.texts() for example in varied)))
+        lines.append(f"captions that vary: those of {len(varied)} pictures, {texts} texts in all")
+    if config.data.looks is not None:
+        lines.append(f"looks: {config.data.looks.count} of each picture at each size")
     step = max(1, len(found.captions) // _SAMPLES)
     lines += [f"  {caption}" for caption in found.captions[::step][:_SAMPLES]]
     return lines

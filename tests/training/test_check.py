@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,7 @@ from filelock import FileLock
 from PIL import Image
 from rich.console import Console
 
+import training.check
 from scedit_core.fitting.event_log import read_events
 from scedit_core.fitting.remarks import Remarks
 from training.__main__ import main
@@ -255,3 +257,24 @@ def test_names_and_captions_of_any_kind_are_read_and_printed(values, tmp_path):
     assert (run / "report.html").is_file()
     (told,) = (e for e in read_events(run / "events.jsonl") if e["event"] == "remarks")
     assert told["remarks"][0]["count"] == 10
+
+
+def test_what_was_found_whole_is_not_decoded_again(values, tmp_path, pictures_folder, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(pictures_folder, folder)
+    values["data"]["folder"] = str(folder)
+    decoded = []
+    read = training.check.read_picture
+    monkeypatch.setattr(
+        training.check, "read_picture", lambda path, *rest: decoded.append(Path(path).name) or read(path, *rest)
+    )
+    config, console = parse_config(values), Console(quiet=True)
+    training.check.read_folders(config, console)
+    assert len(decoded) == len(set(decoded)) == 5
+    broken = sorted(folder.glob("*.png"))[0]
+    broken.write_bytes(broken.read_bytes()[:-200])
+    found = training.check.read_folders(config, console)
+    assert decoded[5:] == [broken.name]
+    assert broken.name in found.survey.problems[0]
+    training.check.read_folders(config, console)
+    assert decoded[6:] == [broken.name]  # what was not whole is looked at again

@@ -3,10 +3,12 @@ again each time."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +87,28 @@ class FileIndex:
                 file.write(line)  # one write, so that lines of several processes do not mix
         except OSError:
             return  # the index saves time, nothing else
+
+
+class Seen:
+    """Marks of what was looked at and found whole, in a file with one on each line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._marks = set(path.read_text("utf-8").split("\n"))
+        except (OSError, UnicodeDecodeError):
+            self._marks = set()
+
+    def __contains__(self, mark: str) -> bool:
+        return mark in self._marks
+
+    def add(self, marks: Iterable[str]) -> None:
+        """Remember these."""
+        fresh = "".join(f"{mark}\n" for mark in dict.fromkeys(marks) if mark not in self._marks)
+        with contextlib.suppress(OSError):  # it saves time, nothing else
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "ab", buffering=0) as file:
+                file.write(fresh.encode())
 
 
 def digest_of(path: Path) -> str:
