@@ -57,9 +57,12 @@ class Edit:
         return None if feature is None else self.tuner.residual(b, skip, _repeated(feature, len(skip)))
 
 
-def edit_skip(b: int, skip: Tensor, edits: Iterable[Edit]) -> Tensor:
-    """Apply all `edits` to the skip [B,C,h,w] of block b.  Returns `skip` itself where nothing edits it."""
-    edited = skip
+def edit_skip(b: int, skip: Tensor, edits: Iterable[Edit], onto: Tensor | None = None) -> Tensor:
+    """Apply all `edits` to the skip [B,C,h,w] of block b.  Returns `skip` itself where nothing edits it.
+
+    onto: the skip as others have edited it already; what `edits` add is added to that.
+    """
+    edited = skip if onto is None else onto
     for edit in edits:
         weight = edit.weight(b)
         if weight == 0:

@@ -1,1 +1,1 @@
-"""Training on the MODEL of the graph, in the process of ComfyUI."""
+"""Training from the graph: in a process of its own, or on the MODEL in the process of ComfyUI."""

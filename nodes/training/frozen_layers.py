@@ -23,7 +23,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from ...scedit_core.fitting.frozen import GatedGELU, group_norm_gradient
+
 aten = torch.ops.aten
+_HOST_LAYER = comfy.ops.CastWeightBiasOp
+_QUANTISED = getattr(comfy.ops, "QuantizedTensor", ())  # newer hosts
 
 
 @contextlib.contextmanager
@@ -93,14 +97,27 @@ def _freeze(module: nn.Module, replace: Callable[[nn.Module, Callable[..., Tenso
             if isinstance(norm, nn.GroupNorm) and type(act) is nn.SiLU:
                 replace(norm, lambda x, norm=norm: _Norm.apply(x, norm, True))
                 replace(act, lambda x: x)
-    if isinstance(module, (nn.Linear, nn.Conv2d)):
+    if isinstance(module, (nn.Linear, nn.Conv2d)) or _is_linear(module):
         replace(module, lambda x, layer=module, plain=module.forward: _Layer.apply(x, layer, plain))
     elif isinstance(module, nn.GroupNorm):
         replace(module, lambda x, norm=module: _Norm.apply(x, norm, False))
     elif isinstance(module, nn.LayerNorm):
         replace(module, lambda x, norm=module: _LayerNorm.apply(x, norm))
     elif isinstance(module, GEGLU):
-        replace(module, lambda x, gate=module: _GatedGELU.apply(gate.proj(x)))
+        replace(module, lambda x, gate=module: GatedGELU.apply(gate.proj(x)))
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether it is the host's linear layer of quantised weights, which is no nn.Linear."""
+    return isinstance(module, _HOST_LAYER) and hasattr(module, "in_features")
+
+
+def _is_foreign(layer: nn.Module) -> bool:
+    """Whether the layer has a way of its own from what it stores to its weight, such as those of packs for GGUF."""
+    if not isinstance(layer, _HOST_LAYER):
+        return False
+    ways = (getattr(type(layer), name, None) for name in ("forward_comfy_cast_weights", "cast_bias_weight"))
+    return any(way is not None and way.__module__ != comfy.ops.__name__ for way in ways)
 
 
 def _recomputed(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -129,7 +146,8 @@ def _weight(layer: nn.Module, like: Tensor) -> tuple[Tensor | None, Tensor | Non
     if not hasattr(comfy.ops, "uncast_bias_weight"):  # before asynchronous offloading
         return *comfy.ops.cast_bias_weight(layer, like), lambda: None
     weight, bias, stream = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
-    return weight, bias, lambda: comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
+    full = weight.dequantize() if isinstance(weight, _QUANTISED) else weight
+    return full, bias, lambda: comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
 
 
 class _Layer(torch.autograd.Function):
@@ -137,15 +155,19 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, layer, plain):
-        ctx.layer, ctx.shape, ctx.dtype = layer, x.shape, x.dtype
+        ctx.layer, ctx.plain, ctx.shape, ctx.dtype = layer, plain, x.shape, x.dtype
         return plain(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         layer = ctx.layer
+        if _is_foreign(layer):  # the gradient of a linear map is the same everywhere
+            with torch.enable_grad():
+                x = grad.new_zeros(ctx.shape, dtype=ctx.dtype).requires_grad_()
+                return torch.autograd.grad(ctx.plain(x), x, grad)[0], None, None
         weight, _, used = _weight(layer, grad)
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear) or _is_linear(layer):
             x_grad = grad @ weight
         else:
             geometry = layer.stride, layer.padding, layer.dilation, layer.groups
@@ -171,14 +193,7 @@ class _Norm(torch.autograd.Function):
     def backward(ctx, grad):
         (x,), norm = ctx.saved_tensors, ctx.norm
         weight, bias, used = _weight(norm, x)
-        order = torch.contiguous_format
-        if x.device.type == "cpu" and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-            order = torch.channels_last  # in which F.group_norm computes there
-        x = x.contiguous(memory_format=order)
-        size = (x.shape[0], x.shape[1], x[0, 0].numel(), norm.num_groups)
-        normed, mean, rstd = aten.native_group_norm(x, weight, bias, *size, norm.eps)
-        grad = (aten.silu_backward(grad, normed) if ctx.silu else grad).contiguous(memory_format=order)
-        x_grad, _, _ = aten.native_group_norm_backward(grad, x, mean, rstd, weight, *size, [True, False, False])
+        x_grad = group_norm_gradient(grad, x, weight, bias, norm.num_groups, norm.eps, ctx.silu)
         used()
         return x_grad, None, None
 
@@ -202,19 +217,3 @@ class _LayerNorm(torch.autograd.Function):
         x_grad, _, _ = aten.native_layer_norm_backward(grad.contiguous(), x, shape, mean, rstd, weight, bias, wanted)
         used()
         return x_grad, None
-
-
-class _GatedGELU(torch.autograd.Function):
-    """hidden * GELU(gate); keeps both before the GELU."""
-
-    @staticmethod
-    def forward(ctx, projected):
-        ctx.save_for_backward(projected)
-        hidden, gate = projected.chunk(2, dim=-1)
-        return hidden * F.gelu(gate)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        hidden, gate = ctx.saved_tensors[0].chunk(2, dim=-1)
-        return torch.cat([grad * F.gelu(gate), aten.gelu_backward(grad * hidden, gate)], dim=-1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...scedit_core import CSCTuner, SCEditError
-from ...scedit_core.editing import Edit
+from ...scedit_core.editing import Edit, edit_skip
 from ...scedit_core.fitting.base import Added, Attached, TextStates, stacked
 from ...scedit_core.fitting.machine import DTYPES
 from ...scedit_core.folding import FoldedEdits, edit_folded
@@ -218,17 +218,9 @@ class HostBase:
                 tuner.to(self.unet_device)
             features = None
             if isinstance(tuner, CSCTuner):
-                if torch.is_grad_enabled():
-                    hint = hint.to(memory_format=torch.channels_last)
-                with self._autocast(tuner):
-                    features = tuner.encode_hint(hint.to(self.unet_device, self.compute_dtype))
+                features = tuner.encode_hint(hint.to(self.unet_device, self.compute_dtype))
             made.append(Edit(tuner, strength, hint_features=features))
         return made
-
-    def _autocast(self, tuner: Any) -> contextlib.AbstractContextManager:
-        """Float32 weights under a half-precision U-Net are cast where they are used, so that they can be trained."""
-        half = self.compute_dtype in (torch.float16, torch.bfloat16) and tuner.dtype != self.compute_dtype
-        return torch.autocast(self.unet_device.type, self.compute_dtype) if half else contextlib.nullcontext()
 
 
 class _AllSkips(Exception):
@@ -291,16 +283,7 @@ class _Skips:
             edited = edit_folded(b, skip, self._frozen[0])
         else:
             edited = torch.cat([edit_folded(b, s[None], each) for s, each in zip(skip, self._frozen, strict=True)])
-        for edit in edits:
-            weight = edit.weight(b)
-            if weight == 0:
-                continue
-            half = skip.dtype in (torch.float16, torch.bfloat16) and edit.tuner.dtype != skip.dtype
-            with torch.autocast(skip.device.type, skip.dtype) if half else contextlib.nullcontext():
-                residual = edit.residual(b, skip)
-            if residual is not None:
-                edited = edited.add(residual.to(skip.dtype), alpha=weight)
-        return edited
+        return edit_skip(b, skip, edits, edited)
 
     def to(self, _where: Any) -> _Skips:
         """All follows the skips."""

@@ -12,9 +12,8 @@ from typing import Any
 import comfy.model_management
 import folder_paths
 from comfy_api.latest import io
-from comfy_execution.graph_utils import ExecutionBlocker
 
-from ...scedit_core import CSCTuner, SCEditError, load_tuner
+from ...scedit_core import SCEditError
 from ...scedit_core.conditions.trained import options_of
 from ...scedit_core.fitting.rates import default_warmup
 from ...scedit_core.fitting.settings import (
@@ -29,15 +28,14 @@ from ...scedit_core.fitting.settings import (
     ValidationSettings,
 )
 from .. import folders
-from ..host.control import SCEditControl
 from ..host.managed import ManagedTuner
-from ..wires import SCTunerWire
+from .delivering import delivered, on_its_output, places_of, tuner_outputs
 from .page import TrainingPage
 from .running import Sources, run_training, was_trained_here
+from .trainer_config import KINDS, STYLE
+from .wording import on_the_node
 
-_RUNS = "scedit"  # inside the host's output folder
-STYLE, OWN_HINTS, NONE = "style", "own hints", "none"
-KINDS = (STYLE, "canny", "soft_edge", "depth", "pose", "segmentation", "color_palette", "completion", OWN_HINTS)
+OWN_HINTS, NONE = "own hints", "none"
 LossMapWire = io.Custom("LOSS_MAP")
 # The page gives every seed a widget that changes it; another seed would be another training, and could not resume.
 _FIXED = "fixed" if hasattr(io, "ControlAfterGenerate") else True
@@ -100,7 +98,7 @@ class SCEditTrainOnModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "kind",
-                    options=list(KINDS),
+                    options=[*KINDS, OWN_HINTS],
                     default=STYLE,
                     tooltip="Style: what the pictures have in common, as SC_TUNER. All others: a control by that "
                     "condition, as CONTROL_NET, whose hints are made from the pictures of the folder; own hints: those "
@@ -213,12 +211,7 @@ class SCEditTrainOnModel(io.ComfyNode):
                 ),
             ],
             outputs=[
-                SCTunerWire.Output("sc_tuner", display_name="SC_TUNER", tooltip="The style, for Apply SC-Tuner."),
-                io.ControlNet.Output(
-                    "control_net",
-                    display_name="CONTROL_NET",
-                    tooltip="The control, for Apply ControlNet or Apply CSC-Tuner.",
-                ),
+                *tuner_outputs(),
                 LossMapWire.Output("loss_map", display_name="loss_map", tooltip="The losses, for Plot Loss Graph."),
                 io.Int.Output("steps_done", display_name="steps", tooltip="Updates that the tuner has had."),
             ],
@@ -243,14 +236,7 @@ class SCEditTrainOnModel(io.ComfyNode):
         sources = sources_of(one(model), given)
         with shown_on_page(cls, name, given) as page:
             tuner, losses = train_here(page, name, kind, steps, sources, given)
-        control = isinstance(tuner.tuner, CSCTuner)
-        blocked = ExecutionBlocker(
-            f"{'sc_tuner' if control else 'control_net'}: expected the other kind of tuner, found that this training "
-            f"made a {'control' if control else 'style'}; connect {'control_net' if control else 'sc_tuner'}, or "
-            "choose another kind"
-        )
-        outputs = (blocked, SCEditControl(tuner)) if control else (tuner, blocked)
-        return io.NodeOutput(*outputs, {"loss": losses}, steps, ui={"text": [f"Saved {tuner.source}"]})
+        return io.NodeOutput(*on_its_output(tuner), {"loss": losses}, steps, ui={"text": [f"Saved {tuner.source}"]})
 
 
 @contextlib.contextmanager
@@ -263,13 +249,9 @@ def shown_on_page(node: type[io.ComfyNode], name: str, given: dict[str, Any]) ->
         resume = given.get("resume", True)
         page.end("stopped", ("stopped" if resume else "stopped_resume_off", {"step": page.step}))
         raise
-    except SCEditError as error:
-        sentence = str(error)
-        if "--resume" in sentence:
-            sentence += " (on this node: turn resume off to begin anew)"
-        page.end("failed", sentence)
-        raise SCEditError(sentence) from error
     except Exception as error:
+        if isinstance(error, SCEditError):
+            error.args = (on_the_node(str(error)),)
         page.end("failed", str(error))
         raise
 
@@ -278,9 +260,7 @@ def train_here(
     page: TrainingPage, name: str, kind: str, steps: int, sources: Sources, given: dict[str, Any]
 ) -> tuple[ManagedTuner, list[float]]:
     """Train as the widgets say; gives the tuner, loaded from its file, and the loss of each step."""
-    output = folders.path_for(name)
-    name = os.path.relpath(output, folders.home()).removesuffix(".safetensors").replace(os.sep, "/")
-    run = Path(folder_paths.get_output_directory(), _RUNS, name)
+    name, run, output = places_of(name)
     page.at(name, run, output)
     folder = folders.inside_input(given.get("folder") or "")
     _check(sources, folder, kind)
@@ -292,7 +272,7 @@ def train_here(
     start = "auto" if given.get("resume", True) else "never"
     losses = run_training(settings, sources, given["checkpointing"], start, page, given.get("sweep"))
     page.end("finished", ("finished", {"steps": steps}))
-    return ManagedTuner(load_tuner(output), f"{name}.safetensors", output), losses or [0.0]
+    return delivered(name, output), losses or [0.0]
 
 
 def single(widgets: dict[str, Any]) -> dict[str, Any]:

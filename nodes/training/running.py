@@ -37,6 +37,7 @@ from .picture_set import PictureSet, encode_text, from_folder, from_graph, give_
 from .previews import HostPreviews
 from .report import Report
 from .teacher import HostTeacher
+from .wording import on_the_node
 
 
 @dataclass
@@ -93,7 +94,7 @@ def run_training(
     with torch.inference_mode(False), torch.enable_grad(), open_run(settings.run_folder, settings.output) as folder:
         log, report = EventLog(folder.path / EVENTS_FILE), Report(folder.path, settings.output.stem)
         listeners = [log, report, _Page(page)]
-        with contextlib.closing(Events(listeners)) as events:
+        with contextlib.closing(_Events(listeners)) as events:
             followed = _Folder(folder.path, page)
             try:
                 with followed.interruptible():
@@ -275,6 +276,18 @@ class _Folder(RunFolder):
             self._cancelled |= self._page.stop_wanted
         except comfy.model_management.InterruptProcessingException:  # which takes the wish away
             self._cancelled = True
+
+
+class _Events(Events):
+    """Events in the words of the node."""
+
+    def emit(self, event: str, **values: Any) -> None:
+        """See Events."""
+        if isinstance(values.get("message"), str):
+            values["message"] = on_the_node(values["message"])
+        for remark in values.get("remarks", ()):
+            remark |= {key: on_the_node(said) for key, said in remark.items() if isinstance(said, str)}
+        super().emit(event, **values)
 
 
 class _Page:

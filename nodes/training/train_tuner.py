@@ -5,25 +5,21 @@ from __future__ import annotations
 import gc
 import os
 import time
-from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
 import folder_paths
 from comfy_api.latest import io
-from comfy_execution.graph_utils import ExecutionBlocker
 
-from ...scedit_core import CSCTuner, SCEditError, load_tuner
+from ...scedit_core import SCEditError
 from .. import folders
-from ..host.control import SCEditControl
-from ..host.managed import ManagedTuner
-from ..wires import SCTunerWire
 from . import trainer_config
+from .delivering import delivered, on_its_output, places_of, tuner_outputs
 from .page import TrainingPage
 from .trainer_process import TrainingProcess, check_requirements
+from .wording import on_the_node
 
 _LOOK_SECONDS = 0.2
-_RUNS = "scedit"  # inside the host's output folder
 _CONFIG = "node.yaml"  # beside the config.yaml in which the trainer spells out all its keys
 
 
@@ -115,14 +111,7 @@ class SCEditTrainTuner(io.ComfyNode):
                     "them. A path, or a file inside ComfyUI/input. Empty for none.",
                 ),
             ],
-            outputs=[
-                SCTunerWire.Output("sc_tuner", display_name="SC_TUNER", tooltip="The style, for Apply SC-Tuner."),
-                io.ControlNet.Output(
-                    "control_net",
-                    display_name="CONTROL_NET",
-                    tooltip="The control, for Apply ControlNet or Apply CSC-Tuner.",
-                ),
-            ],
+            outputs=tuner_outputs(),
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
@@ -171,9 +160,7 @@ class SCEditTrainTuner(io.ComfyNode):
         cls, page, ckpt_name, folder, name, kind, preset, steps, resolution, caption, low_memory, resume, config_file
     ) -> io.NodeOutput:
         check_requirements()
-        output = folders.path_for(name)
-        name = os.path.relpath(output, folders.home()).removesuffix(".safetensors").replace(os.sep, "/")
-        run = Path(folder_paths.get_output_directory(), _RUNS, name)
+        name, run, output = places_of(name)
         page.at(name, run, output)
         config = trainer_config.from_widgets(
             base=folder_paths.get_full_path_or_raise("checkpoints", ckpt_name),
@@ -193,15 +180,7 @@ class SCEditTrainTuner(io.ComfyNode):
         trainer_config.write(config, run / _CONFIG)
         _free_models()
         _train(TrainingProcess(run / _CONFIG, run, resume, _on_cpu()), page, resume)
-        tuner = ManagedTuner(load_tuner(output), f"{name}.safetensors", output)
-        control = isinstance(tuner.tuner, CSCTuner)
-        blocked = ExecutionBlocker(
-            f"{'sc_tuner' if control else 'control_net'}: expected nothing connected here, found a link; this training "
-            f"made a {'control' if control else 'style'}; connect {'control_net' if control else 'sc_tuner'}, or "
-            "choose another kind"
-        )
-        outputs = (blocked, SCEditControl(tuner)) if control else (tuner, blocked)
-        return io.NodeOutput(*outputs, ui={"text": [f"Saved {output}"]})
+        return io.NodeOutput(*on_its_output(delivered(name, output)), ui={"text": [f"Saved {output}"]})
 
 
 def _train(process: TrainingProcess, page: TrainingPage, resume: bool) -> None:
@@ -244,9 +223,7 @@ def _train(process: TrainingProcess, page: TrainingPage, resume: bool) -> None:
             f"training: expected to train to the end, found it stopped at step {page.step} by another program; {way_on}"
         )
     else:
-        sentence = heard.get("error", {}).get("message") or process.failure()
-        if "--resume never" in sentence:
-            sentence += " (on this node: turn resume off)"
+        sentence = on_the_node(heard.get("error", {}).get("message") or process.failure(), has_keys=True)
     raise SCEditError(sentence)
 
 

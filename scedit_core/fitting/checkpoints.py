@@ -72,7 +72,7 @@ def save_checkpoint(
         shutil.rmtree(part, ignore_errors=True)
         if old.exists() and not path.exists():
             old.replace(path)
-        reason = " ".join(str(error).split())[:160]
+        reason = " ".join(str(error.__cause__ or error).split())[:160]  # what a path of any length cannot push out
         kept = checkpoints_in(folder)
         way_on = f"the same command without --resume goes on from {kept[-1].name}" if kept else "start again"
         raise TrainingError(

@@ -135,7 +135,7 @@ def train_on_model() -> dict:
         name="lantern",
         kind="style",
         steps=400,
-        batch=4,
+        batch=1,  # so that the picture is there within minutes on a CPU
         accumulate=1,
         learning_rate=2e-3,
         ratio=4.0,
@@ -147,7 +147,7 @@ def train_on_model() -> dict:
         resolution=128,
         caption="",
         hold_out=0,
-        preview_every=10,
+        preview_every=15,
         start_from="none",
         resume=True,
     )
@@ -204,5 +204,5 @@ PICTURES = {
         stack=("20", "21", "30"),
     ),
     "train": Picture(train, steps=30, stack=("10",)),
-    "train_on_model": Picture(train_on_model, steps=30, stack=("10",)),
+    "train_on_model": Picture(train_on_model, steps=20, stack=("10",)),
 }

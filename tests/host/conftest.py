@@ -96,6 +96,43 @@ def server(pack, tmp_path_factory):
     shutil.rmtree(base, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def training(pack) -> SimpleNamespace:
+    """The modules of nodes/training, and what a base is to them."""
+    own = ("frozen_layers", "host_base", "on_model", "picture_set", "previews", "running")
+    found = {name: importlib.import_module(f"{PACK_NAME}.nodes.training.{name}") for name in own}
+    found["base"] = importlib.import_module(f"{PACK_NAME}.scedit_core.fitting.base")
+    return SimpleNamespace(**found)
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch) -> Path:
+    """Empty output and input folders of the host, and an empty models/scedit."""
+    for name in ("output", "input", "scedit"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path / "input"))
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "scedit", ([str(tmp_path / "scedit")], {".safetensors"}))
+    folder_paths.filename_list_cache.clear()
+    return tmp_path
+
+
+@pytest.fixture
+def train(pack, folders):
+    """Run the node with some inputs changed, as the host does: all in lists."""
+
+    from train_on_model_widgets import WIDGETS
+
+    def train(model, sweep=False, **changed):
+        given = {"model": model, **WIDGETS, **changed}
+        lists = ("latents", "positive", "hints")
+        lists += tuple(key for key, value in given.items() if isinstance(value, list) and sweep)
+        given = {key: value if key in lists else [value] for key, value in given.items()}
+        return pack.nodes["SCEditTrainOnModel"].execute(**given).args
+
+    return train
+
+
 _NODE_MODULES = ("folders", "extension")
 _HOST_MODULES = ("patch", "control", "managed", "hints", "run", "forward")
 

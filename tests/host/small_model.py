@@ -119,3 +119,9 @@ def relative(found: Tensor, expected: Tensor) -> float:
 def picture(batch: int = 1, height: int = 128, width: int = 128, channels: int = 3, seed: int = 5) -> Tensor:
     """An IMAGE [B,H,W,C] of noise in 0..1."""
     return torch.rand(batch, height, width, channels, generator=torch.Generator().manual_seed(seed))
+
+
+def outputs_of(node, *values):
+    """Of a node of the host, whichever of its two schemas it has."""
+    execute = getattr(node, "execute", None)
+    return execute(*values).args if execute else getattr(node(), node.FUNCTION)(*values)

@@ -15,6 +15,7 @@ import torch
 from comfy.ldm.flux.model import FluxParams
 from small_model import noise_of, picture, prompt, relative, sample, small_controlnet, small_model
 from small_tuners import EncodeCount, apply_csc, apply_sc, control_prompts, csc_tuner, sc_tuner
+from train_on_model_widgets import latents
 
 
 @pytest.fixture(scope="module")
@@ -299,9 +300,10 @@ def dit_model():
     return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
 
 
-def test_a_model_without_output_blocks_is_refused(pack):
+def test_a_model_without_output_blocks_is_refused(pack, train):
     model = dit_model()
     for refused in (
+        lambda: train(model, latents=latents(1), positive=[prompt(1)]),
         lambda: apply_sc(pack, model, sc_tuner(pack)),
         lambda: apply_csc(pack, model, csc_tuner(pack)),
         lambda: sample(model, *control_prompts(csc_tuner(pack), family="sdxl"), noise=torch.zeros(1, 16, 16, 16)),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import comfy.model_management
 import comfy.model_patcher
@@ -18,55 +20,13 @@ import pytest
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from conftest import PACK_NAME, PACK_ROOT
-from small_model import TEXT_WIDTH, picture, prompt, randomise, relative, sample, small_model
-from small_tuners import apply_sc, layout, sc_tuner
-from train_on_model_widgets import WIDGETS
+from small_model import TEXT_WIDTH, outputs_of, picture, prompt, relative, sample, small_model
+from small_tuners import apply_sc, sc_tuner
+from train_on_model_widgets import latents
 
 sys.path.append(str(Path(__file__).parent / "demo_nodes"))
 import embedded_base
 import kept_bytes
-
-
-@pytest.fixture(scope="module")
-def training(pack) -> SimpleNamespace:
-    """The modules of nodes/training, and of the core's room for it."""
-    own = ("frozen_layers", "host_base", "on_model", "picture_set", "previews", "running")
-    shared = ("base", "chance", "event_log", "loop", "objective", "run_folder")
-    found = {name: importlib.import_module(f"{PACK_NAME}.nodes.training.{name}") for name in own}
-    found |= {name: importlib.import_module(f"{PACK_NAME}.scedit_core.fitting.{name}") for name in shared}
-    return SimpleNamespace(**found)
-
-
-@pytest.fixture
-def folders(tmp_path, monkeypatch) -> Path:
-    """Empty output and input folders of the host, and an empty models/scedit."""
-    for name in ("output", "input", "scedit"):
-        (tmp_path / name).mkdir()
-    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
-    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path / "input"))
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "scedit", ([str(tmp_path / "scedit")], {".safetensors"}))
-    folder_paths.filename_list_cache.clear()
-    return tmp_path
-
-
-@pytest.fixture
-def train(pack, folders):
-    """Run the node with some inputs changed, as the host does: all in lists."""
-
-    def train(model, sweep=False, **changed):
-        given = {"model": model, **WIDGETS, **changed}
-        lists = ("latents", "positive", "hints")
-        lists += tuple(key for key, value in given.items() if isinstance(value, list) and sweep)
-        given = {key: value if key in lists else [value] for key, value in given.items()}
-        return pack.nodes["SCEditTrainOnModel"].execute(**given).args
-
-    return train
-
-
-def latents(count: int, side: int = 8, seed: int = 0) -> list[dict]:
-    """LATENTs of one picture each, as core's dataset nodes give them."""
-    draw = torch.Generator().manual_seed(seed)
-    return [{"samples": torch.randn(1, 4, side, side, generator=draw)} for _ in range(count)]
 
 
 def events(folder: Path, kind: str, name: str = "style") -> list[dict]:
@@ -203,169 +163,10 @@ def test_a_short_caption_is_repeated_beside_a_long_one(training):
     assert torch.equal(found[1], long.states[0])
 
 
-# ---- any MODEL ----
-
-
-def gradients(training, model, tuner, **options) -> dict[str, torch.Tensor]:
-    """Of the tuner's parameters for one step on `model`."""
-    draw = torch.Generator().manual_seed(1)
-    noisy, states = torch.randn(2, 4, 16, 16, generator=draw), torch.randn(2, 7, TEXT_WIDTH, generator=draw)
-    pooled = torch.randn(2, 1280, generator=draw)
-    sizes = torch.tensor([[128.0, 128.0, 0.0, 0.0, 128.0, 128.0]] * 2)
-    with torch.inference_mode(False), torch.enable_grad():
-        base = training.host_base.HostBase(model, options.get("precision", "auto"), options.get("again", False), None)
-        tuner.requires_grad_(True)
-        for p in tuner.parameters():
-            p.grad = None
-        with base.loaded():
-            text = training.base.TextStates(states, pooled if base.needs_sizes else None)
-            out = base.predict(
-                noisy, torch.tensor([100, 800]), text, sizes if base.needs_sizes else None, [(tuner, 1.0, None)]
-            )
-            out.float().square().mean().backward()
-        assert not any("forward" in vars(module) for module in model.model.diffusion_model.modules())
-    assert all(p.grad is None for p in model.model.parameters())
-    return {name: p.grad.clone() for name, p in tuner.named_parameters()}
-
-
-def trainable(pack, family: str = "sd1"):
-    with torch.inference_mode(False):
-        return randomise(pack.core.SCTuner(layout(pack, family)), 9)
-
-
-def apart(found: dict, expected: dict) -> float:
-    return max(relative(found[name], expected[name]) for name in expected)
-
-
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_computing_again_and_other_precisions_give_the_same_gradients(pack, training, family):
-    model, tuner = small_model(family), trainable(pack, family)
-    expected = gradients(training, model, tuner)
-    assert min(float(g.abs().max()) for g in expected.values()) > 0
-    assert apart(gradients(training, model, tuner, again=True), expected) == 0
-    assert apart(gradients(training, model, tuner, precision="bf16"), expected) < 0.1
-
-
-@pytest.mark.parametrize(
-    ("stored", "computed", "most"),
-    [
-        (torch.float16, torch.float32, 1e-5),
-        (torch.bfloat16, torch.bfloat16, 0.1),
-        (torch.float8_e4m3fn, torch.float32, 1e-5),
-    ],
-)
-def test_weights_in_less_than_float32(pack, training, stored, computed, most):
-    """The gradients of a float32 model with the same rounded weights."""
-    tuner, rounded = trainable(pack), small_model()
-    for p in rounded.model.diffusion_model.parameters():
-        p.copy_(p.to(stored).float())
-    expected = gradients(training, rounded, tuner)
-    assert apart(gradients(training, small_model(dtype=stored, compute=computed), tuner), expected) < most
-
-
-def test_a_lora_in_effect_is_trained_on(pack, training):
-    """As a patch that the host adds to the weights: the same gradients as with the weights changed by hand."""
-    tuner, key = trainable(pack), "diffusion_model.output_blocks.3.0.in_layers.2.weight"
-    model = small_model()
-    weight = model.model.get_parameter(key)
-    change = torch.randn(weight.shape, generator=torch.Generator().manual_seed(4)) * weight.std()
-    patched = model.clone()
-    patched.add_patches({key: ("diff", (change,))}, 0.5)
-    plain, found = gradients(training, model, tuner), gradients(training, patched, tuner)
-    comfy.model_management.unload_all_models()
-    by_hand = small_model()
-    by_hand.model.get_parameter(key).add_(0.5 * change)
-    assert apart(found, gradients(training, by_hand, tuner)) < 1e-5
-    assert apart(found, plain) > 1e-3
-
-
-def test_another_tuner_in_effect_is_one_sum_with_the_trained_one(pack, training):
-    """Both read the unedited skip, in whatever order."""
-    tuner, other = trainable(pack), sc_tuner(pack)
-    found = gradients(training, apply_sc(pack, small_model(), other, 0.7), tuner)
-    model = small_model()
-    original = training.host_base.HostBase.predict
-
-    def both(self, noisy, timesteps, text, sizes, edits=()):
-        return original(self, noisy, timesteps, text, sizes, [(other.tuner, 0.7, None), *edits])
-
-    training.host_base.HostBase.predict = both
-    try:
-        expected = gradients(training, model, tuner)
-    finally:
-        training.host_base.HostBase.predict = original
-    assert apart(found, expected) < 1e-5
-    assert apart(found, gradients(training, model, tuner)) > 1e-3
-
-
-def test_another_tuner_in_effect_for_a_part_of_the_schedule_edits_the_rows_of_that_part(pack, training):
-    """Rows at timesteps 100 and 800: each as it is alone, whatever row comes first."""
-    tuner, text = trainable(pack), torch.randn(2, 7, TEXT_WIDTH, generator=torch.Generator().manual_seed(1))
-    noisy = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2))
-    base = training.host_base.HostBase(apply_sc(pack, small_model(), sc_tuner(pack), end=0.5), "auto", False, None)
-    timesteps = torch.tensor([100, 800])
-
-    def said(rows: list[int]) -> torch.Tensor:
-        states = training.base.TextStates(text[rows])
-        return base.predict(noisy[rows], timesteps[rows], states, None, [(tuner, 1.0, None)]).detach()
-
-    with torch.inference_mode(False), base.loaded():
-        alone = torch.cat([said([0]), said([1])])
-        assert relative(said([0, 1]), alone) < 1e-4
-        assert relative(said([1, 0]), alone[[1, 0]]) < 1e-4
-
-
-def test_layers_cast_whatever_the_host_offloads_meanwhile(training):
-    """In another precision than the weights': the host offloads layers, and takes them back, when it loads a VAE."""
-    unet = small_model().model.diffusion_model
-    back, gone = [layer for layer in unet.modules() if getattr(layer, "comfy_cast_weights", None) is False][:2]
-
-    def offload(layer: torch.nn.Module) -> None:  # as ModelPatcher.load does
-        layer.prev_comfy_cast_weights, layer.comfy_cast_weights = layer.comfy_cast_weights, True
-
-    offload(back)
-    with training.frozen_layers.trained_through(unet, False, True):
-        comfy.model_patcher.wipe_lowvram_weight(back)
-        offload(gone)
-        assert back.comfy_cast_weights
-        assert gone.comfy_cast_weights
-    assert not back.comfy_cast_weights
-    assert gone.comfy_cast_weights  # still offloaded
-    comfy.model_patcher.wipe_lowvram_weight(gone)
-    assert not any(getattr(layer, "comfy_cast_weights", False) for layer in unet.modules())
-
-
-def test_zero_terminal_snr_and_velocity_are_seen(training):
-    import comfy_extras.nodes_model_advanced as advanced
-
-    model = small_model()
-    assert training.host_base.HostBase(model, "auto", False, None).prediction == "epsilon"
-    (changed,) = _outputs(advanced.ModelSamplingDiscrete, model, "v_prediction", True)
-    base = training.host_base.HostBase(changed, "auto", False, None)
-    assert base.prediction == "v_prediction"
-    assert base.alphas_cumprod[-1] == 0
-    continuous = _outputs(advanced.ModelSamplingContinuousEDM, model, "edm", 120.0, 0.002)[0]
-    few = _outputs(advanced.ModelSamplingDiscrete, model, "lcm", False)[0]  # 50 of the timesteps, told by other numbers
-    for other in (continuous, few):
-        with pytest.raises(Exception, match="predicts noise or velocity"):
-            training.host_base.HostBase(other, "auto", False, None)
-
-
-def _outputs(node, *values):
-    """Of a node of the host, whichever of its two schemas it has."""
-    execute = getattr(node, "execute", None)
-    return execute(*values).args if execute else getattr(node(), node.FUNCTION)(*values)
-
-
-def test_an_inpainting_model_is_trained_on_an_empty_mask(train):
-    _, _, losses, _ = train(small_model(in_channels=9), latents=latents(2), positive=[prompt(1)], steps=2)
-    assert len(losses["loss"]) == 2
-
-
 def test_what_cannot_be_trained_through_is_taken_off_and_said(training, train, folders):
     import comfy_extras.nodes_freelunch as freelunch
 
-    (model,) = _outputs(freelunch.FreeU_V2, small_model(), 1.3, 1.4, 0.9, 0.2)
+    (model,) = outputs_of(freelunch.FreeU_V2, small_model(), 1.3, 1.4, 0.9, 0.2)
     train(model, latents=latents(2), positive=[prompt(1)], steps=2)
     (remarks,) = events(folders, "remarks")
     assert any("not used while training" in each["text"] for each in remarks["remarks"])
@@ -449,10 +250,56 @@ def test_out_of_memory_is_one_sentence_and_the_next_training_works(train, monkey
     assert train(small_model(), **given)[3] == 2
 
 
-def test_a_loss_that_is_no_number_stops_and_says_so(train):
+def test_a_loss_that_is_no_number_stops_and_says_so_in_words_of_the_node(train):
     bad = [{"samples": torch.full((1, 4, 8, 8), float("nan"))}]
-    with pytest.raises(Exception, match="step 1: expected a finite loss, found nan"):
+    said = "step 1: expected a finite loss, found nan; lower learning_rate or use precision bf16"
+    with pytest.raises(Exception, match=said):
         train(small_model(), latents=bad, positive=[prompt(1)], batch=1)
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A folder, chosen by the test, where nothing fits any more: what is written there fails as on a full disk."""
+    full = []
+    fsync = os.fsync
+
+    def no_room(file) -> None:
+        place = os.readlink(f"/proc/self/fd/{file if isinstance(file, int) else file.fileno()}")
+        if any(place.startswith(str(folder)) for folder in full):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", no_room)
+    return full
+
+
+def test_a_full_disk_loses_no_step(train, folders, full_disk):
+    """Of checkpoints: the last is kept elsewhere, and resumes from the place that the sentence names."""
+    given = {"latents": latents(3), "positive": [prompt(i) for i in range(3)]}
+    undisturbed = train(small_model(), name="other", steps=6, **given)[0].tuner
+    checkpoints = folders / "output" / "scedit" / "style" / "checkpoints"
+    full_disk.append(checkpoints)
+    with pytest.raises(Exception, match="No space left on device") as caught:
+        train(small_model(), steps=6, **given)
+    full_disk.clear()
+    assert not (folders / "scedit" / "style.safetensors").exists()
+    said = re.search(r"step 1 is kept in (\S+); move that folder beside the other checkpoints", str(caught.value))
+    kept = Path(said.group(1))
+    shutil.move(kept, checkpoints / kept.name)
+    sc = train(small_model(), steps=6, **given)[0]
+    assert events(folders, "plan")[-1]["first_step"] == 1
+    assert distance(sc.tuner, undisturbed) == 0
+
+
+def test_a_full_disk_of_tuners_is_mended_by_queueing_again(train, folders, full_disk):
+    """Nothing is trained a second time."""
+    given = {"latents": latents(2), "positive": [prompt(1)], "steps": 3}
+    full_disk.append(folders / "scedit")
+    with pytest.raises(Exception, match=r"style.safetensors: expected to write the file there, .*No space left"):
+        train(small_model(), **given)
+    full_disk.clear()
+    assert train(small_model(), **given)[3] == 3
+    assert [plan["first_step"] for plan in events(folders, "plan")] == [0, 3]
 
 
 @pytest.mark.parametrize(

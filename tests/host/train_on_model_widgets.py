@@ -1,6 +1,8 @@
-"""The widgets of Train SCEdit on Model, as its tests set them."""
+"""The widgets of Train SCEdit on Model as its tests set them, and pictures as latents."""
 
 from __future__ import annotations
+
+import torch
 
 WIDGETS = {
     "folder": "",
@@ -23,3 +25,9 @@ WIDGETS = {
     "start_from": "none",
     "resume": True,
 }
+
+
+def latents(count: int, side: int = 8, seed: int = 0) -> list[dict]:
+    """LATENTs of one picture each, as core's dataset nodes give them."""
+    draw = torch.Generator().manual_seed(seed)
+    return [{"samples": torch.randn(1, 4, side, side, generator=draw)} for _ in range(count)]

@@ -180,9 +180,6 @@ class BaseModel:
         apart: bool = False,
     ) -> Tensor:
         """See FrozenBase."""
-        if torch.is_grad_enabled():
-            # the hint encoder's convolutions at full size then need no copies: a fifth less time (benchmarks/NOTES.md)
-            edits = [(t, s, None if h is None else h.to(memory_format=torch.channels_last)) for t, s, h in edits]
         inputs = self.unet_inputs(text, sizes)
         if added is not None:
             inputs["down_block_additional_residuals"] = tuple(added.skips[::-1])

@@ -17,7 +17,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-aten = torch.ops.aten
+from scedit_core.fitting.frozen import GatedGELU, group_norm_gradient
 
 
 def freeze_layers(module: nn.Module) -> None:
@@ -104,7 +104,7 @@ class FrozenGEGLU(GEGLU):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """hidden_states [B,L,D] -> [B,L,D']."""
-        return _GatedGELU.apply(self.proj(hidden_states))
+        return GatedGELU.apply(self.proj(hidden_states))
 
 
 class SiLULinear(nn.Linear):
@@ -161,40 +161,4 @@ class _NormSiLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         x, weight, bias = ctx.saved_tensors
-        order = _order_of_group_norm(x)
-        x = x.contiguous(memory_format=order)
-        size = (x.shape[0], x.shape[1], x[0, 0].numel(), ctx.groups)
-        normed, mean, rstd = aten.native_group_norm(x, weight, bias, *size, ctx.eps)
-        grad = aten.silu_backward(grad, normed).contiguous(memory_format=order)
-        x_grad, _, _ = aten.native_group_norm_backward(grad, x, mean, rstd, weight, *size, [True, False, False])
-        return x_grad, None, None, None, None
-
-
-def _order_of_group_norm(x: Tensor) -> torch.memory_format:
-    """The order in memory in which F.group_norm computes: on a CPU that of x, elsewhere always channel by channel."""
-    if x.device.type == "cpu" and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
-
-
-class _GatedGELU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, projected):
-        ctx.save_for_backward(projected)
-        hidden, gate = projected.chunk(2, dim=-1)
-        return hidden * F.gelu(gate)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        projected = ctx.saved_tensors[0]
-        hidden, gate = projected.chunk(2, dim=-1)
-        if torch.compiler.is_compiling():  # which needs no room for the parts
-            return torch.cat([grad * F.gelu(gate), aten.gelu_backward(grad * hidden, gate)], dim=-1)
-        # the largest tensors of a step, so each half is computed where it belongs instead of being copied there
-        whole = torch.empty_like(projected)
-        for_hidden, for_gate = whole.chunk(2, dim=-1)
-        aten.gelu(gate, out=for_hidden).mul_(grad)
-        torch.mul(grad, hidden, out=for_gate)
-        aten.gelu_backward.grad_input(for_gate, gate, grad_input=for_gate)
-        return whole
+        return group_norm_gradient(grad, x, weight, bias, ctx.groups, ctx.eps, True), None, None, None, None
