@@ -18,11 +18,13 @@ class Server:
     """`main.py --cpu` with a base directory of its own, for as long as the context is open.
 
     host: a ComfyUI checkout.  pack: the pack's root.  base: an empty directory for models, input and output.
-    more: other packs to link beside it.
+    more: other packs to link beside it.  options: further ones of its command line.
     """
 
-    def __init__(self, host: Path, pack: Path, base: Path, more: Sequence[Path] = ()) -> None:
-        self.host, self.base = host, base
+    def __init__(
+        self, host: Path, pack: Path, base: Path, more: Sequence[Path] = (), options: Sequence[str] = ()
+    ) -> None:
+        self.host, self.base, self.options = host, base, options
         for name in ("custom_nodes", "models/checkpoints", "models/scedit", "models/controlnet", "input", "output"):
             (base / name).mkdir(parents=True, exist_ok=True)
         for name, folder in [("ComfyUI-SCEdit", pack), *((each.name, each) for each in more)]:
@@ -36,7 +38,13 @@ class Server:
 
     def __enter__(self) -> Server:
         command = [sys.executable, "main.py", "--cpu", "--base-directory", str(self.base), "--port", str(self.port)]
-        command += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
+        command += [
+            "--disable-auto-launch",
+            "--disable-api-nodes",
+            "--database-url",
+            "sqlite:///:memory:",
+            *self.options,
+        ]
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
@@ -77,11 +85,10 @@ class Server:
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
             return answer.read()
 
-    def queue(self, graph: dict) -> tuple[str | None, dict]:
+    def queue(self, graph: dict, **more) -> tuple[str | None, dict]:
         """POST a graph in API form; gives its id, or None with the server's answer where it is refused."""
-        request = urllib.request.Request(
-            self.url + "/prompt", json.dumps({"prompt": graph}).encode(), {"Content-Type": "application/json"}
-        )
+        body = json.dumps({"prompt": graph, **more}).encode()
+        request = urllib.request.Request(self.url + "/prompt", body, {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 body = json.load(answer)

@@ -45,7 +45,11 @@ def picture_of(server: Server, graph: dict) -> np.ndarray:
     """The one picture that a graph saves, as [H,W,3] in 0..255."""
     prompt_id, answer = server.queue(graph)
     assert prompt_id, answer
-    entry = server.wait(prompt_id)
+    return picture_in(server, graph, server.wait(prompt_id))
+
+
+def picture_in(server: Server, graph: dict, entry: dict) -> np.ndarray:
+    """The same of a graph that has run."""
     assert entry["status"]["status_str"] == "success", error_of(entry)
     saved = [output for node, output in entry["outputs"].items() if graph[node]["class_type"] == "SaveImage"]
     return np.asarray(Image.open(io.BytesIO(server.images({"outputs": dict(enumerate(saved))})[-1])).convert("RGB"))
