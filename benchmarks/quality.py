@@ -2,17 +2,19 @@
 
     python benchmarks/quality.py [--seeds 3] [--ablation-seeds 3] [--control-steps 250 500 1000 2000]
                                  [--style lantern] [--style-steps 600] [--batch 16] [--prompts 72]
-                                 [--only style control ablation] [--rates FILE.json] [--work build/quality]
-                                 [--out FILE.json] [--plot FILE.png]
+                                 [--only style control ablation distilling] [--rates FILE.json] [--teachers N]
+                                 [--work build/quality] [--out FILE.json] [--plot FILE.png]
 
 Needs requirements/train.txt and peft, and the embedded base in demo/.  All methods of a task see the same pictures,
 noise and timesteps for the same number of steps (a CSC-Tuner that learns from the ControlNet of 1000 steps fits its
-residuals for the first 250 of them, and pictures then); each takes the learning rate with which its first seed has the
-best marks (style times agreement, or edge F1 after the second of --control-steps), or the one it had in the report
---rates, which spares most of the time.  Marks are those of `make demo`: the judge in demo/ looks at pictures of
-held-out prompts, and edges are compared with the hints.  The defaults above are those on a GPU; a CPU does less of
-each.  Every finished part is kept in --work with what was trained, so that a run that was interrupted resumes, and one
-that asks for more seeds or steps adds to them; parts of another base or style are kept apart.
+residuals for the first 250 of them, and pictures then; the task distilling has it in other ways, on drawings without
+captions too); each takes the learning rate with which its first seed has the best marks (style times agreement, or
+edge F1 after the second of --control-steps), or the one it had in the report --rates, which spares most of the time.
+With --teachers, the first so many ControlNets teach the students of all seeds.  Marks are those of `make demo`: a judge
+looks at pictures of held-out prompts, and edges are compared with the hints.  The defaults above are those on
+a GPU; a CPU does less of each.  Every finished part is kept in --work with what was trained, so that a run that was
+interrupted resumes, and one that asks for more seeds or steps adds to them; parts of another base or style are kept
+apart.
 Prints tables, writes JSON with the machine and the versions, and draws one plot.
 """
 
@@ -37,7 +39,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.frame import finish, keep_memory, machine, parser
-from benchmarks.quality_methods import ABLATION, CONTROL, STYLE, Method, distilled, to_device, untouched
+from benchmarks.quality_methods import ABLATION, CONTROL, DISTILLING, STYLE, Method, distilled, to_device, untouched
 from benchmarks.quality_plot import draw
 from benchmarks.quality_tasks import control_lessons, mark_control, mark_style, style_lessons, teach
 from scedit_core.fitting.objective import Objective
@@ -48,7 +50,21 @@ from training.demo.styles import TUNER_STYLES
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 NOISE = 0.01  # a rate that is better by less is not
-TEACHER_STEPS, RESIDUALS = 1000, 250  # of the ControlNet that teaches, and of what its student fits of it first
+TEACHER_STEPS, RESIDUALS, ALL = 1000, 250, 10**9  # of the ControlNet, and of what its student fits of it first
+STUDENT = "CSC-Tuner, kernel 1, from a ControlNet"
+# What a student learns from: the lessons, steps of residuals and of predictions (pictures follow), and the student that
+# it is the same as for the first RESIDUALS steps.
+STUDENTS = {
+    STUDENT: ("control", RESIDUALS, 0, None),
+    f"{STUDENT}, residuals alone": ("control", ALL, 0, STUDENT),
+    f"{STUDENT}, residuals alone, drawings without captions": ("drawings", ALL, 0, None),
+    f"{STUDENT}, then predictions, drawings without captions": (
+        "drawings",
+        RESIDUALS,
+        ALL,
+        f"{STUDENT}, residuals alone, drawings without captions",
+    ),
+}
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "demo"
 
@@ -64,8 +80,12 @@ class School:
         base = self.base()
         self.objective = Objective(base.alphas_cumprod, base.prediction, ObjectiveConfig())
         self.lessons = {"style": style_lessons(base, options.style)}
-        if "control" in options.only:
+        if {"control", "distilling"} & set(options.only):
             self.lessons["control"] = control_lessons(base, options.work / "control_lessons.safetensors")
+        if "distilling" in options.only:
+            self.lessons["drawings"] = control_lessons(
+                base, options.work / "drawing_lessons.safetensors", drawings=True
+            )
 
     def base(self):
         """A fresh copy of the embedded base: some methods change it."""
@@ -86,13 +106,27 @@ class School:
             self.console.print(f"{name}: {made} ({time.monotonic() - begun:.0f} s)", highlight=False)
         return json.loads(path.read_text())
 
-    def taught(self, name: str, build: Callable, task: str, rate: float, seed: int, ends: list[int], mark: Callable):
-        """Marks after each of `ends` steps, by number of steps, and the number of parameters."""
+    def taught(
+        self,
+        name: str,
+        build: Callable,
+        task: str,
+        rate: float,
+        seed: int,
+        ends: list[int],
+        mark: Callable,
+        begin: Path | None = None,
+    ) -> dict:
+        """Marks after each of `ends` steps, by number of steps, and the number of parameters.
+
+        begin: what another pupil has kept, for one that is the same so far.
+        """
         pupil, marks, parameters = None, {}, 0
 
         def learn(end: int) -> dict:
             nonlocal pupil
-            pupil = pupil or Pupil(self, build, task, rate, seed, self.options.work / f"{_part(name, seed)}.pt", end)
+            kept = self.options.work / f"{_part(name, seed)}.pt"
+            pupil = pupil or Pupil(self, build, task, rate, seed, kept, end, begin)
             loss = pupil.learn(end)
             made = mark(pupil.base, self.judge, pupil.method, self.options.prompts)
             return {**made, "loss": loss, "parameters": pupil.method.parameters}
@@ -105,10 +139,18 @@ class School:
 
 
 class Pupil:
-    """A base with a method that is being trained; goes on where an earlier run has left it in the file `kept`."""
+    """A base with a method that is being trained; resumes from the file `kept` of an earlier run, else from `begin`."""
 
     def __init__(
-        self, school: School, build: Callable, task: str, rate: float, seed: int, kept: Path | None = None, end: int = 0
+        self,
+        school: School,
+        build: Callable,
+        task: str,
+        rate: float,
+        seed: int,
+        kept: Path | None = None,
+        end: int = 0,
+        begin: Path | None = None,
     ) -> None:
         self.base, self._school, self._task, self._rate, self._seed = school.base(), school, task, rate, seed
         torch.manual_seed(seed)
@@ -116,14 +158,14 @@ class Pupil:
         to_device(self.method, school.device)
         self._optimizer = torch.optim.AdamW(self.method.trained, lr=rate, weight_decay=0.01)
         self._done, self._kept = 0, kept
-        if kept is not None and kept.exists():
-            state = torch.load(kept, weights_only=True)
-            if state["done"] <= end:
-                self._done = state["done"]
-                self._optimizer.load_state_dict(state["optimizer"])
-                with torch.no_grad():
-                    for p, was in zip(self.method.trained, state["trained"], strict=True):
-                        p.copy_(was)
+        states = (torch.load(file, weights_only=True) for file in (kept, begin) if file is not None and file.exists())
+        state = next((state for state in states if state["done"] <= end), None)
+        if state is not None:
+            self._done = state["done"]
+            self._optimizer.load_state_dict(state["optimizer"])
+            with torch.no_grad():
+                for p, was in zip(self.method.trained, state["trained"], strict=True):
+                    p.copy_(was)
 
     def learn(self, until: int) -> float:
         """Train up to that many steps.  Returns the mean loss of those that were missing."""
@@ -134,16 +176,17 @@ class Pupil:
         )  # fmt: skip
         self._done = until
         if self._kept is not None:
-            state = {"done": until, "optimizer": self._optimizer.state_dict()}
-            whole = self._kept.with_suffix(".part")
-            torch.save(state | {"trained": [p.detach() for p in self.method.trained]}, whole)
-            whole.replace(self._kept)
-            torch.save([p.detach() for p in self.method.trained], _after(self._kept, until))
+            trained = [p.detach() for p in self.method.trained]
+            state = {"done": until, "optimizer": self._optimizer.state_dict(), "trained": trained}
+            for path in (_after(self._kept, until), self._kept):
+                whole = path.with_suffix(".part")
+                torch.save(state, whole)
+                whole.replace(path)
         return loss
 
 
 def _after(kept: Path, steps: int) -> Path:
-    """Where the weights after that many steps are kept, beside what training goes on from."""
+    """Where the state after that many steps is kept, beside the newest."""
     return kept.with_name(f"{kept.stem},_{steps}_steps.pt")
 
 
@@ -192,9 +235,12 @@ def main() -> None:
 def _task(school: School, task: str) -> list[dict]:
     """One row for each method: its rate, parameters, and marks of each seed by number of steps."""
     options = school.options
-    methods = {"style": STYLE, "control": CONTROL, "ablation": ABLATION}[task]
-    lessons, mark = ("control", mark_control) if task == "control" else ("style", partial(mark_style, options.style))
-    ends = options.control_steps if task == "control" else [options.style_steps]
+    methods = {"style": STYLE, "control": CONTROL, "ablation": ABLATION, "distilling": DISTILLING}[task]
+    controls = task in ("control", "distilling")
+    lessons, mark = ("control", mark_control) if controls else ("style", partial(mark_style, options.style))
+    ends = options.control_steps if controls else [options.style_steps]
+    if task == "distilling":
+        ends = sorted({RESIDUALS // 2, RESIDUALS, TEACHER_STEPS, *ends})
     seeds = options.ablation_seeds if task == "ablation" else options.seeds
     nothing = school.once(f"base, {lessons}", lambda: _base_marks(school, mark))
     rows = [{"method": "base", "parameters": 0, "rate": None, "seeds": [{"marks": {"0": nothing}}]}]
@@ -210,24 +256,37 @@ def _task(school: School, task: str) -> list[dict]:
 
     fixed = best("style, SC-Tuner", STYLE["SC-Tuner"]) if task == "ablation" else None
     for name, build in methods.items():
-        rate = fixed or best(f"{task}, {name}", build)
-        made = [learn(f"{task}, {name}", build, rate, seed, ends) for seed in range(seeds)]
+        part = f"{lessons if controls else task}, {name}"
+        rate = fixed or best(part, build)
+        few = options.teachers if task == "distilling" and name == "ControlNet" else None
+        made = [learn(part, build, rate, seed, ends) for seed in range(few or seeds)]
         rows.append({"method": name, "parameters": made[0]["parameters"], "rate": rate, "seeds": made})
         if name == "ControlNet" and TEACHER_STEPS in ends:
-            rows.append(_distilled(school, f"control, {name}, batch {options.batch}, rate {rate:g}", rows[1]["rate"]))
+            teacher = f"{part}, batch {options.batch}, rate {rate:g}"
+            for student in STUDENTS if task == "distilling" else [STUDENT]:
+                rows.append(_distilled(school, student, teacher, rows[1]["rate"]))
     return rows
 
 
-def _distilled(school: School, teacher: str, rate: float) -> dict:
+def _distilled(school: School, name: str, teacher: str, rate: float) -> dict:
     """The row of the CSC-Tuner that each seed's ControlNet teaches, at the rate of the one that has no teacher."""
-    options, name = school.options, "CSC-Tuner, kernel 1, from a ControlNet"
+    options, (lessons, residuals, predictions, like) = school.options, STUDENTS[name]
+    ends = sorted({RESIDUALS // 2, RESIDUALS, *options.control_steps})
 
     def learn(seed: int) -> dict:
-        weights = _after(options.work / f"{_part(teacher, seed)}.pt", TEACHER_STEPS)
-        part = f"control, {name}, batch {options.batch}, rate {rate:g}"
-        ends = sorted({RESIDUALS // 2, *options.control_steps})
-        build = partial(distilled, teacher=weights, residuals=RESIDUALS)
-        return school.taught(part, build, "control", rate, seed, ends, mark_control)
+        weights = _after(options.work / f"{_part(teacher, seed % (options.teachers or seed + 1))}.pt", TEACHER_STEPS)
+        build = partial(distilled, teacher=weights, residuals=residuals, predictions=predictions)
+
+        def taught(name: str, ends: list[int], begin: Path | None = None) -> dict:
+            part = f"control, {name}, batch {options.batch}, rate {rate:g}"
+            return school.taught(part, build, lessons, rate, seed, ends, mark_control, begin)
+
+        if like is None:
+            return taught(name, ends)
+        before = taught(like, [end for end in ends if end <= RESIDUALS])
+        same = _part(f"control, {like}, batch {options.batch}, rate {rate:g}", seed)
+        after = taught(name, [end for end in ends if end > RESIDUALS], _after(options.work / f"{same}.pt", RESIDUALS))
+        return {"marks": before["marks"] | after["marks"], "parameters": before["parameters"]}
 
     made = [learn(seed) for seed in range(options.seeds)]
     return {"method": name, "parameters": made[0]["parameters"], "rate": rate, "seeds": made}
@@ -270,9 +329,13 @@ def _options() -> argparse.Namespace:
     made.add_argument("--batch", type=int, default=16)
     made.add_argument("--prompts", type=int, default=72 if gpu else 36)
     made.add_argument(
-        "--only", nargs="+", choices=("style", "control", "ablation"), default=["style", "control", "ablation"]
+        "--only",
+        nargs="+",
+        choices=("style", "control", "ablation", "distilling"),
+        default=["style", "control", "ablation"],
     )
     made.add_argument("--rates", type=Path, help="a report whose learning rates are used, instead of searching them")
+    made.add_argument("--teachers", type=int, help="how many ControlNets teach the students of all seeds, in turn")
     made.add_argument("--work", type=Path, default=ROOT / "build" / "quality", help="finished parts, for a restart")
     return made.parse_args()
 

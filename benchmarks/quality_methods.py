@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 from peft import LoraConfig
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class Method:
 
     predict: (noisy [B,4,h,w], timesteps, text states [B,L,D], hints [B,3,8h,8w] or None) -> prediction [B,4,h,w].
     sampling: a context around a sampling run with these hints, where they are encoded once.
-    lesson:   (what `predict` takes) -> loss of the first `lessons` steps, in place of that of its prediction.
+    lessons:  (a step, what `predict` takes -> a loss): the steps before it have that loss, in place of the pictures'.
     """
 
     trained: list[nn.Parameter]
@@ -34,8 +35,7 @@ class Method:
     sampling: Callable[[Tensor | None], contextlib.AbstractContextManager] = field(
         default=lambda _hints: contextlib.nullcontext()
     )
-    lesson: Predict | None = None
-    lessons: int = 0
+    lessons: Sequence[tuple[int, Predict]] = ()
 
     @property
     def parameters(self) -> int:
@@ -79,23 +79,39 @@ def controlnet(unet: UNet2DConditionModel) -> Method:
     return Method(list(network.parameters()), predict)
 
 
-def distilled(unet: UNet2DConditionModel, teacher: Path, residuals: int) -> Method:
-    """A CSC-Tuner that fits the residuals of a trained ControlNet first, `teacher` as `Pupil` keeps it."""
+def distilled(unet: UNet2DConditionModel, teacher: Path, residuals: int, predictions: int = 0) -> Method:
+    """A CSC-Tuner that learns from a trained ControlNet, `teacher` as `Pupil` keeps it, before it learns from pictures.
+
+    residuals, predictions: steps that fit what the ControlNet adds to the skips, and then what the U-Net says under it.
+    """
     network = ControlNetModel.from_unet(unet)
     network.set_attn_processor(next(iter(unet.attn_processors.values())))
     with torch.no_grad():
-        for p, was in zip(network.parameters(), torch.load(teacher, weights_only=True), strict=True):
+        for p, was in zip(network.parameters(), torch.load(teacher, weights_only=True)["trained"], strict=True):
             p.copy_(was)
     network.requires_grad_(False).to(unet.device)
     tuner = CSCTuner(SkipLayout.from_diffusers(unet.config))
+    method = _attached(unet, tuner)
 
-    def lesson(noisy, timesteps, states, hints):
+    @torch.no_grad()
+    def taught(noisy, timesteps, states, hints):
+        return network(noisy, timesteps, states, controlnet_cond=hints, return_dict=False)
+
+    def residual_loss(noisy, timesteps, states, hints):
         with torch.no_grad():
             skips = encoder_skips(unet, noisy, timesteps, encoder_hidden_states=states)
-            down, _ = network(noisy, timesteps, states, controlnet_cond=hints, return_dict=False)
-        return residual_errors(tuner, skips, hints, down[::-1]).mean()
+        wanted = taught(noisy, timesteps, states, hints)[0][::-1]
+        return residual_errors(tuner, skips, hints, wanted).mean()
 
-    return replace(_attached(unet, tuner), lesson=lesson, lessons=residuals)
+    def prediction_loss(noisy, timesteps, states, hints):
+        down, middle = taught(noisy, timesteps, states, hints)
+        with torch.no_grad():
+            wanted = unet(
+                noisy, timesteps, states, down_block_additional_residuals=down, mid_block_additional_residual=middle
+            ).sample
+        return F.mse_loss(method.predict(noisy, timesteps, states, hints).float(), wanted.float())
+
+    return replace(method, lessons=((residuals, residual_loss), (residuals + predictions, prediction_loss)))
 
 
 def t2i_adapter(unet: UNet2DConditionModel) -> Method:
@@ -162,6 +178,7 @@ CONTROL: dict[str, Callable[[UNet2DConditionModel], Method]] = {
     "ControlNet": controlnet,
     "T2I-Adapter": t2i_adapter,
 }
+DISTILLING = {name: CONTROL[name] for name in ("CSC-Tuner, kernel 1", "ControlNet")}
 # Of the nine skips of the embedded base, 0 is the deepest.
 ABLATION: dict[str, Callable[[UNet2DConditionModel], Method]] = {
     "ratio 0.1": lambda unet: sc(unet, ratio=0.1),

@@ -10,16 +10,21 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+_TITLES = {
+    "control": "Control: who learns first",
+    "distilling": "A control from a ControlNet",
+    "style": "Style after equal steps",
+    "ablation": "SC-Tuner",
+}
+
 
 def draw(report: dict, path: Path) -> None:
     """One panel for each task that was run."""
-    tasks = [t for t in ("control", "style", "ablation") if t in report["tasks"]]
+    tasks = [t for t in ("control", "distilling", "style", "ablation") if t in report["tasks"]]
     figure, panels = plt.subplots(1, len(tasks), figsize=(5.2 * len(tasks), 4.2), squeeze=False, layout="constrained")
     for panel, task in zip(panels[0], tasks, strict=True):
-        (_control if task == "control" else _style)(panel, report["tasks"][task])
-        panel.set_title(
-            {"control": "Control: who learns first", "style": "Style after equal steps"}.get(task, "SC-Tuner")
-        )
+        (_control if task in ("control", "distilling") else _style)(panel, report["tasks"][task])
+        panel.set_title(_TITLES[task])
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.25)
     figure.savefig(path, dpi=130)

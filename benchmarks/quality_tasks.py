@@ -17,7 +17,7 @@ from training.bases.base_model import BaseModel
 from training.demo.build import STYLE_IMAGES, STYLE_SEEDS
 from training.demo.judge import edge_f1, judge_pictures
 from training.demo.measure import SEED, drawn, edges_of, held_out_scenes
-from training.demo.pictures import rendered
+from training.demo.pictures import clutter, rendered
 
 CONTROL_PICTURES = 4000
 STEPS, GUIDANCE, RESCALE = 25, 4.0, 0.5
@@ -47,11 +47,15 @@ def style_lessons(base: BaseModel, style: str) -> Lessons:
     return _encoded(base, torch.from_numpy(images), [s.caption for s in scenes], with_hints=False)
 
 
-def control_lessons(base: BaseModel, cache: Path) -> Lessons:
-    """Rendered scenes with their canny edges; encoded once into `cache`."""
+def control_lessons(base: BaseModel, cache: Path, drawings: bool = False) -> Lessons:
+    """Rendered scenes, or random drawings without captions, with their canny edges; encoded once into `cache`."""
     if not cache.exists():
-        images, scenes = rendered(CONTROL_PICTURES, seed=12, style="plain")
-        made = _encoded(base, torch.from_numpy(images), [s.caption for s in scenes], with_hints=True)
+        if drawings:
+            images, captions = clutter(CONTROL_PICTURES, seed=13), [""] * CONTROL_PICTURES
+        else:
+            images, scenes = rendered(CONTROL_PICTURES, seed=12, style="plain")
+            captions = [s.caption for s in scenes]
+        made = _encoded(base, torch.from_numpy(images), captions, with_hints=True)
         cache.parent.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in vars(made).items()}, cache)
     return Lessons(**load_file(cache))
@@ -84,8 +88,8 @@ def teach(
         with torch.autocast(device.type, torch.bfloat16):
             hints = None if hints is None else hints.to(device)
             given = problem.noisy, problem.timesteps, states.to(device), hints
-            taught = step < method.lessons
-            loss = method.lesson(*given) if taught else loss_of(method.predict(*given), problem)
+            lesson = next((each for until, each in method.lessons if step < until), None)
+            loss = loss_of(method.predict(*given), problem) if lesson is None else lesson(*given)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(method.trained, 1.0)
         optimizer.step()
