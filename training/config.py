@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from scedit_core.fitting.distilling import planned
+from scedit_core.fitting.distilling import Phases
 from scedit_core.fitting.optimizers import kind_of
 from scedit_core.fitting.rates import default_rate, default_schedule, default_warmup
 
@@ -255,18 +255,15 @@ class TrainConfig(Section):
     wandb: bool = False
 
     @property
-    def lessons(self) -> tuple[int, int]:
-        """Updates of residuals and of predictions, where there is a teacher."""
-        told = self.teacher
-        return planned(told.residuals, told.predictions, self.loop.steps, self.data.captions != "none")
+    def phases(self) -> Phases:
+        """What is said of the phases, where there is a teacher."""
+        return Phases(self.teacher.residuals, self.teacher.predictions, self.data.captions != "none")
 
     def values(self) -> dict[str, Any]:
-        """All of it as JSON has it, with the teacher's phases as they are."""
+        """All of it as JSON has it; nothing of a teacher where there is none, as runs without one were always told."""
         values = super().values()
         if self.teacher is None:
-            del values["teacher"]  # as runs without one were always told
-        else:
-            values["teacher"] |= dict(zip(("residuals", "predictions"), self.lessons, strict=True))
+            del values["teacher"]
         return values
 
     @property

@@ -137,7 +137,8 @@ def prepare(
     lessons = None
     if config.teacher is not None:
         told = config.teacher
-        lessons = Lessons(base, load_teacher(told.controlnet, base, dtype, told.kind, told.strength), *config.lessons)
+        teacher = load_teacher(told.controlnet, base, dtype, told.kind, told.strength)
+        lessons = Lessons(base, teacher, config.phases, loop.steps)
     optimizer = build_optimizer(grouped(tuner, loop), loop)
     run = Run(
         config=config,

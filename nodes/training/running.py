@@ -14,7 +14,7 @@ import comfy.utils
 import torch
 
 from ...scedit_core import SCEditError
-from ...scedit_core.fitting.distilling import Lessons, planned
+from ...scedit_core.fitting.distilling import Lessons, Phases
 from ...scedit_core.fitting.errors import TrainingError
 from ...scedit_core.fitting.event_log import EVENTS_FILE, EventLog, latest_run_of_steps, read_events
 from ...scedit_core.fitting.events import Events
@@ -46,7 +46,7 @@ class Teaching:
 
     control:                the CONTROL_NET.
     name:                   for people and the tuner's file.
-    residuals, predictions: updates of these phases, None for the default (see fitting/distilling.py, planned).
+    residuals, predictions: updates of these phases, None for the default (see fitting/distilling.py, Phases).
     """
 
     control: Any
@@ -150,9 +150,8 @@ def _train(
     if teacher is not None:
         told = sources.teaching
         captioned = sources.positive is not None or any(p.caption for p in pictures if sources.latents is None)
-        phases = planned(told.residuals, told.predictions, loop.steps, captioned)
-        settings = replace(settings, teacher=TeacherSettings(teacher.digest, *phases))
-        lessons = Lessons(base, teacher, *phases)
+        settings = replace(settings, teacher=TeacherSettings(teacher.digest, told.residuals, told.predictions))
+        lessons = Lessons(base, teacher, Phases(told.residuals, told.predictions, captioned), loop.steps)
     empty = None if encode is None else encode("")
     base.know_empty(empty or pictures[0].text)
     data = PictureSet(pictures, settings, base.needs_sizes, empty)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -54,29 +54,63 @@ def phase_at(step: int, residuals: int, predictions: int) -> str:
     return PREDICTIONS if step < residuals + predictions else PICTURES
 
 
-def planned(residuals: int | None, predictions: int | None, steps: int, captioned: bool) -> tuple[int, int]:
-    """Updates of the phases `residuals` and `predictions`, of a run of `steps`.
+@dataclass(frozen=True)
+class Phases:
+    """Updates of the phases `residuals` and `predictions`, None where nothing is said; pictures follow.
 
-    Where nothing is said: a quarter of residuals and then pictures where they have captions; without captions half and
-    half of residuals and predictions, since pictures would teach what their missing captions say.
+    captioned: whether the pictures have captions; without them they would teach what their captions leave unsaid.
     """
-    if residuals is None and predictions is None:
-        return (steps // 4, 0) if captioned else (steps // 2, steps - steps // 2)
-    if residuals is None:
-        return max(steps - predictions, 0) if not captioned else 0, predictions
-    return residuals, predictions if predictions is not None else (0 if captioned else max(steps - residuals, 0))
+
+    residuals: int | None = None
+    predictions: int | None = None
+    captioned: bool = True
+
+    def of(self, steps: int) -> tuple[int, int]:
+        """Both numbers, of a run of `steps`.
+
+        Where nothing is said: a quarter of residuals with captions; without them half, and predictions to the end.
+        """
+        residuals, predictions = self.residuals, self.predictions
+        if residuals is None and predictions is None:
+            residuals = steps // 4 if self.captioned else steps // 2
+        elif residuals is None:
+            residuals = 0 if self.captioned else max(steps - predictions, 0)
+        if predictions is None:
+            predictions = 0 if self.captioned else max(steps - residuals, 0)
+        return residuals, predictions
 
 
 class Lessons:
     """What a run's updates ask for while it has a teacher.
 
+    steps:                  of the run.
     residuals, predictions: updates of these phases; pictures follow.
     """
 
-    def __init__(self, base: FrozenBase, teacher: Teacher, residuals: int, predictions: int) -> None:
+    def __init__(self, base: FrozenBase, teacher: Teacher, phases: Phases, steps: int) -> None:
         self.base, self.teacher = base, teacher
-        self.residuals, self.predictions = residuals, predictions
+        self.residuals, self.predictions = phases.of(steps)
+        self._phases, self._steps = phases, steps
         self._digest = teacher.digest
+
+    def keep(self, before: Mapping[str, Any]) -> None:
+        """Go on with the phases of a checkpoint where nothing is said of them, however many steps there are now.
+
+        before: what `planned` gave.
+        """
+        if self._phases.residuals is None and before.get("residuals") is not None:
+            phases = replace(self._phases, residuals=before["residuals"])
+            self.residuals, self.predictions = phases.of(self._steps)
+
+    @property
+    def planned(self) -> dict[str, int]:
+        """The updates of each phase but the last, by name."""
+        return {RESIDUALS: self.residuals, PREDICTIONS: self.predictions}
+
+    @property
+    def unsaid(self) -> set[str]:
+        """The phases of which nothing is said: their numbers make no run another one."""
+        return {name for name in self.planned if getattr(self._phases, name) is None}
 
     def phase(self, step: int) -> str:
         """The phase of the update that follows `step` done ones."""
@@ -113,8 +147,7 @@ class Lessons:
         told = {
             "name": self.teacher.name,
             "digest": self._digest,
-            "residuals": self.residuals,
-            "predictions": self.predictions,
+            **self.planned,
         }
         return {"scedit.teacher": json.dumps(told, sort_keys=True)}
 

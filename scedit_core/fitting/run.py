@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -128,7 +129,7 @@ class Run:
             parts["ema"] = {k: v for k, v in self.ema.state_dict().items() if k != "shadow_params"}
         state = State(
             step=self.step,
-            config=settings_of(self.config),
+            config=self._settings(),
             best=self.best,
             parts=parts,
             pictures=self.pictures,
@@ -200,6 +201,8 @@ class Run:
                 f"{path}: expected a checkpoint of this tuner and optimiser, found another ({reason}); "
                 "start anew with --resume never, which keeps the earlier run"
             ) from error
+        if self.lessons is not None:
+            self.lessons.keep(state.config.get("teacher") or {})
         self._take_rate()
         self.step = state.step
         here = path.resolve().parent == self.folder.checkpoints.resolve()
@@ -216,8 +219,15 @@ class Run:
         what = "shards" if self.shards is not None else "pictures or captions"
         return f"{fresh} new and {gone} gone of the {what}" if fresh or gone else None
 
+    def _settings(self) -> dict[str, Any]:
+        """The settings that the numbers depend on, with a teacher's phases as they are planned."""
+        settings = settings_of(self.config)
+        return settings if self.lessons is None else {**settings, "teacher": settings["teacher"] | self.lessons.planned}
+
     def _refuse_another(self, path: Path, state: State, tuner: SCTuner | CSCTuner) -> None:
         changed = differences(state.config, self.config)
+        unsaid = () if self.lessons is None else tuple(f"teacher.{phase} " for phase in self.lessons.unsaid)
+        changed = [each for each in changed if not each.startswith(unsaid)] if unsaid else changed
         if _shapes(tuner) == _shapes(self.tuner):  # said in other words
             changed = [each for each in changed if not each.startswith("tuner.")]
         if state.files is not None:

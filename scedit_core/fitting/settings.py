@@ -157,11 +157,11 @@ class DataSettings(Section):
 
 @dataclass(frozen=True)
 class TeacherSettings(Section):
-    """A ControlNet to learn from, by a digest of its weights, and the updates of its phases (see distilling.py)."""
+    """A ControlNet to learn from, by a digest of its weights, and the updates of its phases (see distilling.Phases)."""
 
     digest: str
-    residuals: int
-    predictions: int
+    residuals: int | None
+    predictions: int | None
 
 
 @dataclass(frozen=True)

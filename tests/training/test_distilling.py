@@ -14,7 +14,8 @@ from torch import Tensor
 
 from scedit_core import CSCTuner, load_tuner
 from scedit_core.fitting.base import Added
-from scedit_core.fitting.distilling import PICTURES, PREDICTIONS, RESIDUALS, Lessons, phase_at, planned
+from scedit_core.fitting.distilling import PICTURES, PREDICTIONS, RESIDUALS, Lessons, Phases, phase_at
+from scedit_core.fitting.errors import ConfigError
 from scedit_core.fitting.objective import loss_of
 from scedit_core.fitting.step import TrainingStep
 from training.bases.loading import load_base
@@ -194,7 +195,7 @@ def test_each_phase_asks_for_its_own(school):
     from scedit_core.fitting.settings import ObjectiveSettings
 
     base, teacher, _, batch = school
-    lessons = Lessons(base, teacher, 2, 3)
+    lessons = Lessons(base, teacher, Phases(2, 3), 6)
     assert [lessons.phase(step) for step in range(6)] == [RESIDUALS] * 2 + [PREDICTIONS] * 3 + [PICTURES]
     problem = Objective(base.alphas_cumprod, base.prediction, ObjectiveSettings()).at(
         torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), batch["timesteps"]
@@ -229,7 +230,7 @@ def test_each_phase_asks_for_its_own(school):
     ],
 )
 def test_phases_that_nothing_is_said_of(said, steps, captioned, expected):
-    assert planned(*said, steps, captioned) == expected
+    assert Phases(*said, captioned).of(steps) == expected
     assert [phase_at(s, 1, 1) for s in range(3)] == [RESIDUALS, PREDICTIONS, PICTURES]
 
 
@@ -267,6 +268,31 @@ def test_a_stopped_run_resumes_in_its_phase_bit_for_bit(taught_values, tmp_path,
     resumed = load_tuner(run(taught_values)).state_dict()
     assert folder.is_dir()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("captions", "expected"),
+    [
+        ("optional", {"residuals": 2, "predictions": 0, "pictures": 14}),
+        ("none", {"residuals": 4, "predictions": 12, "pictures": 0}),
+    ],
+)
+def test_more_steps_leave_the_phases_that_nothing_is_said_of(taught_values, controlnet, captions, expected):
+    taught_values["teacher"] = {"controlnet": str(controlnet)}
+    taught_values["data"]["captions"] = captions
+    taught_values["loop"]["steps"] = 8
+    run(taught_values)
+    for steps in (12, 16):
+        taught_values["loop"]["steps"] = steps
+        path = run(taught_values)
+    plans = [event for event in events(taught_values, "plan") if event["steps"] == 16]
+    assert plans[-1]["first_step"] == 12
+    assert plans[-1]["teacher"] == {"name": "edges", **expected}
+    told = json.loads(load_tuner(path).metadata["scedit.teacher"])
+    assert (told["residuals"], told["predictions"]) == (expected["residuals"], expected["predictions"])
+    taught_values["teacher"]["residuals"] = 5
+    with pytest.raises(ConfigError, match=r"found other values for teacher.residuals \(. before, 5 now\)"):
+        run(taught_values)
 
 
 def test_previews_show_the_teacher_once(taught_values):
