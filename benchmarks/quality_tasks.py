@@ -12,10 +12,11 @@ from torch import Tensor
 
 from benchmarks.quality_methods import Method
 from scedit_core.fitting.chance import generator_for
+from scedit_core.fitting.following import edge_f1
 from scedit_core.fitting.objective import Objective, loss_of
 from training.bases.base_model import BaseModel
 from training.demo.build import STYLE_IMAGES, STYLE_SEEDS
-from training.demo.judge import edge_f1, judge_pictures
+from training.demo.judge import judge_pictures
 from training.demo.measure import SEED, drawn, edges_of, held_out_scenes
 from training.demo.pictures import clutter, rendered
 

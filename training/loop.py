@@ -138,7 +138,7 @@ def prepare(
     if config.teacher is not None:
         told = config.teacher
         teacher = load_teacher(told.controlnet, base, dtype, told.kind, told.strength)
-        lessons = Lessons(base, teacher, config.phases, loop.steps)
+        lessons = Lessons(base, teacher, config.phases, config.loop.steps)
     optimizer = build_optimizer(grouped(tuner, loop), loop)
     run = Run(
         config=config,

@@ -6,10 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ...scedit_core import SCEditError
 from .. import folders
 from ..host.control import SCEditControl
 from .on_model import (
+    KINDS,
     OWN_HINTS,
+    STYLE,
     LossMapWire,
     SCEditTrainOnModel,
     one,
@@ -18,10 +21,11 @@ from .on_model import (
     sources_of,
     train_here,
 )
-from .running import Teaching
+from .running import Sources, Teaching
 from .teacher import check_kind
 
 _DEFAULT = -1  # of a phase
+_MADE = tuple(kind for kind in KINDS if kind not in (STYLE, OWN_HINTS, "completion"))  # conditions of this pack
 # Inputs that are as in Train SCEdit on Model; those with a text say something else here.
 _SHARED = {
     "latents": None,
@@ -82,15 +86,18 @@ class SCEditDistillControlNet(io.ComfyNode):
                 ),
                 io.Image.Input(
                     "hints",
+                    optional=True,
                     tooltip="One hint for each picture in its order, from the preprocessor that belongs to the "
-                    "ControlNet.",
+                    "ControlNet. Leave it open where condition names one of this pack's.",
                 ),
                 *pictures,
                 *widgets[:after_name],
                 io.String.Input(
                     "condition",
                     default="custom",
-                    tooltip="What the hints show, such as lineart or openpose. It is written into the tuner's file.",
+                    tooltip="What the hints show, such as lineart or openpose. It is written into the tuner's file. "
+                    "Where no hints are connected, they are made of the pictures of the folder: canny, soft_edge, "
+                    "depth, pose, segmentation or color_palette.",
                 ),
                 *widgets[after_name:after_steps],
                 io.Int.Input(
@@ -142,8 +149,21 @@ class SCEditDistillControlNet(io.ComfyNode):
         )
         with shown_on_page(cls, name, given) as page:
             check_kind(control)
-            tuner, losses = train_here(page, name, OWN_HINTS, steps, sources, given)
+            kind = _kind(given["condition"], sources)
+            tuner, losses = train_here(page, name, kind, steps, sources, given)
         return io.NodeOutput(SCEditControl(tuner), {"loss": losses}, steps, ui={"text": [f"Saved {tuner.source}"]})
+
+
+def _kind(condition: str, sources: Sources) -> str:
+    """Whose hints: those that are connected, or of which condition they are made.  Raises SCEditError for neither."""
+    if sources.hints is not None:
+        return OWN_HINTS
+    if condition not in _MADE:
+        raise SCEditError(
+            f"hints: expected hints for the condition {condition[:40]}, found none; connect those of the ControlNet's "
+            f"preprocessor, or name one of {', '.join(_MADE)} in condition"
+        )
+    return condition
 
 
 def _file_of(prompt: dict | None, node: str | None, wire: str = "control_net") -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 import comfy.latent_formats
 import comfy.model_management
 import comfy.sample
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ...scedit_core import CSCTuner, SCTuner
 from ...scedit_core.fitting.base import TextStates
+from ...scedit_core.fitting.following import edges_followed
 from ...scedit_core.fitting.run_folder import Stopped
 from ..host.managed import ManagedTuner
 from ..host.patch import ImageHint, SkipPatch, patched
@@ -31,6 +34,9 @@ class HostPreviews:
     """Draws the first of `pictures` with the tuner as it is, and once without it and with its teacher, side by side.
 
     empty: the states of the negative prompt.  vae: decodes; without one, colours are those of the latents.
+    edges: whether hints show edges, which are then looked for in the pictures.
+    told:  of the last pictures: how well edges are followed, and seconds of a sampling step, without and with the tuner
+           and with the teacher.
     """
 
     def __init__(
@@ -42,11 +48,14 @@ class HostPreviews:
         vae: Any,
         teacher: HostTeacher | None = None,
         count: int = 2,
+        edges: bool = False,
     ) -> None:
         self._model, self._folder, self._vae = model, folder, vae
         self._pictures, self._empty = list(pictures[:count]), empty
-        self._teacher = teacher
-        self._others: list[list[Image.Image]] | None = None  # columns of what does not change
+        self._teacher, self._edges = teacher, edges and vae is not None
+        self._others: dict[str, list[Image.Image]] | None = None  # columns of what does not change
+        self._seconds: dict[str, float] = {}
+        self.told: dict[str, float] = {}
         self.latest: Image.Image | None = None
         self.afterwards: Callable[[], None] = lambda: None  # has the model that is trained on loaded again
 
@@ -58,14 +67,18 @@ class HostPreviews:
         try:
             with torch.inference_mode():
                 if self._others is None:
-                    others = [None] if self._teacher is None else [None, self._teacher]
-                    self._others = [self._column(each) for each in others]
-                drawn = self._column(tuner)
+                    others = {"without": None} | ({} if self._teacher is None else {"teacher": self._teacher})
+                    self._others = {name: self._column(name, each) for name, each in others.items()}
+                columns = self._others | {"with": self._column("with", tuner)}
         except comfy.model_management.InterruptProcessingException:
             raise Stopped("Cancel") from None
         finally:
             self.afterwards()
-        self.latest = _sheet(list(zip(*self._others, drawn, strict=True)))
+        self.told = {f"seconds_{name}": seconds for name, seconds in self._seconds.items()}
+        if self._edges:
+            pictures = {name: [_pixels(each) for each in column] for name, column in columns.items()}
+            self.told |= edges_followed(pictures, [p.pixels.float() / 255 for p in self._pictures])
+        self.latest = _sheet(list(zip(*columns.values(), strict=True)))
         path = self._folder / f"step-{step:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
@@ -73,8 +86,15 @@ class HostPreviews:
         os.replace(part, path)
         return path
 
-    def _column(self, by: SCTuner | CSCTuner | HostTeacher | None) -> list[Image.Image]:
-        return [self._shown(self._sample(i, by)) for i in range(len(self._pictures))]
+    def _column(self, name: str, by: SCTuner | CSCTuner | HostTeacher | None) -> list[Image.Image]:
+        column = []
+        for i in range(len(self._pictures)):
+            begun = time.perf_counter()
+            latent = self._sample(i, by)
+            seconds = (time.perf_counter() - begun) / STEPS
+            self._seconds[name] = min(seconds, self._seconds.get(name, seconds))
+            column.append(self._shown(latent))
+        return column
 
     def _sample(self, i: int, by: SCTuner | CSCTuner | HostTeacher | None) -> Tensor:
         picture, model, control = self._pictures[i], self._model, None
@@ -120,6 +140,11 @@ def _colours(latent: Tensor, form: comfy.latent_formats.LatentFormat) -> Tensor:
     bias = getattr(form, "latent_rgb_factors_bias", None)
     colours = colours if bias is None else colours + torch.tensor(bias)
     return ((colours + 1) / 2).clamp(0, 1).repeat_interleave(8, 0).repeat_interleave(8, 1)
+
+
+def _pixels(picture: Image.Image) -> Tensor:
+    """[3,H,W] in 0..1."""
+    return torch.from_numpy(np.array(picture)).movedim(-1, 0).float() / 255
 
 
 def _sheet(rows: list[tuple[Image.Image, ...]]) -> Image.Image:

@@ -16,6 +16,8 @@ _STYLE = """:root { color-scheme: light dark } body { font: 16px/1.5 system-ui, 
 margin: 40px auto; padding: 0 16px } svg { width: 100%; height: 220px; border: 1px solid #8886 } img { max-width: 100% }
 th, td { text-align: right; padding: 2px 16px 2px 0 } polyline { fill: none; stroke: #2f6fb5; stroke-width: 1.5 }"""
 
+_COSTS = (("without", "without either"), ("with", "with the tuner"), ("teacher", "with the ControlNet"))
+
 
 class Report:
     """Writes the report of a run whenever it ends, finished or stopped."""
@@ -55,6 +57,7 @@ def write_report(run_folder: Path, title: str) -> Path:
             for e in of["validation"]
         )
         parts.append(f"<h2>Validation loss</h2><table><tr><th>step</th>{head}</tr>{rows}</table>")
+    parts += _beside_teacher(of["plan"], of["validation"], of["preview"])
     for event in of["preview"][-4:]:
         picture = run_folder / "previews" / Path(event["path"]).name
         if picture.is_file():
@@ -71,6 +74,35 @@ def write_report(run_folder: Path, title: str) -> Path:
     part.write_text(f"{page}<style>{_STYLE}</style><body>{''.join(parts)}</body></html>", "utf-8")
     os.replace(part, path)
     return path
+
+
+def _beside_teacher(plans: list[dict], validations: list[dict], previews: list[dict]) -> list[str]:
+    """How near the tuner comes to a ControlNet that teaches it, how well edges are followed, and what each costs."""
+    parts, at = [], {}
+    for event in (*validations, *previews):
+        at.setdefault(event["step"], {}).update(event)
+    names = {"agreement": "of what the ControlNet adds", "edge_f1_with": "edges, with the tuner"}
+    names |= {"edge_f1_without": "edges, without", "edge_f1_teacher": "edges, with the ControlNet"}
+    keys = [key for key in names if any(key in event for event in at.values())]
+    if keys:
+        head = "".join(f"<th>{names[key]}</th>" for key in keys)
+        rows = "".join(
+            f"<tr><td>{step}</td>"
+            + "".join(f"<td>{event[key] * 100:.0f} %</td>" if key in event else "<td></td>" for key in keys)
+            + "</tr>"
+            for step, event in sorted(at.items())
+        )
+        parts.append(
+            f"<h2>How well it follows</h2><table><tr><th>step</th>{head}</tr>{rows}</table><p>Edges: F1 of those found "
+            "in the previews against the hints.</p>"
+        )
+    if plans and plans[-1].get("teacher_parameters"):
+        sizes = f"{plans[-1]['parameters']:,} parameters, the ControlNet {plans[-1]['teacher_parameters']:,}"
+        last = previews[-1] if previews else {}
+        costs = [f"{last[f'seconds_{k}'] * 1000:.0f} ms {text}" for k, text in _COSTS if f"seconds_{k}" in last]
+        spent = f" A sampling step of a preview took {', '.join(costs)}." if costs else ""
+        parts.append(f"<p>The tuner has {sizes}.{spent}</p>")
+    return parts
 
 
 def _curve(points: Sequence[tuple[int, float]]) -> str:

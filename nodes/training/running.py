@@ -18,6 +18,7 @@ from ...scedit_core.fitting.distilling import Lessons, Phases
 from ...scedit_core.fitting.errors import TrainingError
 from ...scedit_core.fitting.event_log import EVENTS_FILE, EventLog, latest_run_of_steps, read_events
 from ...scedit_core.fitting.events import Events
+from ...scedit_core.fitting.following import shows_edges
 from ...scedit_core.fitting.loop import train_to_end
 from ...scedit_core.fitting.new_tuner import new_tuner, trainable
 from ...scedit_core.fitting.objective import Objective
@@ -187,7 +188,10 @@ def _train(
     if settings.previews.every and not sweep:
         shown = empty or base.encode_captions([""])
         pictured = data.held or data.examples
-        previews = HostPreviews(sources.model, folder.path / "previews", pictured, shown, sources.vae, teacher)
+        edges = shows_edges(settings.data.condition)
+        previews = HostPreviews(
+            sources.model, folder.path / "previews", pictured, shown, sources.vae, teacher, edges=edges
+        )
     folder.follow(run, previews)
     members = variants(settings, sweep) if sweep else {}
     memory = _memory(base, pictures, loop.batch * max(1, len(members)), checkpointing)

@@ -41,12 +41,20 @@ class HostTeacher:
     def digest(self) -> str:
         """16 hexadecimal digits that change with its weights and with a union's type."""
         digest = hashlib.blake2b(f"{self.control.extra_args}".encode(), digest_size=8)
-        weights = getattr(self.control, "control_weights", None)  # of a control LoRA, which is whole in a run only
-        for state in [weights] if weights is not None else [each.model.state_dict() for each in self.models()]:
+        for state in self._states():
             for name, weight in sorted(state.items()):
                 digest.update(name.encode())
                 look_at(weight, digest)
         return digest.hexdigest()
+
+    @property
+    def parameters(self) -> int:
+        """How many weights it has; of a control LoRA, what its file has."""
+        return sum(weight.numel() for state in self._states() for weight in state.values())
+
+    def _states(self) -> list[dict[str, Tensor]]:
+        weights = getattr(self.control, "control_weights", None)  # of a control LoRA, which is whole in a run only
+        return [weights] if weights is not None else [each.model.state_dict() for each in self.models()]
 
     def models(self) -> list[Any]:
         """What the host has to load for it."""

@@ -32,14 +32,17 @@ _SMALLEST = 1e-8  # of a mean square; a teacher that adds nothing to a skip asks
 
 
 class Teacher(Protocol):
-    """name:   for people.
-    digest: changes with any of its weights.
+    """name:       for people.
+    digest:     changes with any of its weights.
+    parameters: how many weights it has.
     """
 
     name: str
 
     @property
     def digest(self) -> str: ...
+    @property
+    def parameters(self) -> int: ...
 
     def residuals(
         self, noisy: Tensor, timesteps: Tensor, hints: Tensor, text: TextStates, sizes: Tensor | None

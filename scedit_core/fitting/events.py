@@ -6,9 +6,12 @@
 | remarks    | remarks, a list: what, count, names (the first), advice, text (all in one line) |
 | caching    | done, total, hits, misses |
 | step       | step, steps, loss, learning_rate, grad_norm, images_per_second, memory_mib, eta_seconds, skipped (fp16) |
-| preview    | step, path, found_again (how far the condition made of the result is from the hint, 0..1) |
+| preview    | step, path, found_again (how far the condition made of the result is from the hint, 0..1); of controls |
+|            | for edges edge_f1_with, edge_f1_without; seconds_with, seconds_without, a sampling step; with a |
+|            | teacher edge_f1_teacher, seconds_teacher |
 | validation | step, loss_with, loss_without, loss_trained, loss_trained_without, by_timestep, images, pairs, |
-|            | unseen (by training); of controls loss_other_hint (another picture's), gap, gap_error |
+|            | unseen (by training); of controls loss_other_hint (another picture's), gap, gap_error; with a teacher |
+|            | loss_teacher, agreement (of the residuals) |
 | saved      | step, path |
 | tuner      | step, path, of a file beside the output |
 | stopped    | reason, resume (as the run was started) |

@@ -18,6 +18,7 @@ from ..tuners import CSCTuner, SCTuner
 from .batches import Batch
 from .checkpoints import checkpoints_in
 from .errors import TrainingError
+from .following import unlike_hints
 from .machine import moved
 from .new_tuner import trainable
 from .objective import Problem, loss_of
@@ -32,7 +33,12 @@ _SKIPS = 20  # in a row; the first few find the scale, which begins at 2^16 and 
 
 
 class Previews(Protocol):
-    """Draws pictures while the training goes on."""
+    """Draws pictures while the training goes on.
+
+    told: numbers of the last pictures by name, such as how well edges are followed (following.py).
+    """
+
+    told: dict[str, Any]
 
     def draw(self, step: int, tuner: SCTuner | CSCTuner) -> Path:
         """Draw with the tuner as it is, and return the file.  Raises Stopped, torch.OutOfMemoryError and OSError."""
@@ -44,10 +50,10 @@ def train_to_end(run: Run, previews: Previews | None) -> Path:
     What an update has come to is read while the next one is on its way, so that the device never waits; before anything
     is saved, measured or drawn it is read at once.
     """
-    config, events, main = run.config, run.events, run.accelerator.is_main_process
+    events = run.events
     events.emit("plan", **plan(run), **({} if run.budget is None else {"minutes": run.budget.minutes}))
     events.emit("remarks", remarks=[remark.values() for remark in run.remarks])
-    validation = Validation(config, run.base, run.data) if config.validation.every and main else None
+    validation = measuring(run)
     if run.budget is not None:
         run.budget.start()
     waiting: Told | None = None
@@ -81,6 +87,16 @@ def train_to_end(run: Run, previews: Previews | None) -> Path:
         keep_tuner(run)
         raise Stopped(wish)
     return finish(run)
+
+
+def measuring(run: Run) -> Validation | None:
+    """What measures the run, on the process that does; tells of a teacher that does not follow the hints."""
+    if not run.config.validation.every or not run.accelerator.is_main_process:
+        return None
+    validation = Validation(run.config, run.base, run.data, None if run.lessons is None else run.lessons.teacher)
+    if run.step < run.config.loop.steps:
+        _warn(run, validation.unlike_hints())
+    return validation
 
 
 def save_whole(run: Run) -> None:
@@ -298,6 +314,7 @@ def plan(run: Run) -> dict[str, Any]:
         "buckets": _sizes(run),
         "unused": list(getattr(run.data, "problems", ()))[:_UNUSED],
         "teacher": None if run.lessons is None else run.lessons.plan(loop.steps),
+        "teacher_parameters": None if run.lessons is None else run.lessons.teacher.parameters,
         "precision": str(run.base.compute_dtype).removeprefix("torch."),
         "device": str(run.accelerator.device),
         "output": str(config.output),
@@ -337,8 +354,18 @@ def _preview(run: Run, previews: Previews) -> str | None:
         run.events.emit("note", message=f"step {run.step}: no previews ({error.strerror or error}); the run goes on")
         return None
     again = getattr(previews, "found_again", None)
-    run.events.emit("preview", step=run.step, path=str(path), **({} if again is None else {"found_again": again}))
+    run.events.emit(
+        "preview", step=run.step, path=str(path), **previews.told, **({} if again is None else {"found_again": again})
+    )
+    _warn(run, unlike_hints(previews.told))
     return None
+
+
+def _warn(run: Run, sentence: str | None) -> None:
+    """Note a sentence once."""
+    if sentence is not None and sentence not in run.noted:
+        run.noted.add(sentence)
+        run.events.emit("note", message=sentence)
 
 
 def finish(run: Run) -> Path:

@@ -41,6 +41,7 @@ class Run:
     saved:   the step of the newest checkpoint in the run's folder.
     files:   digests of the base and of other files that the numbers depend on, by key of the configuration.
     budget:  of minutes, where the run has one.
+    noted:   sentences that were told once and need not be again.
     shards:  a digest of each file of pictures that are not counted beforehand, else None.
     """
 
@@ -66,6 +67,7 @@ class Run:
     shards: list[str] | None = None
     budget: Budget | None = None
     remarks: Remarks = field(default_factory=Remarks)
+    noted: set[str] = field(default_factory=set)
 
     @property
     def part(self) -> tuple[int, int]:

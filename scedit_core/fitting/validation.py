@@ -17,23 +17,27 @@ from torch.nn.functional import interpolate
 
 from ..tuners import CSCTuner, SCTuner
 from .base import FrozenBase
-from .batches import DataSet
+from .batches import Batch, DataSet
 from .chance import generator_for
+from .distilling import Teacher, residual_errors
 from .errors import DataError
-from .objective import Objective
+from .following import unlike_hints
+from .objective import Objective, Problem
 from .settings import ObjectiveSettings, Settings
 
-_WITH, _WITHOUT, _OTHER_HINT = "loss_with", "loss_without", "loss_other_hint"
+_WITH, _WITHOUT, _OTHER_HINT, _TEACHER = "loss_with", "loss_without", "loss_other_hint", "loss_teacher"
 
 
 class Validation:
     """Measures the mean squared error on `data.held`, unweighted, at the middles of equal shares of the timesteps.
 
+    teacher: the ControlNet that a control learns from, to be measured beside it.
+
     Raises DataError where nothing is held.
     """
 
-    def __init__(self, config: Settings, base: FrozenBase, data: DataSet) -> None:
-        self._base, self._data, self._seed = base, data, config.loop.seed
+    def __init__(self, config: Settings, base: FrozenBase, data: DataSet, teacher: Teacher | None = None) -> None:
+        self._base, self._data, self._seed, self._teacher = base, data, config.loop.seed, teacher
         self._examples = list(data.held)[: config.validation.images]
         if not self._examples:  # their mean loss would be 0, which no tuner betters
             raise DataError(
@@ -47,6 +51,7 @@ class Validation:
         self.timesteps = quantiles(config.validation.timesteps, len(self._objective.alphas_cumprod))
         self._without: Tensor | None = None  # of the base alone, which does not change
         self._trained_without: float | None = None
+        self._taught: Tensor | None = None  # of the teacher, which does not change either
 
     @torch.no_grad()
     def measure(self, tuner: SCTuner | CSCTuner, check: Callable[[], None] | None = None) -> dict[str, Any]:
@@ -57,6 +62,8 @@ class Validation:
         loss_with, and the standard error of it.  None for a single picture.
         loss_trained, loss_trained_without: the same on as many pictures that are trained on; only where the others are
         not.
+        loss_teacher: with the teacher in the tuner's place.  agreement: how much of the teacher's residuals the tuner
+        adds: 1 less its squared error as a share of theirs, so 0 for a tuner that adds nothing.
         by_timestep: a list of the same for each timestep.
         images, pairs: how many were measured.  unseen: whether they are kept out of training.
 
@@ -79,6 +86,9 @@ class Validation:
                 self._trained_without = self._losses(self._trained, None, own, check).mean().item()
             told["loss_trained"] = self._losses(self._trained, tuner, own, check).mean().item()
             told["loss_trained_without"] = self._trained_without
+        if self._teacher is not None:
+            found[_TEACHER] = self._with_teacher(check)
+            told["agreement"] = 1 - self._residual_error(tuner, check)
         by_timestep = [
             {"timestep": t, **{name: losses[:, i].mean().item() for name, losses in found.items()}}
             for i, t in enumerate(self.timesteps)
@@ -86,6 +96,37 @@ class Validation:
         means = {name: losses.mean().item() for name, losses in found.items()}
         counts = {"images": len(self._examples), "pairs": found[_WITH].numel(), "unseen": self._data.unseen}
         return {**told, **means, "by_timestep": by_timestep, **counts}
+
+    @torch.no_grad()
+    def unlike_hints(self, check: Callable[[], None] | None = None) -> str | None:
+        """A sentence where the teacher does not follow the hints of these pictures, else None (following.py)."""
+        if self._teacher is None or not self._others:
+            return None
+        own = self._with_teacher(check)
+        if self._without is None:
+            self._without = self._losses(self._examples, None, [None] * len(self._examples), check)
+        apart = self._losses(self._examples, self._teacher, self._others, check) - own
+        told = {"teacher_gap": apart.mean().item(), "teacher_gap_error": standard_error(apart)}
+        return unlike_hints({_WITHOUT: self._without.mean().item(), **told})
+
+    def _with_teacher(self, check: Callable | None) -> Tensor:
+        if self._taught is None:
+            self._taught = self._losses(self._examples, self._teacher, [None] * len(self._examples), check)
+        return self._taught
+
+    def _residual_error(self, tuner: CSCTuner, check: Callable | None) -> float:
+        """The mean of `residual_errors` over the same pairs."""
+        errors = []
+        for index, example in enumerate(self._examples):
+            for first in range(0, len(self.timesteps), self._rows):
+                if check is not None:
+                    check()
+                batch, problem, inputs = self._posed(index, example, self.timesteps[first : first + self._rows])
+                hints = batch.hints.expand(len(problem.noisy), -1, -1, -1)
+                wanted = self._teacher.residuals(*inputs[:2], hints, *inputs[2:]).skips
+                masks = None if batch.masks is None else batch.masks.to(self._base.unet_device)
+                errors.append(residual_errors(tuner, self._base.skips(*inputs), batch.hints, wanted, masks))
+        return torch.cat(errors).mean().item()
 
     def _partners(self) -> list[Any]:
         """For each example another one, whose hint it gets: where there is one, of the same size.  Empty for a single
@@ -105,11 +146,14 @@ class Validation:
     def _losses(
         self,
         examples: Sequence[Any],
-        tuner: SCTuner | CSCTuner | None,
+        tuner: SCTuner | CSCTuner | Teacher | None,
         hinted_by: Sequence[Any],
         check: Callable | None,
     ) -> Tensor:
-        """[examples, timesteps]; each has its own hint, or that of the example at its place in `hinted_by`."""
+        """[examples, timesteps], with a tuner or the teacher.
+
+        hinted_by: whose hint each gets: the example at its place, or its own for None.
+        """
         rows = []
         for index, (example, other) in enumerate(zip(examples, hinted_by, strict=True)):
             errors: list[float] = []
@@ -120,11 +164,10 @@ class Validation:
             rows.append(errors)
         return torch.tensor(rows, dtype=torch.float64)
 
-    def _errors(self, index: int, example: Any, timesteps: list[int], tuner, other: Any) -> list[float]:
-        """The error of one example at each of `timesteps`, whose noise depends on its place alone."""
-        base, device = self._base, self._base.unet_device
+    def _posed(self, index: int, example: Any, timesteps: list[int]) -> tuple[Batch, Problem, tuple]:
+        """One example at each of `timesteps` with noise that depends on its place alone, and what the base is asked."""
+        device, count = self._base.unet_device, len(timesteps)
         batch = self._data.batch_of([example])
-        count = len(timesteps)
         latents = batch.latents.to(device, torch.float32)
         noise = torch.randn(latents.shape, generator=generator_for(self._seed, index, "validation")).to(device)
         problem = self._objective.at(
@@ -132,17 +175,26 @@ class Validation:
         )
         same = [0] * count
         sizes = None if batch.sizes is None else batch.sizes[same]
+        return batch, problem, (problem.noisy, problem.timesteps, batch.text.rows(same), sizes)
+
+    def _errors(self, index: int, example: Any, timesteps: list[int], tuner, other: Any) -> list[float]:
+        """The error of one example at each of `timesteps`."""
+        batch, problem, inputs = self._posed(index, example, timesteps)
         hints = batch.hints
         if other is not None:
             hints = self._data.batch_of([other]).hints
             if hints.shape != batch.hints.shape:
                 hints = interpolate(hints, batch.hints.shape[-2:], mode="nearest-exact")
-        edits = [] if tuner is None else [(tuner, 1.0, hints if isinstance(tuner, CSCTuner) else None)]
-        said = base.predict(problem.noisy, problem.timesteps, batch.text.rows(same), sizes, edits)
+        edits, added = [], None
+        if tuner is not None and tuner is self._teacher:
+            added = tuner.residuals(*inputs[:2], hints.expand(len(problem.noisy), -1, -1, -1), *inputs[2:])
+        elif tuner is not None:
+            edits = [(tuner, 1.0, hints if isinstance(tuner, CSCTuner) else None)]
+        said = self._base.predict(*inputs, edits, added)
         error = (said.float() - problem.target).square()
         if batch.masks is None:
             return error.flatten(1).mean(1).tolist()
-        masks = batch.masks.to(device).expand_as(error)
+        masks = batch.masks.to(self._base.unet_device).expand_as(error)
         return ((error * masks).flatten(1).sum(1) / masks.flatten(1).sum(1).clamp(min=1e-6)).tolist()
 
 

@@ -52,6 +52,12 @@ def verdict(history: Sequence[Mapping[str, Any]]) -> str:
     said = [_learnt(history, "control" if control else "tuner")]
     if control:
         said.append(_hint(last))
+    if last.get("loss_teacher") is not None:
+        whole = gap(last["loss_teacher"], last["loss_without"])
+        said.append(
+            f"The ControlNet {_changes(whole)}; of what it adds to the skips the control adds "
+            f"{max(last['agreement'], 0) * 100:.0f} %."
+        )
     return " ".join(said)
 
 

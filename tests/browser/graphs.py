@@ -21,6 +21,7 @@ from graph_parts import (
 )
 from model_files import CHECKPOINTS as CHECKPOINT_FILES
 from model_files import (
+    CONTROLNET_CANNY,
     CONTROLNET_DEPTH,
     SUBJECT,
     ModelFile,
@@ -127,6 +128,25 @@ def control_in_the_graph(family: str) -> dict:
     graph = with_hint(picture(family, _GIRL), "SCEditCanny", low=100.0, high=200.0, blur=0.0)
     graph["30"] = training_on_model("canny", "my_many_pictures", f"my_canny_{family}", SIZES[family], 4000, 1e-4)
     return with_controlnet_from(graph, ("30", 1), ("21", 0), 1.0, 31)
+
+
+def control_from_controlnet(family: str) -> dict:
+    """A control for edges that a ControlNet teaches on the model of the graph, used at once in its place."""
+    graph = with_hint(picture(family, _GIRL), "SCEditCanny", low=100.0, high=200.0, blur=0.0)
+    graph["40"] = node("ControlNetLoader", control_net_name=CONTROLNET_CANNY[family].name)
+    widgets = {"folder": "my_many_pictures", "name": f"my_small_canny_{family}", "condition": "canny", "steps": 2000}
+    widgets |= {"residuals": -1, "predictions": -1, "batch": 2, "accumulate": 2, "learning_rate": 3e-4, "ratio": 1.0}
+    widgets |= {"kernel": "1", "optimizer": "adamw", "precision": "auto", "checkpointing": SIZES[family] > 768}
+    widgets |= {"seed": 0, "resolution": SIZES[family], "caption": "", "hold_out": 8, "preview_every": 200}
+    graph["30"] = node(
+        "SCEditDistillControlNet",
+        model=("1", 0),
+        control_net=("40", 0),
+        vae=("1", 2),
+        clip=("1", 1),
+        **widgets | {"start_from": "none", "resume": True},
+    )
+    return with_controlnet_from(graph, ("30", 0), ("21", 0), 1.0, 31)
 
 
 def edges_from_pictures() -> dict:
@@ -245,6 +265,13 @@ _TRAIN = (
 _IN_GRAPH = (
     "Put pictures into `input/{folder}`, each with a text file of the same name that says what is on it. *Run* trains "
     "on the checkpoint of the graph, with nothing to install, and then draws; the next *Run* uses the tuner at once. "
+)
+_DISTIL = (
+    "Put pictures of any kind into `input/my_many_pictures`, a hundred or more; captions in text files of the same "
+    "name help, but may be missing. *Run* has the ControlNet teach a small tuner on the checkpoint of the graph (2000 "
+    "steps), and then draws with that; the next *Run* uses it at once, and needs the ControlNet no more. For another "
+    "ControlNet connect the images of its own preprocessor to `hints`, and the same pictures through *VAE Encode* to "
+    "`latents`. "
 )
 _MANY = "A control needs thousands of pictures, and nobody has released one like this for SD 1.5. "
 
@@ -387,6 +414,20 @@ WORKFLOWS = {
         "sdxl",
         "SCEdit 21 Train a control in the graph (SDXL)",
         _IN_GRAPH.format(folder="my_many_pictures") + "A control needs thousands of pictures.",
+    ),
+    "csc_distil_canny_sd15": Workflow(
+        lambda: control_from_controlnet("sd15"),
+        "sd15",
+        "SCEdit 22 Make a small control from a ControlNet (SD 1.5)",
+        _DISTIL + _CHOOSE_PICTURE,
+        (CONTROLNET_CANNY["sd15"],),
+    ),
+    "csc_distil_canny_sdxl": Workflow(
+        lambda: control_from_controlnet("sdxl"),
+        "sdxl",
+        "SCEdit 23 Make a small control from a ControlNet (SDXL)",
+        _DISTIL + _CHOOSE_PICTURE,
+        (CONTROLNET_CANNY["sdxl"],),
     ),
 }
 

@@ -78,6 +78,22 @@ CONTROLNET_DEPTH = _file(
     "a ControlNet for depth",
     f"{_HUB}/stabilityai/control-lora/resolve/main/control-LoRAs-rank256/control-lora-depth-rank256.safetensors",
 )
+CONTROLNET_CANNY = {
+    "sd15": _file(
+        "control_v11p_sd15_canny_fp16.safetensors",
+        "controlnet",
+        "controlnet",
+        "the ControlNet for edges",
+        f"{_HUB}/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/control_v11p_sd15_canny_fp16.safetensors",
+    ),
+    "sdxl": _file(
+        "control-lora-canny-rank256.safetensors",
+        "controlnet",
+        "controlnet",
+        "a ControlNet for edges",
+        f"{_HUB}/stabilityai/control-lora/resolve/main/control-LoRAs-rank256/control-lora-canny-rank256.safetensors",
+    ),
+}
 
 
 def needed(files: list[ModelFile]) -> str:

@@ -33,9 +33,11 @@ def made_small(graph: dict, seed: int = 1, side: int = 64) -> dict:
             inputs["x"] = side // 2 if inputs["x"] else 0
         elif each["class_type"] == "SCEditCompletion":
             inputs["right"] = side
-        elif each["class_type"] == "SCEditTrainOnModel":  # at a rate at which two steps can be seen
+        elif each["class_type"] in ("SCEditTrainOnModel", "SCEditDistillControlNet"):
+            # at a rate at which two steps can be seen
             inputs |= {"folder": "few", "steps": 2, "batch": 1, "learning_rate": 0.05, "resolution": side}
             inputs |= {"preview_every": 0, "checkpointing": False}
+            inputs |= {"residuals": 1} if "residuals" in inputs else {}
         elif each["class_type"] == "KSampler":
             inputs |= {"steps": 1, "seed": seed}
     return graph

@@ -14,9 +14,9 @@ import graphs
 import safetensors.torch
 import torch
 from checkpoint import UNET, Noise, random_checkpoint, random_tuner
-from model_files import CHECKPOINTS, CONTROLNET_DEPTH, ModelFile
+from model_files import CHECKPOINTS, CONTROLNET_CANNY, CONTROLNET_DEPTH, ModelFile
 
-TRAINING = "SCEditTrainOnModel"
+TRAINING, DISTILLING = "SCEditTrainOnModel", "SCEditDistillControlNet"
 CANNY = "sd15_canny.safetensors"  # no template's: none is released for SD 1.5
 _LOADERS = {
     "CheckpointLoaderSimple": ("ckpt_name", CHECKPOINTS["sd15"].name),
@@ -28,8 +28,13 @@ _LOADERS = {
 def write_random_files(pack, models: Path) -> None:
     """Write them below `models`, over the empty ones that may be there."""
     random_checkpoint(models / "checkpoints" / CHECKPOINTS["sd15"].name)
-    random_controlnet(models / "controlnet" / CONTROLNET_DEPTH.name, 1)
-    wanted = {file for stem, each in graphs.WORKFLOWS.items() if each.family == "sd15" for file in each.files}
+    controlnet = random_controlnet(models / "controlnet" / CONTROLNET_DEPTH.name, 1)
+    for each in CONTROLNET_CANNY.values():
+        other = controlnet.with_name(each.name)
+        other.unlink(missing_ok=True)
+        other.hardlink_to(controlnet)
+    wanted = {file for each in graphs.WORKFLOWS.values() if each.family == "sd15" for file in each.files}
+    wanted -= set(CONTROLNET_CANNY.values())
     for seed, file in enumerate(sorted(wanted, key=lambda file: file.name), start=2):
         _tuner(pack, file, models / file.folder / file.name, seed)
     random_tuner(pack, models / "scedit" / CANNY, "csc", 1, kernel=1)
@@ -71,8 +76,8 @@ def with_loaders(graph: dict) -> dict:
     """The graph with a loader in place of a training, and the files of SD 1.5 in all of them."""
     graph = copy.deepcopy(graph)
     for each in graph.values():
-        if each["class_type"] == TRAINING:
-            kind = "SCEditLoadSCTuner" if each["inputs"]["kind"] == "style" else "SCEditLoadCSCTuner"
+        if each["class_type"] in (TRAINING, DISTILLING):
+            kind = "SCEditLoadSCTuner" if each["inputs"].get("kind") == "style" else "SCEditLoadCSCTuner"
             each |= {"class_type": kind, "inputs": {}}
         for name, value in each["inputs"].items():
             if isinstance(value, list) and graph[value[0]]["class_type"] in (TRAINING, "SCEditLoadCSCTuner"):

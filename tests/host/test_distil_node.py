@@ -318,6 +318,8 @@ def test_what_cannot_teach_is_refused_by_name(pack, distil, folders, kind):
     ("given", "sentence"),
     [
         ({"positive": None}, "clip: expected a CLIP for the empty caption"),
+        ({"hints": None}, "hints: expected hints for the condition lineart, found none"),
+        ({"hints": None, "condition": "canny"}, "hints: expected pictures to make canny hints of, found latents alone"),
         ({"hints": [picture(2, HINT, HINT)]}, "hints: expected one for each of 3 pictures, found 2"),
         ({"latents": None}, "expected latents or a folder of pictures, found neither"),
     ],

@@ -18,12 +18,16 @@ from conftest import PACK_ROOT
 from PIL import Image
 from saved_workflow import made_small, picture_of, saved_graph
 from small_detectors import install_hed, install_model
-from template_files import TRAINING, on_sd15, with_loaders
+from template_files import DISTILLING, TRAINING, on_sd15, with_loaders
 
 WORKFLOWS = sorted((PACK_ROOT / "workflows").glob("*.json"))
 HOSTS_OWN = {"comfy_extras", "nodes"}
 SIZES = {"sc_two_pass_upscale_sd15": (128, 128), "csc_completion_sd15": (64, 128)}
-TRAINED = ("sc_train_in_graph_sdxl", "csc_train_in_graph_sdxl")  # really, for two steps, on the model of SD 1.5
+TRAINED = (
+    "sc_train_in_graph_sdxl",
+    "csc_train_in_graph_sdxl",
+    "csc_distil_canny_sd15",
+)  # really, for two steps, on the model of SD 1.5
 TWICE = ("sc_tuner_sd15", "csc_canny_sdxl", "merge_and_save_sd15")
 
 
@@ -112,7 +116,7 @@ def test_templates_run(server, object_info, detectors, few_pictures, stem):
     """Those of SD 1.5 as they are but small; others with the files of SD 1.5; a tuner in place of its training."""
     graph = made_small(saved_graph(stem, object_info))
     demo_files.place_training(server.base)
-    trains = any(each["class_type"] == TRAINING for each in graph.values())
+    trains = any(each["class_type"] in (TRAINING, DISTILLING) for each in graph.values())
     if trains and stem not in TRAINED:
         graph = with_loaders(graph)
     if graphs.WORKFLOWS[stem].family != "sd15":

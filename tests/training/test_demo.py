@@ -13,10 +13,11 @@ from PIL import Image
 from rich.console import Console
 
 from scedit_core import CSCTuner, SCEditError, SCTuner, inspect_tuner, load_tuner
+from scedit_core.fitting.following import edge_f1
 from training.bases.loading import load_base
 from training.config_file import load_config
 from training.demo.build import SHIPPED, STYLE_SEEDS, TRAINED
-from training.demo.judge import edge_f1, judge_pictures, load_judge
+from training.demo.judge import judge_pictures, load_judge
 from training.demo.measure import drawn, edges_of, held_out_scenes
 from training.demo.run import draw_sheet, run_demo, train_in_view
 from training.demo.sampling import reconstruct, sample

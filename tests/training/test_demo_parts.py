@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.demo.judge import edge_f1
+from scedit_core.fitting.following import edge_f1
 from training.demo.language import build_tokenizer, token_ids
 from training.demo.measure import Target, drawn, edges_of, held_out_scenes
 from training.demo.painting import draw, style_named

@@ -12,8 +12,6 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from scedit_core.conditions.canny import canny
-
 from .pictures import rendered
 from .scenes import COLOURS, SHAPES, Scene
 from .stage import Stage
@@ -80,20 +78,6 @@ def judge_pictures(judge: Judge, pictures: Tensor, scenes: list[Scene]) -> Verdi
     agree = [bool(w[p.topk(int(w.sum())).indices].all()) for p, w in zip(pairs, wanted, strict=True)]
     seen = torch.bincount(styles.argmax(1), minlength=len(STYLES)) / len(pictures)
     return Verdict(sum(agree) / len(agree), dict(zip(STYLES[1:], seen[1:].tolist(), strict=True)))
-
-
-def edge_f1(pictures: Tensor, hints: Tensor, tolerance: int = 2) -> float:
-    """Mean F1, within `tolerance` pixels, of the canny edges of pictures against hints, both [N,3,H,W] in 0..1."""
-    found = canny(pictures.permute(0, 2, 3, 1))[..., 0][:, None]
-    wanted = (hints[:, :1] > 0.5).float()
-    size = 2 * tolerance + 1
-
-    def near(edges: Tensor) -> Tensor:
-        return F.max_pool2d(edges, size, 1, tolerance)
-
-    precision = (found * near(wanted)).sum((1, 2, 3)) / found.sum((1, 2, 3)).clamp(min=1)
-    recall = (wanted * near(found)).sum((1, 2, 3)) / wanted.sum((1, 2, 3)).clamp(min=1)
-    return (2 * precision * recall / (precision + recall).clamp(min=1e-6)).mean().item()
 
 
 def train_judge(folder: Path, vae, steps: int, start: Path | None, seed: int = 3) -> Judge:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from scedit_core import CSCTuner, SCTuner
 from scedit_core.conditions.canny import canny
+from scedit_core.fitting.following import edge_f1
 
 from ..bases.base_model import BaseModel
-from .judge import Judge, edge_f1, judge_pictures
+from .judge import Judge, judge_pictures
 from .painting import draw
 from .pictures import random_scenes
 from .sampling import reconstruct, sample

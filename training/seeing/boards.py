@@ -19,9 +19,12 @@ def scalars(event: dict[str, Any]) -> dict[str, float]:
     """The numbers of an event to draw over steps, by tag; empty for events without."""
     if event["event"] == "step":
         return {f"train/{key}": event[key] for key in _OF_A_STEP if event.get(key) is not None}
+    if event["event"] == "preview":
+        return {f"previews/{key}": value for key, value in event.items() if key.startswith("edge_f1_")}
     if event["event"] != "validation":
         return {}
-    found = {f"validation/{k}": v for k, v in event.items() if k.startswith("loss_") and v is not None}
+    measured = (k for k in event if k.startswith("loss_") or k == "agreement")
+    found = {f"validation/{k}": event[k] for k in measured if event[k] is not None}
     for at in event.get("by_timestep") or []:
         found |= {f"validation_t{at['timestep']}/{k}": v for k, v in at.items() if k != "timestep" and v is not None}
     return found
@@ -87,7 +90,7 @@ class WeightsAndBiases:
         """Log numbers and pictures."""
         values: dict[str, Any] = scalars(event)
         if event["event"] == "preview":
-            values = {"previews": self._wandb.Image(event["path"])}
+            values["previews"] = self._wandb.Image(event["path"])
         if values:
             self._run.log(values, step=event["step"])
 

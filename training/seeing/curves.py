@@ -19,12 +19,13 @@ _COLORS = {
     "two": "#010206",
     "three": "#010207",
     "four": "#010208",
+    "five": "#010209",
 }
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: places and values, its name for the legend, and a colour of the page (one, two, three, four).
+    """One line: places and values, its name for the legend, and a colour of the page (one to five).
 
     faint: drawn thin and pale, for raw values behind a mean.  dots: a dot at each value.
     """
@@ -38,7 +39,7 @@ class Curve:
 
 
 def draw_curves(curves: Sequence[Curve], x_label: str, logarithmic: bool = False) -> str:
-    """An <svg> element whose colours are the CSS variables --ink, --line and --one to --four."""
+    """An <svg> element whose colours are the CSS variables --ink, --line and --one to --five."""
     settings = {
         "svg.fonttype": "none",
         "svg.hashsalt": "scedit",

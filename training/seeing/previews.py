@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from scedit_core import CSCTuner, SCTuner
 from scedit_core.conditions.fitting import fit_hint
 from scedit_core.fitting.chance import generator_for
 from scedit_core.fitting.errors import DataError
+from scedit_core.fitting.following import edges_followed, shows_edges
 from scedit_core.pictures.reading import read_picture, to_tensor
 
 from ..bases.base_model import BaseModel, TextStates
@@ -63,6 +65,9 @@ class Previews:
     """Draws previews into `previews/` of the run folder.
 
     Prompts and hints are those of the configuration, else the first of `data.held`.
+
+    told: of the last pictures: how well edges are followed, and seconds of a sampling step, without and with the tuner
+          and with the teacher.
     """
 
     def __init__(self, config: TrainConfig, base: BaseModel, data: TrainingSet, teacher: Teacher | None = None) -> None:
@@ -85,6 +90,9 @@ class Previews:
             for scene in self.scenes:
                 scene.text = base.encode_captions([self._config.negative, scene.prompt]).to("cpu")
         self._told = self._settings(config)
+        self._edges = shows_edges(config.data.condition)
+        self._seconds: dict[str, float] = {}
+        self.told: dict[str, float] = {}
 
     def draw(self, step: int, tuner: SCTuner | CSCTuner, check: Callable[[], None] | None = None) -> Path:
         """Draw every scene with the tuner as it is, and return the sheet of this step.
@@ -111,9 +119,21 @@ class Previews:
         for i in range(len(self.scenes) if untouched else 0):
             shutil.copyfile(self._file(_WITHOUT, i), self._file(_row(step), i))
         self._find_again(step)
+        self.told = {f"seconds_{name}": seconds for name, seconds in self._seconds.items()}
+        if self._edges:
+            self.told |= self._followed(step)
         self._draw_trained()
         self._draw_grid()
         return self._draw_step(step)
+
+    def _followed(self, step: int) -> dict[str, float]:
+        """How well the edges of the hints are found again in the pictures."""
+        names = {"without": _WITHOUT, "with": _row(step)} | ({} if self._teacher is None else {"teacher": _TEACHER})
+        pictures = {
+            name: [to_tensor(Image.open(self._file(row, i))) for i in range(len(self.scenes))]
+            for name, row in names.items()
+        }
+        return edges_followed(pictures, [to_tensor(Image.open(self._file(_HINT, i))) for i in range(len(self.scenes))])
 
     def _find_again(self, step: int) -> None:
         """Make the condition of the pictures of this step, where it is made of pictures, and see how near it is."""
@@ -153,6 +173,8 @@ class Previews:
         teacher: Teacher | None = None,
     ) -> Tensor:
         scene, wanted = self.scenes[i], self._config
+        name = "with" if tuner is not None else "without" if teacher is None else "teacher"
+        begun = time.perf_counter()
         noise = starting_noise(scene.height, scene.width, wanted.seed + i)
         made = sample(
             self._base,
@@ -165,8 +187,10 @@ class Previews:
             scene.hint,
             check,
             teacher,
-        )
-        return made.cpu()
+        ).cpu()
+        seconds = (time.perf_counter() - begun) / wanted.steps
+        self._seconds[name] = min(seconds, self._seconds.get(name, seconds))
+        return made
 
     def _file(self, row: str, i: int) -> Path:
         return self.folder / "pictures" / f"{row}-{i}.jpg"

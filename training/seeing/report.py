@@ -35,6 +35,12 @@ _LOSSES = (
     ("loss_without", "without it", "two"),
     ("loss_other_hint", "with it and another picture's hint", "three"),
     ("loss_trained", "with it, on pictures trained on", "four"),
+    ("loss_teacher", "with the ControlNet", "five"),
+)
+_FOLLOWED = (
+    ("edge_f1_with", "with the tuner", "one"),
+    ("edge_f1_without", "without it", "two"),
+    ("edge_f1_teacher", "with the ControlNet", "five"),
 )
 
 
@@ -62,11 +68,11 @@ def write_report(run_folder: Path, live: bool = False) -> Path:
         subtitle=_subtitle(kind, plan, events),
         verdict=verdict(of["validation"]) if last else None,
         seen=_seen(config.get("validation") or {}, last or {}),
-        facts=_facts(plan, of["step"]),
+        facts=_facts(plan, of["step"]) + _costs(plan, of["preview"]),
         refresh=_REFRESH if live else None,
         files=_files(run_folder, of["finished"], plan),
         tuners=_tuners(run_folder, of["tuner"], of["finished"], of["validation"]),
-        curves=_curves(of["step"], of["validation"], plan),
+        curves=_curves(of["step"], of["validation"], plan) + _following(of["validation"], of["preview"]),
         timesteps=_timesteps(last),
         validation_step=last and last["step"],
         validation_images=f"{last['images']} pictures" if last and "images" in last else "the same pictures",
@@ -206,6 +212,20 @@ def _facts(plan: dict[str, Any], steps: list[dict[str, Any]]) -> list[tuple[str,
     return facts
 
 
+def _costs(plan: dict[str, Any], previews: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Names and values of the tiles that compare a tuner with the ControlNet that teaches it."""
+    if not plan.get("teacher_parameters"):
+        return []
+    facts = [("parameters of the ControlNet", f"{plan['teacher_parameters']:,}")]
+    for key, name in (("seconds_with", "the tuner"), ("seconds_teacher", "the ControlNet")):
+        spent = [(e[key], e["seconds_without"]) for e in previews if e.get(key) and e.get("seconds_without")]
+        if spent:
+            without = min(each for _, each in spent)
+            share = min(each for each, _ in spent) / without - 1
+            facts.append((f"added by {name} to a preview's {1000 * without:.0f} ms a step", f"{share * 100:+.0f} %"))
+    return facts
+
+
 def _seconds_of(steps: list[dict[str, Any]]) -> float:
     """Time from step to step, without the pauses between a stop and the next start: at most ten minutes each."""
     times = [datetime.datetime.fromisoformat(e["time"]) for e in steps]
@@ -247,7 +267,25 @@ def _untrained(validation: dict[str, Any]) -> dict[str, Any]:
     base = validation["loss_without"]
     own = validation.get("loss_trained_without")
     known = {"loss_with": base, "loss_without": base, "loss_other_hint": base, "loss_trained": own}
+    known["loss_teacher"] = validation.get("loss_teacher")
     return {key: value for key, value in known.items() if validation.get(key) is not None}
+
+
+def _following(validations: list[dict[str, Any]], previews: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Headings and drawings of how near a tuner comes to its teacher, and of how well pictures follow edges."""
+    drawn = []
+    near = {e["step"]: e["agreement"] for e in validations if e.get("agreement") is not None}
+    if near:
+        curve = Curve(*zip(*sorted(near.items()), strict=True), None, "one", dots=len(near) <= 40)
+        drawn.append(("Share of what the ControlNet adds to the skips", draw_curves([curve], "step")))
+    curves = []
+    for key, name, color in _FOLLOWED:
+        known = sorted({e["step"]: e[key] for e in previews if e.get(key) is not None}.items())
+        if known:
+            curves.append(Curve(*zip(*known, strict=True), name, color, dots=len(known) <= 40))
+    if curves:
+        drawn.append(("Edges of the previews against their hints, F1", draw_curves(curves, "step")))
+    return drawn
 
 
 def _timesteps(validation: dict[str, Any] | None) -> dict[str, list] | None:

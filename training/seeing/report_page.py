@@ -12,10 +12,10 @@ PAGE = """\
 {% endif %}<title>{{ title }}</title>
 <style>
 :root { color-scheme: light dark; --paper: #faf9f6; --card: #ffffff; --ink: #1e1e24; --soft: #6a6a75; --line: #dddbd4;
-  --one: #2f6fb5; --two: #c2571a; --three: #3a8a4d; --four: #8a5fb0; }
+  --one: #2f6fb5; --two: #c2571a; --three: #3a8a4d; --four: #8a5fb0; --five: #a88a1f; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #16171b; --card: #1f2126; --ink: #e8e6e1; --soft: #9a9aa5; --line: #3a3c44;
-    --one: #6db1ff; --two: #ff9a5c; --three: #74cf8b; --four: #c39be6; } }
+    --one: #6db1ff; --two: #ff9a5c; --three: #74cf8b; --four: #c39be6; --five: #e0c04a; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 1080px; margin: 0 auto; padding: 40px 24px 64px; }

@@ -145,12 +145,17 @@ class Terminal:
         self._advance(self.title, event["step"], event["steps"], told)
 
     def _show_preview(self, event: dict[str, Any]) -> None:
-        self._say(f"step {event['step']}: preview {shown(event['path'])}")
+        pairs = (("with", "with the tuner"), ("without", "without"), ("teacher", "with the ControlNet"))
+        told = [f"{event[f'edge_f1_{key}']:.2f} {text}" for key, text in pairs if f"edge_f1_{key}" in event]
+        followed = f"; edges follow the hints by {', '.join(told)} (F1)" if told else ""
+        self._say(f"step {event['step']}: preview {shown(event['path'])}{followed}")
 
     def _show_validation(self, event: dict[str, Any]) -> None:
         told = [f"{event['loss_with']:.4f} with the tuner", f"{event['loss_without']:.4f} without"]
         if event.get("loss_other_hint") is not None:
             told.append(f"{event['loss_other_hint']:.4f} with it and another picture's hint")
+        if event.get("loss_teacher") is not None:
+            told.append(f"{event['loss_teacher']:.4f} with the ControlNet")
         if event.get("loss_trained") is not None:
             told.append(f"{event['loss_trained']:.4f} with it on pictures that are trained on")
         self._say(f"step {event['step']}: validation loss {', '.join(told)}")
