@@ -59,6 +59,18 @@ TARGETS = [
     ("peak_bytes", "sd15", 4, "SC-Tuner", "LoRA r64", "frozen layers", 0.80),
     ("peak_bytes", "sd15", 4, "SC-Tuner", "LoRA r64", "frozen layers, checkpointing", 1.00),
     ("peak_bytes", "sd15", 4, "CSC-Tuner", "ControlNet", "frozen layers", 0.50),
+    *(
+        (
+            "peak_bytes",
+            model,
+            1,
+            "CSC-Tuner, a ControlNet's residuals",
+            "CSC-Tuner, a ControlNet beside it",
+            "none",
+            0.75,
+        )
+        for model in MODELS
+    ),
     ("peak_bytes", "sdxl", 1, "SC-Tuner", None, "frozen layers, checkpointing, 8 bits", 4.5 * 1024),
 ]
 

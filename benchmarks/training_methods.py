@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from scedit_core import CSCTuner, SCTuner, SkipLayout
 from scedit_core.diffusers import attach
-from training.bases.encoder_graph import encoder_without_graph
+from scedit_core.fitting.distilling import residual_errors
+from training.bases.encoder_graph import encoder_skips, encoder_without_graph
 from training.config import MemoryConfig
 from training.memory.float8 import store_in_8_bits
 from training.memory.frozen_layers import freeze_layers, freeze_output_layers
@@ -35,11 +36,13 @@ class Method:
     owner:   the module whose parameters with requires_grad are trained.
     unet:    the model whose blocks can be compiled.
     forward: (the U-Net's keyword arguments, hint [B,3,8h,8w]) -> prediction [B,4,h,w].
+    teacher: a ControlNet that lies in memory too.
     """
 
     owner: nn.Module
     unet: nn.Module
     forward: Forward
+    teacher: nn.Module | None = None
 
     def parameters(self) -> list[nn.Parameter]:
         """Those that learn."""
@@ -47,7 +50,7 @@ class Method:
 
     def modules(self) -> list[nn.Module]:
         """All whose weights lie in memory."""
-        return [self.unet] if self.owner is self.unet else [self.unet, self.owner]
+        return list(dict.fromkeys(each for each in (self.unet, self.owner, self.teacher) if each is not None))
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,25 @@ def _four(unet: UNet2DConditionModel, savings: Savings) -> Method:
             return unet(**inputs).sample.unflatten(0, (4, -1)).mean(0)
 
     return Method(tuners.float(), unet, forward)
+
+
+def _beside_teacher(unet: UNet2DConditionModel, savings: Savings, residuals: bool) -> Method:
+    """A CSC-Tuner with a ControlNet in memory, from which it learns the residuals, or pictures all the same."""
+    network = ControlNetModel.from_unet(unet, load_weights_from_unet=False).requires_grad_(False)
+    method = _tuner(unet, savings, "csc")
+    method.teacher = network
+
+    def forward(inputs, hint):
+        with torch.no_grad():
+            wanted, _ = network(**inputs, controlnet_cond=hint, return_dict=False)
+            others = {name: value for name, value in inputs.items() if name not in ("sample", "timestep")}
+            skips = encoder_skips(unet, inputs["sample"], inputs["timestep"], **others)
+        errors = residual_errors(method.owner, skips, hint, wanted[::-1])
+        return errors[:, None, None, None].expand(inputs["sample"].shape)
+
+    if residuals:
+        method.forward = forward
+    return method
 
 
 def _peft(unet: UNet2DConditionModel, savings: Savings, config: PeftConfig) -> Method:
@@ -260,6 +282,14 @@ METHODS: dict[str, tuple[Build, tuple[Savings, ...]]] = {
     "IA3": (lambda unet, savings: _peft(unet, savings, IA3Config(**_IA3)), EACH),
     "full fine-tuning": (_full, (NONE, CHECKPOINTING)),
     "CSC-Tuner": (lambda unet, savings: _tuner(unet, savings, "csc"), EACH),
+    "CSC-Tuner, a ControlNet beside it": (
+        lambda unet, savings: _beside_teacher(unet, savings, False),
+        (NONE, FROZEN),
+    ),
+    "CSC-Tuner, a ControlNet's residuals": (
+        lambda unet, savings: _beside_teacher(unet, savings, True),
+        (NONE, FROZEN),
+    ),
     "ControlNet": (_controlnet, EACH),
     "ControlNet-XS": (_controlnet_xs, EACH),
     "T2I-Adapter": (_t2i_adapter, EACH),

@@ -11,7 +11,6 @@ pictures:    the student fits the pictures themselves, as any control does.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -169,19 +168,16 @@ def residual_errors(
 
     skips, wanted: [B,C,h,w] in block order, without a graph; hints [B,3,8h,8w] in 0..1; masks [B,1,h,w] or None.
     """
-    dtype, device = skips[0].dtype, skips[0].device
-    half = dtype in (torch.bfloat16, torch.float16)
-    with torch.autocast(device.type, dtype=dtype) if half else contextlib.nullcontext():
-        features = tuner.encode_hint(hints.to(device, dtype, memory_format=torch.channels_last))
-        shares = []
-        for b in tuner.blocks:
-            if wanted[b] is None:
-                continue
-            target = wanted[b].float()
-            error = (tuner.residual(b, skips[b], features[b]).float() - target).square().mean(1)
-            square = target.square().mean(1)
-            if masks is not None:
-                shown = F.interpolate(masks.to(error), error.shape[-2:], mode="area")[:, 0]
-                error, square = error * shown, square * shown
-            shares.append(error.flatten(1).mean(1) / square.mean().clamp(min=_SMALLEST))
+    features = tuner.encode_hint(hints.to(skips[0].device, skips[0].dtype, memory_format=torch.channels_last))
+    shares = []
+    for b in tuner.blocks:
+        if wanted[b] is None:
+            continue
+        target = wanted[b].float()
+        error = (tuner.residual(b, skips[b], features[b]).float() - target).square().mean(1)
+        square = target.square().mean(1)
+        if masks is not None:
+            shown = F.interpolate(masks.to(error), error.shape[-2:], mode="area")[:, 0]
+            error, square = error * shown, square * shown
+        shares.append(error.flatten(1).mean(1) / square.mean().clamp(min=_SMALLEST))
     return torch.stack(shares).mean(0)
