@@ -23,7 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train SCEdit tuners.")
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train a tuner as a YAML file says")
-    train.add_argument("config", type=Path)
+    train.add_argument(
+        "config", type=Path, nargs="+", help="several, each with a teacher of its own, are trained in one pass"
+    )
     train.add_argument(
         "--resume",
         default="auto",
@@ -73,12 +75,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.command == "train":
+    if options.command == "train" and len(options.config) > 1:
+        from .config_file import load_config
+        from .errors import ConfigError
+        from .several import train_several
+
+        if options.cache_only:
+            raise ConfigError("--cache-only: expected one configuration, found several; fill their caches one by one")
+        configs = [load_config(path) for path in options.config]
+        train_several(configs, start=options.resume, allow_download=options.allow_download, since=_SINCE)
+    elif options.command == "train":
         from .config_file import load_config
         from .loop import train
 
         train(
-            load_config(options.config),
+            load_config(options.config[0]),
             start=options.resume,
             cache_only=options.cache_only,
             allow_download=options.allow_download,

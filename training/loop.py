@@ -28,6 +28,7 @@ from scedit_core.fitting.step import TrainingStep
 from scedit_core.fitting.sweep import train_sweep, variants
 from scedit_core.fitting.tuner_file import check_writable
 
+from .bases.base_model import BaseModel
 from .bases.loading import load_base
 from .bases.teacher import load_teacher
 from .config import TrainConfig
@@ -92,24 +93,32 @@ def prepare(
     events: Events,
     allow_download: bool = False,
     prepare_data: Callable[..., TrainingSet] = open_data,
+    shared: BaseModel | None = None,
 ) -> Run:
-    """Load the base, encode the data, and build the tuner.  A budget of minutes is settled when the run begins."""
+    """Load the base, encode the data, and build the tuner.  A budget of minutes is settled when the run begins.
+
+    shared: the base of a run that has been prepared already.
+    """
     device = accelerator.device
     dtype = frozen_dtype(config.loop.precision, device)
-    base = load_base(
-        config.base,
-        dtype,
-        device,
-        prediction=config.prediction,
-        tokenizer=config.tokenizer,
-        vae_dtype=DTYPES[config.memory.vae],
-        text=config.text,
-        vae=config.vae,
-        allow_download=allow_download,
-        unet_device="cpu",  # until all is cached and it is stored as small as it will be: a small GPU cannot hold both
-    )
-    if device.type == "cpu":
-        base.unet.set_attn_processor(AttnProcessor())  # on a CPU the backward pass of SDPA takes twice the time
+    if shared is None:
+        base = load_base(
+            config.base,
+            dtype,
+            device,
+            prediction=config.prediction,
+            tokenizer=config.tokenizer,
+            vae_dtype=DTYPES[config.memory.vae],
+            text=config.text,
+            vae=config.vae,
+            allow_download=allow_download,
+            unet_device="cpu",  # until all is cached and it is as small as it will be: a small GPU cannot hold both
+        )
+        if device.type == "cpu":
+            base.unet.set_attn_processor(AttnProcessor())  # on a CPU the backward pass of SDPA takes twice the time
+    else:
+        base = shared
+        base.restore_encoders()
     objective = Objective(base.alphas_cumprod, base.prediction, config.objective)
     tuner = new_tuner(config.tuner, base.layout, config.loop.seed).to(device)
 
@@ -131,14 +140,15 @@ def prepare(
     memory = with_compiling_settled(config.memory, device, likely_steps(loop))
     fingerprint = base.fingerprint  # of the weights as they are, before they are stored in 8 bits
     base.release_encoders()
-    prepare_unet(base.unet, memory, dtype)
-    base.unet.to(device)
+    if shared is None:
+        prepare_unet(base.unet, memory, dtype)
+        base.unet.to(device)
     prepare_tuner(tuner, memory)
     lessons = None
     if config.teacher is not None:
         told = config.teacher
         teacher = load_teacher(told.controlnet, base, dtype, told.kind, told.strength)
-        lessons = Lessons(base, teacher, config.phases, config.loop.steps)
+        lessons = Lessons(base, teacher, config.phases, loop.steps)
     optimizer = build_optimizer(grouped(tuner, loop), loop)
     run = Run(
         config=config,

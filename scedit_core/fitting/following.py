@@ -66,7 +66,7 @@ def unlike_hints(told: Mapping[str, Any]) -> str | None:
             f"pictures without it by {told['edge_f1_without']:.2f}"
         )
     base, gap, error = (told.get(key) for key in ("loss_without", "teacher_gap", "teacher_gap_error"))
-    if gap is not None and error is not None and gap < 2 * error:
+    if gap is not None and error is not None and gap <= 2 * error:
         found = (
             f"that another picture's hint serves it as well (a gap of {gap / base * 100:.2f} % of the loss with a "
             f"standard error of {error / base * 100:.2f} %)"

@@ -59,7 +59,7 @@ def train_to_end(run: Run, previews: Previews | None) -> Path:
     waiting: Told | None = None
     try:
         with run.folder.interruptible():
-            wish = _before_the_first(run, validation, previews)
+            wish = before_the_first(run, validation, previews)
             while run.step < run.config.loop.steps and not wish:
                 told = update(run)
                 if waiting is not None:
@@ -178,7 +178,7 @@ def do_what_is_due(
     return _preview(run, previews) if "preview" in due and previews else None
 
 
-def _before_the_first(run: Run, validation: Validation | None, previews: Previews | None) -> str | None:
+def before_the_first(run: Run, validation: Validation | None, previews: Previews | None) -> str | None:
     """Measure and draw what the run begins with, where it is asked for; gives the wish to stop that was seen."""
     if run.step:
         return None

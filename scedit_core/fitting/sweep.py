@@ -84,7 +84,7 @@ def train_sweep(
     """
     runs = {label: _beside(shared, config, prepare) for label, config in configs.items()}
     members = list(runs.values())
-    if _resume(members, anew=start == "never") and shared.config.output.is_file():  # of an earlier training
+    if resume_together(members, anew=start == "never") and shared.config.output.is_file():  # of an earlier training
         put_aside(shared.folder.path, [], [shared.config.output])
         forget_surplus(shared.folder.path)
     for run in members:
@@ -168,7 +168,7 @@ def _beside(shared: Run, config: Any, prepare: Callable[[SCTuner | CSCTuner], No
     )
 
 
-def _resume(runs: Sequence[Run], anew: bool) -> bool:
+def resume_together(runs: Sequence[Run], anew: bool) -> bool:
     """All go back to the newest step that each of them has saved, or begin anew; what they leave is put aside.
 
     Whether they begin anew.

@@ -21,7 +21,7 @@ from scedit_core.fitting.validation import Validation
 from training.bases.base_model import BaseModel
 from training.bases.loading import load_base
 from training.config_file import parse_config
-from training.data.training_set import TrainingSet
+from training.data.opening import open_data
 from training.demo.pictures import write_pictures
 from training.loop import train
 
@@ -61,7 +61,7 @@ def school(tmp_path_factory) -> tuple[BaseModel, CSCTuner, dict]:
 def validation(school, **data: Any) -> Validation:
     base, tuner, values = school
     config = parse_config({**values, "data": {**values["data"], **data}})
-    return Validation(config, base, TrainingSet.prepare(base, config), TunerAsTeacher(base, tuner))
+    return Validation(config, base, open_data(base, config), TunerAsTeacher(base, tuner))
 
 
 def test_a_tuner_that_is_its_teacher_agrees_with_it_and_one_that_adds_nothing_does_not(school):

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel, ControlNetUnionModel
 from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
-from diffusers.models.attention_processor import AttnProcessor
 from safetensors import safe_open
 from torch import Tensor
 
@@ -129,8 +128,6 @@ def load_teacher(
             f"{path}: expected a union ControlNet that knows {kind}, found one of {tasks} kinds; choose another kind"
         )
     network.requires_grad_(False).eval().to(base.unet.device, dtype)
-    if base.unet.device.type == "cpu":
-        network.set_attn_processor(AttnProcessor())
     name = path.stem if path.is_file() else path.resolve().name
     return Teacher(name, base, network, UNION_KINDS[kind] if union else None, float(strength))
 

@@ -1,0 +1,120 @@
+"""Several controls in one run, each from a ControlNet of its own: the same pictures, noise and noise levels for all.
+
+Nothing that is trained feeds the encoder, so one pass of it serves all of them in each step.  What each learns is what
+it would learn alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .distilling import PICTURES, PREDICTIONS, RESIDUALS, residual_errors
+from .errors import ConfigError
+from .loop import (
+    Previews,
+    Told,
+    apply_update,
+    before_the_first,
+    do_what_is_due,
+    due_now,
+    finish,
+    measuring,
+    plan,
+    posed,
+    save_whole,
+    tell,
+)
+from .objective import loss_of
+from .run import Run
+from .run_folder import Stopped
+from .sweep import resume_together
+
+
+def train_students(runs: Sequence[Run], previews: Sequence[Previews | None], start: str = "auto") -> list[Path]:
+    """Train all of `runs`, which have a teacher each, to the end; gives their files.
+
+    start: "never" begins anew, else each resumes from the newest step that all of them have saved.
+
+    Raises ConfigError where they do not see the same pictures or have other phases, Stopped where one of them is asked
+    to stop, after all were saved.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        _check_alike(first, run)
+    resume_together(runs, anew=start == "never")
+    for run in runs:
+        run.events.emit("plan", **plan(run))
+        run.events.emit("remarks", remarks=[remark.values() for remark in run.remarks])
+    validations = [measuring(run) for run in runs]
+    try:
+        wishes = [before_the_first(*each) for each in zip(runs, validations, previews, strict=True)]
+        while first.step < first.config.loop.steps:
+            wish = next(filter(None, (*wishes, *(run.folder.stop_wish() for run in runs))), None)
+            if wish:
+                raise Stopped(wish)
+            for run, told in zip(runs, update_students(runs), strict=True):
+                tell(run, told)
+            places = zip(runs, validations, previews, strict=True)
+            wishes = [do_what_is_due(run, due_now(run), *others) for run, *others in places]
+    except Stopped:
+        for run in runs:
+            save_whole(run)
+        raise
+    return [finish(run) for run in runs]
+
+
+def update_students(runs: Sequence[Run]) -> list[Told]:
+    """One optimiser update of each, and what it has come to, as `loop.update` gives it."""
+    losses: list[list[Tensor]] = [[] for _ in runs]
+    for piece in range(runs[0].config.loop.accumulate):
+        found = _losses(runs, piece)
+        scaled = [run.scaler.scale(loss) for run, loss in zip(runs, found, strict=True)]
+        runs[0].accelerator.backward(torch.stack(scaled).sum())  # no tuner has a part in another's loss
+        for kept, loss in zip(losses, found, strict=True):
+            kept.append(loss.detach())
+    return [apply_update(run, kept) for run, kept in zip(runs, losses, strict=True)]
+
+
+def _losses(runs: Sequence[Run], piece: int) -> list[Tensor]:
+    """Of each run what `Lessons.loss` asks for, of one of the passes of an update."""
+    first, base = runs[0], runs[0].base
+    batch, problem, _, masks = posed(first, piece)
+    hints = [posed(run, piece)[2] for run in runs]
+    phase = first.lessons.phase(first.step)
+    asked = problem.noisy, problem.timesteps, batch.text, batch.sizes
+    weights = batch.weights.to(problem.noisy.device)
+    problems = [problem] * len(runs)
+    if phase != PICTURES:
+        teachers = [run.lessons.teacher for run in runs]
+        wanted = [each.residuals(*asked[:2], hint, *asked[2:]) for each, hint in zip(teachers, hints, strict=True)]
+    if phase == RESIDUALS:
+        skips = base.skips(*asked)
+        pairs = zip(runs, hints, wanted, strict=True)
+        errors = [residual_errors(run.tuner, skips, hint, added.skips, masks) for run, hint, added in pairs]
+        return [(each * problem.weights * weights).mean() for each in errors]
+    if phase == PREDICTIONS:
+        with torch.no_grad():
+            problems = [replace(problem, target=base.predict(*asked, added=added).float()) for added in wanted]
+    edits = [(run.tuner, 1.0, hint) for run, hint in zip(runs, hints, strict=True)]
+    said = base.predict(*asked, edits, apart=True).chunk(len(runs))
+    return [loss_of(each, own, masks, weights) for each, own in zip(said, problems, strict=True)]
+
+
+def _check_alike(first: Run, run: Run) -> None:
+    """Raise ConfigError where a run does not go in step with the first."""
+    here, there = run.config.output.name, first.config.output.name
+    if [each.digest for each in run.data.examples] != [each.digest for each in first.data.examples]:
+        raise ConfigError(
+            f"{here}: expected hints for the same pictures as {there}, found {len(run.data.examples)} pictures with "
+            f"hints, and {len(first.data.examples)} there; complete the hints, or train one after the other"
+        )
+    if run.lessons.planned != first.lessons.planned:
+        raise ConfigError(
+            f"{here}: expected the same phases as {there}, found {run.lessons.planned}, and {first.lessons.planned} "
+            "there; say the same in teacher.residuals and teacher.predictions, or train one after the other"
+        )
