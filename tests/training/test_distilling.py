@@ -116,6 +116,21 @@ def test_added_residuals_are_what_diffusers_adds(school):
     assert not torch.allclose(made, plain, rtol=1e-2)
 
 
+def test_what_adds_to_a_skip_alone_is_no_t2i_adapter(school):
+    base, teacher, _, batch = school
+    inputs = {k: v for k, v in batch.items() if k != "hints"}
+    added = teacher.residuals(**batch)
+    alone = [None] * len(added.skips)
+    alone[-1] = added.skips[-1]  # of the uppermost block, at the last of the decoder
+    zeros = [torch.zeros_like(each) for each in added.skips[:-1]]
+    with torch.no_grad():
+        made = base.predict(**inputs, added=Added(alone))
+        whole = base.predict(**inputs, added=Added([*zeros, added.skips[-1]], torch.zeros_like(added.middle)))
+        plain = base.predict(**inputs)
+    assert torch.equal(made, whole)
+    assert not torch.allclose(made, plain, rtol=1e-2)
+
+
 def test_errors_of_residuals_are_shares_of_what_the_teacher_adds(school):
     base, teacher, student, batch = school
     wanted = teacher.residuals(**batch).skips

@@ -182,8 +182,10 @@ class BaseModel:
         """See FrozenBase."""
         inputs = self.unet_inputs(text, sizes)
         if added is not None:
-            inputs["down_block_additional_residuals"] = tuple(added.skips[::-1])
-            inputs["mid_block_additional_residual"] = added.middle
+            zero = noisy.new_zeros((), device=self.unet.device, dtype=self.compute_dtype)
+            *skips, middle = (zero if each is None else each for each in (*added.skips[::-1], added.middle))
+            # Without a middle residual diffusers would take the others for a T2I-Adapter's.
+            inputs |= {"down_block_additional_residuals": tuple(skips), "mid_block_additional_residual": middle}
         with encoder_without_graph(self.unet), attach(self.unet, edits, apart):
             return self.unet(noisy.to(self.unet.device, self.compute_dtype), timesteps, return_dict=False, **inputs)[0]
 
