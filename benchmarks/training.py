@@ -49,6 +49,7 @@ from scedit_core.fitting.run import Run
 from scedit_core.fitting.settings import LoopSettings, ObjectiveSettings
 from training.memory.compiling import compile_blocks
 
+TAUGHT, BESIDE = "CSC-Tuner, a ControlNet's residuals", "CSC-Tuner, a ControlNet beside it"
 # (what, model, batch, method, over which other with the same savings, savings, at most); a number of MiB over nothing
 TARGETS = [
     *(("kept_bytes", model, 1, "SC-Tuner", "LoRA r64", "none", 0.65) for model in MODELS),
@@ -59,18 +60,7 @@ TARGETS = [
     ("peak_bytes", "sd15", 4, "SC-Tuner", "LoRA r64", "frozen layers", 0.80),
     ("peak_bytes", "sd15", 4, "SC-Tuner", "LoRA r64", "frozen layers, checkpointing", 1.00),
     ("peak_bytes", "sd15", 4, "CSC-Tuner", "ControlNet", "frozen layers", 0.50),
-    *(
-        (
-            "peak_bytes",
-            model,
-            1,
-            "CSC-Tuner, a ControlNet's residuals",
-            "CSC-Tuner, a ControlNet beside it",
-            "none",
-            0.75,
-        )
-        for model in MODELS
-    ),
+    *(("peak_bytes", model, batch, TAUGHT, BESIDE, "none", 0.75) for model in MODELS for batch in (1, 4)),
     ("peak_bytes", "sdxl", 1, "SC-Tuner", None, "frozen layers, checkpointing, 8 bits", 4.5 * 1024),
 ]
 
