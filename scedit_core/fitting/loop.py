@@ -53,12 +53,12 @@ def train_to_end(run: Run, previews: Previews | None) -> Path:
     events = run.events
     events.emit("plan", **plan(run), **({} if run.budget is None else {"minutes": run.budget.minutes}))
     events.emit("remarks", remarks=[remark.values() for remark in run.remarks])
-    validation = measuring(run)
     if run.budget is not None:
         run.budget.start()
     waiting: Told | None = None
     try:
         with run.folder.interruptible():
+            validation = measuring(run)
             wish = before_the_first(run, validation, previews)
             while run.step < run.config.loop.steps and not wish:
                 told = update(run)
