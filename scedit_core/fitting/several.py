@@ -83,8 +83,8 @@ def update_students(runs: Sequence[Run]) -> list[Told]:
 def _losses(runs: Sequence[Run], piece: int) -> list[Tensor]:
     """Of each run what `Lessons.loss` asks for, of one of the passes of an update."""
     first, base = runs[0], runs[0].base
-    batch, problem, _, masks = posed(first, piece)
-    hints = [posed(run, piece)[2] for run in runs]
+    batch, problem, own, masks = posed(first, piece)
+    hints = [own, *(posed(run, piece)[2] for run in runs[1:])]
     phase = first.lessons.phase(first.step)
     asked = problem.noisy, problem.timesteps, batch.text, batch.sizes
     weights = batch.weights.to(problem.noisy.device)
@@ -102,7 +102,7 @@ def _losses(runs: Sequence[Run], piece: int) -> list[Tensor]:
             problems = [replace(problem, target=base.predict(*asked, added=added).float()) for added in wanted]
     edits = [(run.tuner, 1.0, hint) for run, hint in zip(runs, hints, strict=True)]
     said = base.predict(*asked, edits, apart=True).chunk(len(runs))
-    return [loss_of(each, own, masks, weights) for each, own in zip(said, problems, strict=True)]
+    return [loss_of(each, asks, masks, weights) for each, asks in zip(said, problems, strict=True)]
 
 
 def _check_alike(first: Run, run: Run) -> None:
