@@ -37,7 +37,7 @@ from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_tensor
 from .bases.base_model import BaseModel
 from .config import TrainConfig
 from .data.cache import cache_key
-from .data.encoding import Encoder, ready_hint
+from .data.encoding import Encoder, framed_mask, ready_hint
 from .data.examples import Example
 from .data.file_index import Seen
 from .data.folder_set import FolderSet
@@ -154,9 +154,8 @@ def leave_out_broken(found: Survey, config: TrainConfig, console: Console) -> No
     def decode(example: Example) -> bool:
         """Whether it has a ready hint of one colour."""
         read_picture(example.path, example.path)
-        if example.mask is not None:
-            path = example.mask.path
-            example.framing.mask(read_picture(path, path, MASK_PAPER), path)
+        if example.masked:
+            framed_mask(example)
         return example.hint is not None and is_blank(ready_hint(example, fitting))
 
     for example, done in _shown(read_ahead(decode, examples), len(examples), console):
@@ -249,9 +248,12 @@ def draw_sheet(config: TrainConfig, found: Survey, path: Path) -> Path:
             hint = hints.for_step(hints.make(to_tensor(picture)), generator_for(0, 0, f"hidden of {example.digest}"))
         if example.mask is not None:
             mask = example.framing.apply(read_picture(example.mask.path, example.mask.path, MASK_PAPER))
+        elif example.alpha:
+            mask = framed_mask(example).resize(example.bucket)
         size = "x".join(str(side) for side in example.size)
-        kind = ", prior" if example.weight != 1 or example in found.prior else ""
-        facts = f"{printable(example.path.name)}, {size} to {example.bucket[0]}x{example.bucket[1]}{kind}"
+        kind = ", prior" if example in found.prior else ""
+        name = printable(example.name if example.origin else example.path.name)
+        facts = f"{name}, {size} to {example.bucket[0]}x{example.bucket[1]}{kind}"
         shown.append(Shown(picture, hint, mask, facts, example.caption, hints and hints.fitting))
     return draw_contact_sheet(path, shown)
 
