@@ -12,10 +12,12 @@ from PIL import Image
 from training_runs import events, run_folder, train
 
 from scedit_core import CSCTuner, SCTuner
+from scedit_core.errors import ConditionError
 from scedit_core.fitting.objective import Objective
 from scedit_core.fitting.validation import Validation, quantiles
 from training.bases.loading import load_base
 from training.config_file import parse_config
+from training.data.hint_making import Hints
 from training.data.opening import open_data
 from training.memory.preparing import prepare_unet
 from training.seeing.previews import Previews, scenes_of
@@ -253,6 +255,23 @@ def test_a_condition_is_found_again_in_the_result(control_values):
     assert preview["found_again"] == pytest.approx(expected, abs=0.02)  # the files are JPEGs
     assert 0 < expected < 1
     assert Image.open(folder / "trained.jpg").width > 300
+
+
+def test_a_detector_that_is_gone_costs_what_it_would_find_and_nothing_else(control_values, monkeypatch):
+    """Hints lie in the cache by then."""
+    control_values |= {"tensorboard": False, "validation": {"every": 0}, "previews": {"every": 0}}
+    train(control_values)
+
+    def gone(self, picture):
+        raise ConditionError("depth: expected a detector, found none; fetch it")
+
+    monkeypatch.setattr(Hints, "make", gone)
+    control_values["loop"]["steps"] = 4
+    control_values["previews"] = {"every": 2, "count": 1, "steps": 1}
+    assert train(control_values) is not None
+    (preview,) = events(control_values, "preview")
+    assert "found_again" not in preview
+    assert (run_folder(control_values) / "previews" / "step-000004.jpg").is_file()
 
 
 def test_a_sheet_takes_any_sizes_and_gaps(tmp_path):

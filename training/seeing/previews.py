@@ -26,6 +26,7 @@ from torch import Tensor
 
 from scedit_core import CSCTuner, SCTuner
 from scedit_core.conditions.fitting import fit_hint
+from scedit_core.errors import ConditionError
 from scedit_core.fitting.chance import generator_for
 from scedit_core.fitting.errors import DataError
 from scedit_core.fitting.following import edges_followed, shows_edges
@@ -141,13 +142,19 @@ class Previews:
         if self._hints is None:
             return
         apart = []
-        for i, scene in enumerate(self.scenes):
-            picture = to_tensor(Image.open(self._file(_row(step), i)))
-            found = self._hints.make(picture)[None].float()
-            apart.append((found - scene.hint.float().cpu()).abs().mean().item())
-            save_picture(_picture(found), self._found(step, i))
+        try:
+            for i, scene in enumerate(self.scenes):
+                picture = to_tensor(Image.open(self._file(_row(step), i)))
+                found = self._hints.make(picture)[None].float()
+                apart.append((found - scene.hint.float().cpu()).abs().mean().item())
+                save_picture(_picture(found), self._found(step, i))
+            self.found_again = sum(apart) / len(apart)
+        except ConditionError:  # hints may be in the cache, and their detector gone
+            self._hints = None
+            return
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
         self._hints.release()
-        self.found_again = sum(apart) / len(apart)
 
     def _found(self, step: int, i: int) -> Path:
         return self.folder / "found" / f"{_row(step)}-{i}.jpg"
