@@ -147,9 +147,10 @@ class SCEditTrainOnModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "optimizer",
-                    options=["adamw", "adamw8bit", "prodigy"],
+                    options=["adamw", "adamw8bit", "prodigy", "adafactor", "came", "schedulefree_adamw"],
                     default="adamw",
-                    tooltip="Adamw needs nothing; adamw8bit needs the package bitsandbytes, prodigy needs prodigyopt.",
+                    tooltip="Adamw and adafactor need nothing; adamw8bit needs the package bitsandbytes, prodigy needs "
+                    "prodigyopt, came needs came-pytorch, schedulefree_adamw needs schedulefree.",
                 ),
                 io.Combo.Input(
                     "precision",
