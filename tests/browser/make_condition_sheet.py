@@ -1,6 +1,6 @@
 """A contact sheet of all conditions on two photographs of scikit-image, as docs/conditions.jpg.
 
-    python benchmarks/condition_sheet.py [--out docs/conditions.jpg] [--folder models/scedit_annotators]
+    python make_condition_sheet.py [--out docs/conditions.jpg] [--folder models/scedit_annotators]
 
 A condition whose detector is not installed in --folder is left out; the sentence that the pack says then is printed.
 `python -m scedit_core annotators --download NAME` fetches one.
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from skimage import data
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scedit_core.conditions.completion import Margins, inpainting, outpainting
 from scedit_core.conditions.trained import hint_maker

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -40,11 +42,16 @@ def checkpoint_hint_encoder(tuner: CSCTuner) -> None:
     tuner.hint.__class__ = RecomputedHintEncoder
 
 
+_within = ContextVar("within", default=False)  # what is recomputed anyhow
+
+
 class RecomputedAdapter(SkipAdapter):
     """An adapter that keeps its input only."""
 
     def forward(self, z: Tensor) -> Tensor:
         """See SkipAdapter."""
+        if _within.get():
+            return super().forward(z)
         return checkpoint(super().forward, z, use_reentrant=False, preserve_rng_state=False)
 
 
@@ -62,7 +69,12 @@ def _recomputed(module: nn.Module, *args):
         (edit, features), module.edit_input = given, None
 
         def run(x, temb, *features):
-            return module(edit(x, *features), temb)
+            before = _within.set(True)
+            try:
+                x = edit(x, *features)
+            finally:
+                _within.reset(before)
+            return module(x, temb)
 
         args = (*args, *features)  # not by closure, so that what is kept is known to autograd
     # a U-Net in eval mode draws no random numbers, so there is no state of them to save
