@@ -32,6 +32,10 @@ class Agreement:
         """Add a row for what cannot be compared here."""
         self.rows.append({"what": what, "path": path, "error": reason, "tolerance": None, "agrees": None})
 
+    def write(self, options: argparse.Namespace, *packages: str) -> None:
+        """Write the rows so far."""
+        finish({"machine": machine(*packages), "rows": self.rows}, options)
+
     def finish(self, options: argparse.Namespace, *packages: str) -> int:
         """Print, write.  Returns 1 where something is off by more than its tolerance."""
         verdicts = {True: "agrees", False: "DIFFERS", None: "left out"}
@@ -40,7 +44,7 @@ class Agreement:
         ]
         heads = ["what", "path", "error", "tolerance", ""]
         show(f"{device_name()} beside the CPU in float32", heads, lines, left=2)
-        finish({"machine": machine(*packages), "rows": self.rows}, options)
+        self.write(options, *packages)
         off = [f"{r['what']}, {r['path']} ({r['error']})" for r in self.rows if r["agrees"] is False]
         print(f"off by more than the tolerance: {'; '.join(off) or 'none'}")
         return int(bool(off))

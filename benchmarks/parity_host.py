@@ -44,6 +44,7 @@ def main() -> int:
     for path in options.paths:
         dtype, compiled, tolerance = PATHS[path]
         _compare(agreement, path, tolerance, host, dtype, compiled, expected)
+    agreement.write(options)  # should what follows end the process
     reason = _turn_on_dynamic_vram(host)
     if reason:
         agreement.leave_out("all", "float32, dynamic VRAM", reason)
