@@ -2,15 +2,12 @@
 
     python -m benchmarks.train_in_host [--host COMFYUI] [--model sd15 | sdxl] [--latent 32] [--rank 64] [--steps 6]
                                        [--batches 1 4] [--checkpointing] [--stored fp32 | bf16 | fp8] [--width 320]
-                                       [--only scedit] [--count] [--out FILE.json]
+                                       [--only scedit] [--out FILE.json]
 
 COMFYUI is a checkout that has Train LoRA (v0.28.0 or newer).  Both nodes are run as ComfyUI runs them, on the same
 MODEL of the true shape with random weights, the same latents, captions, batch and compute dtype, and AdamW.  Prints a
 table and writes JSON: steps per second (the median of all steps but the first), and bytes that autograd keeps for the
 backward pass of a step, each storage once, without weights, gradients and optimiser state, which are listed apart.
-
-With --count nothing is allocated and nothing is timed: the most bytes that all tensors of a step of ours hold at once,
-weights and optimiser state included, on tensors without numbers, as on a GPU.
 """
 
 from __future__ import annotations
@@ -23,8 +20,7 @@ import time
 from typing import Any
 
 from benchmarks.frame import MIB, finish, host_version, listen_to_ctrl_c, machine, parser, show
-from benchmarks.inference_host import NAME, load_host, randomise, unet_config
-from benchmarks.step_counts import StepCost, fused_attention
+from benchmarks.inference_host import load_host, randomise, unet_config
 
 _TEXT = {"sd15": 768, "sdxl": 2048}
 
@@ -55,7 +51,7 @@ class Watch:
         return tensor
 
 
-def model_of(host: Any, name: str, stored: str, width: int, device: str = "cpu") -> Any:
+def model_of(host: Any, name: str, stored: str, width: int) -> Any:
     """A MODEL of the true shape with random weights, which core's node can load again."""
     torch, comfy = host.torch, host.comfy
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
@@ -67,9 +63,7 @@ def model_of(host: Any, name: str, stored: str, width: int, device: str = "cpu")
         config = supported(shape)
         config.unet_config |= shape | {"dtype": dtypes[stored]}
         config.manual_cast_dtype = torch.bfloat16 if stored == "fp8" else None
-        model = config.get_model({}, "", device=torch.device(device))
-        if device == "meta":
-            return comfy.model_patcher.ModelPatcher(model, torch.device(device), torch.device(device))
+        model = config.get_model({}, "", device=torch.device("cpu"))
         randomise(host, model.diffusion_model, 0)
         return comfy.model_patcher.ModelPatcher(model, host.device, host.offload)
 
@@ -140,39 +134,6 @@ def lora(host: Any, model: Any, latents: list, positive: list, options: argparse
     return lambda: node.execute(model=[model], latents=latents, positive=positive, **given)
 
 
-def counted(host: Any, options: argparse.Namespace, batch: int) -> dict[str, Any]:
-    """Bytes that one step of our node holds at most, and what of them is there all the time."""
-    torch = host.torch
-    model = model_of(host, options.model, options.stored, options.width, "meta")
-    base = importlib.import_module(f"{NAME}.nodes.training.host_base")
-    frozen = importlib.import_module(f"{NAME}.nodes.training.frozen_layers")
-    states = importlib.import_module(f"{NAME}.scedit_core.fitting.base").TextStates
-    host.comfy.model_management.load_models_gpu = lambda *_, **__: None  # there is nothing to load
-    with torch.device("meta"):
-        tuner = host.core.SCTuner(host.patch.layout_of(model.model))
-        made = base.HostBase(model, "auto", options.checkpointing, None)
-        noisy, timesteps = torch.randn(batch, 4, options.latent, options.latent), torch.zeros(batch)
-        pooled = torch.randn(batch, 1280) if options.model == "sdxl" else None
-        text = states(torch.randn(batch, 77, _TEXT[options.model]), pooled)
-        conditions = {"c_crossattn": text.states}
-        if pooled is not None:  # which the host makes of sizes on the CPU
-            conditions["y"] = torch.randn(batch, 2816)
-        made.conditions, made.sigmas = lambda *_: dict(conditions), lambda given: given
-        state = [torch.empty_like(p) for p in tuner.parameters() for _ in range(2)]  # of AdamW
-        model.model.requires_grad_(False)
-        weights = list(model.model.diffusion_model.parameters())
-        trained = [*tuner.parameters(), *state]
-        through = frozen.trained_through(model.model.diffusion_model, options.checkpointing, False)
-        with fused_attention(), StepCost([*weights, *trained, noisy, *conditions.values()]) as cost, through:
-            loss = made.predict(noisy, timesteps, text, None, [(tuner, 1.0, None)]).float().square().mean()
-            loss.backward()
-    return {
-        "peak_mib": cost.peak / MIB,
-        "weights_mib": sum(p.nbytes for p in weights) / MIB,
-        "trained_mib": sum(p.nbytes for p in tuner.parameters()) / MIB,
-    }
-
-
 def trained_mib(host: Any, model: Any, name: str, rank: int) -> float:
     """The trained weights, of which gradients take as much again and AdamW's state twice."""
     if name == "scedit":
@@ -199,9 +160,6 @@ def main() -> None:
         folder_paths.models_dir = folder_paths.output_directory = folder
         folder_paths.folder_names_and_paths["scedit"] = ([folder], {".safetensors"})
         for batch in options.batches:
-            if options.count:
-                rows.append({"method": "scedit", "batch": batch, **counted(host, options, batch)})
-                continue
             latents, positive = pictures(host, options.model, max(options.batches), options.latent)
             for name, made in (("scedit", scedit), ("lora", lora)):
                 if options.only in (None, name):
@@ -211,7 +169,6 @@ def main() -> None:
                     rows.append({"method": name, "batch": batch, **found})
                     del model
     heads = ["method", "batch", "steps_per_second", "kept_mib", "peak_mib", "weights_mib", "trained_mib", "seconds"]
-    heads = [head for head in heads if head in rows[0]]
     lines = [[f"{row[key]:.4g}" if isinstance(row[key], float) else str(row[key]) for key in heads] for row in rows]
     show(f"{options.model}, {8 * options.latent} px, ComfyUI {host.version}, {host.device}", heads, lines)
     settings = {key: value for key, value in vars(options).items() if key not in ("host", "out")}
@@ -228,7 +185,6 @@ def _options() -> argparse.Namespace:
     made.add_argument("--batches", type=int, nargs="+", default=[1, 4])
     made.add_argument("--checkpointing", action="store_true")
     made.add_argument("--stored", choices=["fp32", "bf16", "fp8"], default="fp32")
-    made.add_argument("--count", action="store_true")
     made.add_argument("--only", choices=["scedit", "lora"])
     options = made.parse_args()
     host_version(options.host)
