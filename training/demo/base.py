@@ -20,7 +20,7 @@ from .scenes import BACKGROUNDS, Scene, mirrored_caption
 from .stage import Stage, follow
 from .vae import to_model
 
-SCENES = 26_000
+SCENES = 40_000
 CHUNK = 2_000  # scenes drawn and encoded at a time
 BATCH = 32
 PEAK_LR = 1e-3

@@ -96,17 +96,18 @@ def random_style(rng: np.random.Generator, plain: float = 0.4, grain: bool = Tru
 def near_tuner_style(style: Style) -> bool:
     """True for the combinations that make up the tuners' styles: these are seen by no part but judge and autoencoder.
 
-    Glowing things without lines in the dark; light lines on blue; uneven washes without lines on pale paper.
+    Bright, glowing things without lines in the dark; light lines on blue; uneven washes with rims, without lines, on
+    pale paper.
     """
     if style.tone == "natural":
         return False
     unlined = style.line is None
-    lantern = style.tone == "dark" and style.glow > 0 and unlined
+    lantern = style.tone == "dark" and style.glow > 0 and style.bright and unlined
     middle = np.mean(style.ground, axis=0) / 255
     hue, _, saturation = colorsys.rgb_to_hls(*middle)[0], None, colorsys.rgb_to_hsv(*middle)[1]
-    blue = 0.53 < hue < 0.72 and saturation > 0.3
+    blue = 0.55 < hue < 0.67 and saturation > 0.3
     blueprint = blue and not unlined and np.mean(style.line) > 150
-    watercolour = style.tone == "pale" and unlined and (style.rim > 0 or style.blotch > 0)
+    watercolour = style.tone == "pale" and unlined and style.rim > 0 and style.blotch > 0
     return lantern or blueprint or watercolour
 
 
