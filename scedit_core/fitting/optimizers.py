@@ -30,7 +30,7 @@ class Kind:
     name: str
     package: str = ""
     rate: float = 1e-4
-    usable: tuple[float, float] = (1e-7, 1e-2)
+    usable: tuple[float, float] = (1e-7, 5e-2)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     own_mean: bool = False
 
