@@ -100,7 +100,7 @@ def bars(path: Path, panels: list[list[tuple[str, dict[str, float]]]], label: st
             names, colours = list(values)[::-1], [_OURS if "Tuner" in name else _OTHERS for name in values][::-1]
             drawn = axis.barh(names, [values[name] for name in names], color=colours)
             axis.bar_label(drawn, fmt=form, padding=3, fontsize=8)
-            axis.set_title(title, fontsize=9)
+            axis.set_title(title, fontsize=8)
             axis.tick_params(labelsize=8)
             axis.margins(x=0.2)
             axis.spines[["top", "right"]].set_visible(False)

@@ -31,7 +31,7 @@ def training(report: dict, path: Path) -> None:
     panels: dict[str, dict[str, dict[str, float]]] = {}
     for row in report["rows"]:
         values = {batch: value for batch, value in row.get(what, {}).items() if value}
-        if not values or (counted and row["savings"] not in _DRAWN):
+        if not values or row["method"].startswith("four") or (counted and row["savings"] not in _DRAWN):
             continue
         batch = next(iter(values)) if counted else list(values)[-1]
         title = f"{_TITLES[row['model']]}, {row['resolution']} px, batch {batch}; savings: {row['savings']}"
