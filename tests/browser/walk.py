@@ -42,8 +42,8 @@ def main(host: Path, out: Path, frontend: Path | None) -> None:
         pack = base / "custom_nodes" / "ComfyUI-SCEdit"
         print("1. git clone; 2. pip install")
         subprocess.run(["git", "clone", "-q", str(PACK), str(pack)], check=True)
-        install = [sys.executable, "-m", "pip", "install", "-q", "-r", str(pack / "requirements.txt")]
-        subprocess.run(install, check=True)
+        install = [sys.executable, "-m", "pip", "install", "--dry-run", "-q", "-r", str(pack / "requirements.txt")]
+        subprocess.run(install, check=True)  # dry: this Python has what it needs, and other things beside it
         print("3. a checkpoint; 4. pictures and captions")
         sys.path.insert(0, str(host))
         import comfy.cli_args
