@@ -27,7 +27,7 @@ from host_server import Server  # noqa: E402
 from model_files import CHECKPOINTS  # noqa: E402
 
 SMALL = {
-    "SCEditTrainOnModel": {"steps": 4, "resolution": 128, "preview_every": 2, "accumulate": 1},
+    "SCEditTrainOnModel": {"steps": 4, "resolution": 128, "preview_every": 0, "accumulate": 1},
     "EmptyLatentImage": {"width": 128, "height": 128},
     "KSampler": {"steps": 2},
 }
