@@ -114,7 +114,7 @@ PICTURES: dict[str, Callable[[], Pair]] = {
     "csc_train_in_graph_sdxl": lambda: edges("a red cat in the middle, in a meadow"),
     "csc_distil_canny_sd15": lambda: edges("a white cat in the middle, in a desert"),
     "csc_distil_canny_sdxl": lambda: edges("a yellow cat in the middle, in a meadow"),
-    "csc_train_canny_sd15": lambda: edges("an orange cat in the middle, on a beach"),
+    "csc_train_canny_sd15": lambda: edges("a green cat in the middle, on a beach"),
     "csc_completion_sd15": lambda: hint("SCEditCompletion", left=0, top=0, right=256, bottom=0),
 }
 
