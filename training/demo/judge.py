@@ -89,10 +89,12 @@ def train_judge(folder: Path, vae, steps: int, start: Path | None, seed: int = 3
     judge = Judge()
     optimizer = torch.optim.AdamW(judge.parameters(), lr=PEAK_LR, weight_decay=0.02, fused=True)
     stage = Stage("judge", folder, steps, {"judge": judge, "optimizer": optimizer})
+    if start and stage.step == 0:
+        own = judge.state_dict()
+        fitting = {k: v for k, v in load_file(start).items() if v.shape == own[k].shape}
+        judge.load_state_dict(fitting, strict=False)
     if stage.finished:
         return judge.eval()
-    if start and stage.step == 0:
-        judge.load_state_dict({k: v for k, v in load_file(start).items() if "style" not in k}, strict=False)
     parts = [rendered(count, seed + i, style, None) for i, (style, count) in enumerate(PICTURES.items())]
     images = np.concatenate([images for images, _ in parts])
     pairs = pair_table([scene for _, scenes in parts for scene in scenes])
