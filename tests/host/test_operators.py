@@ -10,8 +10,8 @@ from conftest import PACK_ROOT
 from small_model import sample, small_model
 from small_tuners import apply_csc, apply_sc, control_prompts, csc_tuner, sc_tuner
 
-sys.path.append(str(PACK_ROOT / "benchmarks"))
-from inference_operators import MOST, step_operators
+sys.path.append(str(PACK_ROOT))  # behind the host's: the folder of benchmarks itself holds a module named training
+from benchmarks.inference_operators import MOST, step_operators
 
 
 @pytest.fixture(scope="module")
