@@ -132,7 +132,7 @@ def train_on_model() -> dict:
         vae=("8", 0),
         clip=("18", 0),
         folder="lanterns",
-        name="lantern",
+        name="glowing",
         kind="style",
         steps=400,
         batch=1,  # so that the picture is there within minutes on a CPU
