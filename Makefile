@@ -12,7 +12,7 @@ demo: $(VENV)/.train-ready
 # One process a core (at most four, of a gigabyte each), one thread in each.
 test: export OMP_NUM_THREADS = 1
 test: $(VENV)/.test-ready
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python tests/host/install_requirements.py
 	$(BIN)/python tests/host/run.py
 
