@@ -12,6 +12,13 @@ _spec = importlib.util.spec_from_file_location("tiny_base", Path(__file__).with_
 tiny_base = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(tiny_base)
 
+LONGEST = ("test_resume", "test_verdict", "test_demo", "test_gpu_benchmark")  # up to minutes each
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, so that no process is left with one of them at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
 
 @pytest.fixture(scope="session")
 def tiny():
