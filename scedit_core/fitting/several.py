@@ -24,12 +24,12 @@ from .loop import (
     due_now,
     finish,
     measuring,
-    plan,
     posed,
     save_whole,
     tell,
 )
 from .objective import loss_of
+from .planning import plan
 from .run import Run
 from .run_folder import Stopped
 from .sweep import resume_together

@@ -24,11 +24,12 @@ from .earlier import forget_surplus, put_aside
 from .errors import ConfigError
 from .event_log import EVENTS_FILE, EventLog, latest_run_of_steps, read_events
 from .events import Events
-from .loop import Told, apply_update, do_what_is_due, due_now, finish, plan, posed, save_whole, tell
+from .loop import Told, apply_update, do_what_is_due, due_now, finish, posed, save_whole, tell
 from .machine import moved
 from .new_tuner import new_tuner, trainable
 from .objective import loss_of
 from .optimizing import build_ema, build_optimizer, build_schedule, grouped
+from .planning import plan
 from .resuming import leave_earlier, leave_later
 from .run import Run
 from .run_folder import RunFolder, Stopped

@@ -10,7 +10,6 @@ import comfy.cldm.cldm
 import comfy.controlnet
 import comfy.ops
 import comfy.t2i_adapter.adapter
-import folder_paths
 import pytest
 import torch
 from conftest import PACK_NAME
@@ -31,18 +30,6 @@ def training(pack) -> SimpleNamespace:
     found = {name: importlib.import_module(f"{PACK_NAME}.nodes.training.{name}") for name in own}
     found["base"] = importlib.import_module(f"{PACK_NAME}.scedit_core.fitting.base")
     return SimpleNamespace(**found)
-
-
-@pytest.fixture
-def folders(tmp_path, monkeypatch):
-    """Empty output and input folders of the host, and an empty models/scedit."""
-    for name in ("output", "input", "scedit"):
-        (tmp_path / name).mkdir()
-    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
-    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path / "input"))
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "scedit", ([str(tmp_path / "scedit")], {".safetensors"}))
-    folder_paths.filename_list_cache.clear()
-    return tmp_path
 
 
 @pytest.fixture
