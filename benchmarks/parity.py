@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.agreement import Agreement
 from benchmarks.frame import parser
-from benchmarks.training_models import MODELS
+from benchmarks.models import MODELS
 from scedit_core import CSCTuner, SCTuner, SkipLayout
 from scedit_core.diffusers import attach
 from scedit_core.fitting.machine import moved

@@ -1,9 +1,10 @@
 """What is learned in equal steps: SC-Tuner beside LoRA, CSC-Tuner beside ControlNet and T2I-Adapter.
 
-    python benchmarks/quality.py [--seeds 3] [--ablation-seeds 3] [--control-steps 250 500 1000 2000]
+    python -m benchmarks.quality [--seeds 3] [--ablation-seeds 3] [--control-steps 250 500 1000 2000]
                                  [--style lantern] [--style-steps 600] [--batch 16] [--prompts 72]
                                  [--only style control ablation distilling] [--rates FILE.json] [--teachers N]
                                  [--work build/quality] [--out FILE.json] [--plot FILE.png]
+    python -m benchmarks.quality --draw FILE.json --plot FILE.png
 
 Needs requirements/train.txt and peft, and the embedded base in demo/.  All methods of a task see the same pictures,
 noise and timesteps for the same number of steps (a CSC-Tuner that learns from the ControlNet of 1000 steps fits its
@@ -14,7 +15,7 @@ With --teachers, the first so many ControlNets teach the students of all seeds. 
 looks at pictures of held-out prompts, and edges are compared with the hints.  The defaults above are those on
 a GPU; a CPU does less of each.  Every finished part is kept in --work with what was trained, so that a run that was
 interrupted resumes, and one that asks for more seeds or steps adds to them; parts of another base or style are kept
-apart.
+apart.  Ctrl+C ends it with the rows so far, and --draw shows those of a report again.
 Prints tables, writes JSON with the machine and the versions, and draws one plot.
 """
 
@@ -24,23 +25,18 @@ import argparse
 import hashlib
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder, where training.py hides the package
-
 import torch
 from diffusers.models.attention_processor import AttnProcessor
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.frame import finish, keep_memory, machine, parser
-from benchmarks.quality_methods import ABLATION, CONTROL, DISTILLING, STYLE, Method, distilled, to_device, untouched
-from benchmarks.quality_plot import draw
+from benchmarks import plots
+from benchmarks.frame import PACK, finish, keep_memory, listen_to_ctrl_c, machine, parser, show
+from benchmarks.methods import ALWAYS, TAUGHT, distilled, untouched
 from benchmarks.quality_tasks import control_lessons, mark_control, mark_style, style_lessons, teach
 from scedit_core.fitting.objective import Objective
 from training.bases.loading import load_base
@@ -50,42 +46,36 @@ from training.demo.styles import TUNER_STYLES
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 NOISE = 0.01  # a rate that is better by less is not
-TEACHER_STEPS, RESIDUALS, ALL = 1000, 250, 10**9  # of the ControlNet, and of what its student fits of it first
+TEACHER_STEPS, RESIDUALS = 1000, 250  # of the ControlNet, and of what its student fits of it first
 STUDENT = "CSC-Tuner, kernel 1, from a ControlNet"
+_ALONE, _DRAWINGS = f"{STUDENT}, residuals alone", "drawings without captions"
 # What a student learns from: the lessons, steps of residuals and of predictions (pictures follow), and the student that
 # it is the same as for the first RESIDUALS steps.
 STUDENTS = {
     STUDENT: ("control", RESIDUALS, 0, None),
-    f"{STUDENT}, residuals alone": ("control", ALL, 0, STUDENT),
-    f"{STUDENT}, residuals alone, drawings without captions": ("drawings", ALL, 0, None),
-    f"{STUDENT}, then predictions, drawings without captions": (
-        "drawings",
-        RESIDUALS,
-        ALL,
-        f"{STUDENT}, residuals alone, drawings without captions",
-    ),
+    _ALONE: ("control", ALWAYS, 0, STUDENT),
+    f"{_ALONE}, {_DRAWINGS}": ("drawings", ALWAYS, 0, None),
+    f"{STUDENT}, then predictions, {_DRAWINGS}": ("drawings", RESIDUALS, ALWAYS, f"{_ALONE}, {_DRAWINGS}"),
 }
-ROOT = Path(__file__).resolve().parents[1]
-DEMO = ROOT / "demo"
+DEMO = PACK / "demo"
 
 
 class School:
     """The base, the judge, the lessons, and the marks that were given before."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.console = options, Console()
+        self.options = options
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.judge = load_judge(DEMO / "judge.safetensors")
-        options.work /= f"{options.style}_{_fingerprint(DEMO)}"
+        weights = b"".join(file.read_bytes() for file in sorted(DEMO.rglob("*.safetensors")))
+        self.work = options.work / f"{options.style}_{hashlib.sha256(weights).hexdigest()[:8]}"
         base = self.base()
         self.objective = Objective(base.alphas_cumprod, base.prediction, ObjectiveConfig())
         self.lessons = {"style": style_lessons(base, options.style)}
         if {"control", "distilling"} & set(options.only):
-            self.lessons["control"] = control_lessons(base, options.work / "control_lessons.safetensors")
+            self.lessons["control"] = control_lessons(base, self.work / "control_lessons.safetensors")
         if "distilling" in options.only:
-            self.lessons["drawings"] = control_lessons(
-                base, options.work / "drawing_lessons.safetensors", drawings=True
-            )
+            self.lessons["drawings"] = control_lessons(base, self.work / "drawing_lessons.safetensors", drawings=True)
 
     def base(self):
         """A fresh copy of the embedded base: some methods change it."""
@@ -97,107 +87,79 @@ class School:
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """The result under that name, made now or in an earlier run with the same batch and prompts."""
         part = f"{name}, batch {self.options.batch}, prompts {self.options.prompts}".replace(" ", "_")
-        path = self.options.work / f"{part}.json"
+        path = self.work / f"{part}.json"
         if not path.exists():
             begun = time.monotonic()
             made = make()
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(made))
-            self.console.print(f"{name}: {made} ({time.monotonic() - begun:.0f} s)", highlight=False)
+            print(f"{name}: {made} ({time.monotonic() - begun:.0f} s)", flush=True)
         return json.loads(path.read_text())
 
+    def kept(self, pupil: str, seed: int, steps: int | None = None) -> Path:
+        """Where a pupil's state after that many steps is kept; the newest without."""
+        after = "" if steps is None else f", {steps} steps"
+        return self.work / f"{pupil}, seed {seed}{after}.pt".replace(" ", "_")
+
     def taught(
-        self,
-        name: str,
-        build: Callable,
-        task: str,
-        rate: float,
-        seed: int,
-        ends: list[int],
-        mark: Callable,
+        self, name: str, build: Callable, task: str, rate: float, seed: int, ends: list[int], mark: Callable,
         begin: Path | None = None,
-    ) -> dict:
+    ) -> dict:  # fmt: skip
         """Marks after each of `ends` steps, by number of steps, and the number of parameters.
 
         begin: what another pupil has kept, for one that is the same so far.
         """
         pupil, marks, parameters = None, {}, 0
+        name = f"{name}, batch {self.options.batch}, rate {rate:g}"
 
         def learn(end: int) -> dict:
             nonlocal pupil
-            kept = self.options.work / f"{_part(name, seed)}.pt"
-            pupil = pupil or Pupil(self, build, task, rate, seed, kept, end, begin)
-            loss = pupil.learn(end)
+            pupil = pupil or Pupil(self, build, rate, seed, [self.kept(name, seed), begin], end)
+            loss = pupil.learn(task, end, [self.kept(name, seed, end), self.kept(name, seed)])
             made = mark(pupil.base, self.judge, pupil.method, self.options.prompts)
-            return {**made, "loss": loss, "parameters": pupil.method.parameters}
+            return {**made, "loss": loss, "parameters": sum(p.numel() for p in pupil.trained)}
 
         for end in ends:
-            told = self.once(f"{_part(name, seed)}, steps {end}", lambda end=end: learn(end))
-            parameters = told.pop("parameters")
-            marks[str(end)] = told
+            marks[str(end)] = self.once(f"{name}, seed {seed}, steps {end}", partial(learn, end))
+            parameters = marks[str(end)].pop("parameters")
         return {"marks": marks, "parameters": parameters}
 
 
 class Pupil:
-    """A base with a method that is being trained; resumes from the file `kept` of an earlier run, else from `begin`."""
+    """A base with a method that is being trained; resumes from the first of `files` with at most `end` steps."""
 
     def __init__(
-        self,
-        school: School,
-        build: Callable,
-        task: str,
-        rate: float,
-        seed: int,
-        kept: Path | None = None,
-        end: int = 0,
-        begin: Path | None = None,
+        self, school: School, build: Callable, rate: float, seed: int, files: list[Path | None], end: int
     ) -> None:
-        self.base, self._school, self._task, self._rate, self._seed = school.base(), school, task, rate, seed
+        self.base, self._school, self._rate, self._seed, self._done = school.base(), school, rate, seed, 0
         torch.manual_seed(seed)
-        self.method: Method = build(self.base.unet)
-        to_device(self.method, school.device)
-        self._optimizer = torch.optim.AdamW(self.method.trained, lr=rate, weight_decay=0.01)
-        self._done, self._kept = 0, kept
-        states = (torch.load(file, weights_only=True) for file in (kept, begin) if file is not None and file.exists())
+        with school.device:
+            self.method = build(self.base.unet)
+        self.trained = self.method.parameters()
+        self._optimizer = torch.optim.AdamW(self.trained, lr=rate, weight_decay=0.01)
+        states = (torch.load(file, weights_only=True) for file in files if file is not None and file.exists())
         state = next((state for state in states if state["done"] <= end), None)
         if state is not None:
             self._done = state["done"]
             self._optimizer.load_state_dict(state["optimizer"])
             with torch.no_grad():
-                for p, was in zip(self.method.trained, state["trained"], strict=True):
+                for p, was in zip(self.trained, state["trained"], strict=True):
                     p.copy_(was)
 
-    def learn(self, until: int) -> float:
-        """Train up to that many steps.  Returns the mean loss of those that were missing."""
-        school = self._school
+    def learn(self, task: str, until: int, files: list[Path]) -> float:
+        """Train up to that many steps, and keep what came out.  Returns the mean loss of those that were missing."""
+        school, steps = self._school, range(self._done, until)
         loss = teach(
-            self.base, self.method, school.objective, school.lessons[self._task], range(self._done, until),
-            school.options.batch, self._rate, self._optimizer, self._seed,
+            self.base, self.method, school.objective, school.lessons[task], steps, school.options.batch, self._rate,
+            self._optimizer, self._seed,
         )  # fmt: skip
         self._done = until
-        if self._kept is not None:
-            trained = [p.detach() for p in self.method.trained]
-            state = {"done": until, "optimizer": self._optimizer.state_dict(), "trained": trained}
-            for path in (_after(self._kept, until), self._kept):
-                whole = path.with_suffix(".part")
-                torch.save(state, whole)
-                whole.replace(path)
+        trained = [p.detach() for p in self.trained]
+        state = {"done": until, "optimizer": self._optimizer.state_dict(), "trained": trained}
+        for path in files:
+            torch.save(state, path.with_suffix(".part"))
+            path.with_suffix(".part").replace(path)
         return loss
-
-
-def _after(kept: Path, steps: int) -> Path:
-    """Where the state after that many steps is kept, beside the newest."""
-    return kept.with_name(f"{kept.stem},_{steps}_steps.pt")
-
-
-def _fingerprint(base: Path) -> str:
-    """Eight digits that tell bases apart by their weights."""
-    files = sorted(base.rglob("*.safetensors"))
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:8]
-
-
-def _part(name: str, seed: int) -> str:
-    return f"{name}, seed {seed}".replace(" ", "_")
 
 
 def _best_rate(learn: Callable[[float], dict[str, float]]) -> float:
@@ -217,55 +179,54 @@ def _best_rate(learn: Callable[[float], dict[str, float]]) -> float:
 def main() -> None:
     """Teach, mark, print, write, draw."""
     options = _options()
-    keep_memory()
-    school = School(options)
-    report = {
-        "machine": machine("diffusers", "peft"),
-        "style": options.style,
-        "batch": options.batch,
-        "prompts": options.prompts,
-        "tasks": {},
-    }
-    for task in options.only:
-        report["tasks"][task] = _task(school, task)
-        _print(school.console, task, report["tasks"][task])
-    finish(report, options, draw)
+    if options.draw:
+        report = json.loads(options.draw.read_text("utf-8"))
+    else:
+        keep_memory()
+        listen_to_ctrl_c()
+        told = {name: getattr(options, name) for name in ("style", "batch", "prompts")}
+        report = {"machine": machine("diffusers", "peft"), **told, "tasks": {task: [] for task in options.only}}
+        try:
+            school = School(options)
+            for task, rows in report["tasks"].items():
+                _task(school, task, rows)
+        except KeyboardInterrupt:
+            print("stopped; here are the rows so far")
+        report["tasks"] = {task: rows for task, rows in report["tasks"].items() if rows}
+    for task, rows in report["tasks"].items():
+        _show(task, rows)
+    finish(report, options, plots.quality)
 
 
-def _task(school: School, task: str) -> list[dict]:
-    """One row for each method: its rate, parameters, and marks of each seed by number of steps."""
-    options = school.options
-    methods = {"style": STYLE, "control": CONTROL, "ablation": ABLATION, "distilling": DISTILLING}[task]
-    controls = task in ("control", "distilling")
+def _task(school: School, task: str, rows: list[dict]) -> None:
+    """Add a row for each method: its rate, parameters, and marks of each seed by number of steps."""
+    options, controls = school.options, task in ("control", "distilling")
     lessons, mark = ("control", mark_control) if controls else ("style", partial(mark_style, options.style))
     ends = options.control_steps if controls else [options.style_steps]
     if task == "distilling":
         ends = sorted({RESIDUALS // 2, RESIDUALS, TEACHER_STEPS, *ends})
     seeds = options.ablation_seeds if task == "ablation" else options.seeds
     nothing = school.once(f"base, {lessons}", lambda: _base_marks(school, mark))
-    rows = [{"method": "base", "parameters": 0, "rate": None, "seeds": [{"marks": {"0": nothing}}]}]
-
-    def learn(name: str, build: Callable, rate: float, seed: int, ends: list[int]) -> dict:
-        return school.taught(f"{name}, batch {options.batch}, rate {rate:g}", build, lessons, rate, seed, ends, mark)
-
+    rows.append({"method": "base", "parameters": 0, "rate": None, "seeds": [{"marks": {"0": nothing}}]})
     known = _known_rates(options.rates)
 
     def best(name: str, build: Callable) -> float:
-        first = ends[:2]
-        return known.get(name) or _best_rate(lambda rate: learn(name, build, rate, 0, first)["marks"][str(first[-1])])
+        def marks(rate: float) -> dict[str, float]:
+            return school.taught(name, build, lessons, rate, 0, ends[:2], mark)["marks"][str(ends[:2][-1])]
 
-    fixed = best("style, SC-Tuner", STYLE["SC-Tuner"]) if task == "ablation" else None
-    for name, build in methods.items():
+        return known.get(name) or _best_rate(marks)
+
+    fixed = best("style, SC-Tuner", TAUGHT["style"]["SC-Tuner"]) if task == "ablation" else None
+    for name, build in TAUGHT[task].items():
         part = f"{lessons if controls else task}, {name}"
         rate = fixed or best(part, build)
         few = options.teachers if task == "distilling" and name == "ControlNet" else None
-        made = [learn(part, build, rate, seed, ends) for seed in range(few or seeds)]
+        made = [school.taught(part, build, lessons, rate, seed, ends, mark) for seed in range(few or seeds)]
         rows.append({"method": name, "parameters": made[0]["parameters"], "rate": rate, "seeds": made})
         if name == "ControlNet" and TEACHER_STEPS in ends:
             teacher = f"{part}, batch {options.batch}, rate {rate:g}"
             for student in STUDENTS if task == "distilling" else [STUDENT]:
                 rows.append(_distilled(school, student, teacher, rows[1]["rate"]))
-    return rows
 
 
 def _distilled(school: School, name: str, teacher: str, rate: float) -> dict:
@@ -274,18 +235,17 @@ def _distilled(school: School, name: str, teacher: str, rate: float) -> dict:
     ends = sorted({RESIDUALS // 2, RESIDUALS, *options.control_steps})
 
     def learn(seed: int) -> dict:
-        weights = _after(options.work / f"{_part(teacher, seed % (options.teachers or seed + 1))}.pt", TEACHER_STEPS)
+        weights = school.kept(teacher, seed % (options.teachers or seed + 1), TEACHER_STEPS)
         build = partial(distilled, teacher=weights, residuals=residuals, predictions=predictions)
 
         def taught(name: str, ends: list[int], begin: Path | None = None) -> dict:
-            part = f"control, {name}, batch {options.batch}, rate {rate:g}"
-            return school.taught(part, build, lessons, rate, seed, ends, mark_control, begin)
+            return school.taught(f"control, {name}", build, lessons, rate, seed, ends, mark_control, begin)
 
         if like is None:
             return taught(name, ends)
         before = taught(like, [end for end in ends if end <= RESIDUALS])
-        same = _part(f"control, {like}, batch {options.batch}, rate {rate:g}", seed)
-        after = taught(name, [end for end in ends if end > RESIDUALS], _after(options.work / f"{same}.pt", RESIDUALS))
+        same = school.kept(f"control, {like}, batch {options.batch}, rate {rate:g}", seed, RESIDUALS)
+        after = taught(name, [end for end in ends if end > RESIDUALS], same)
         return {"marks": before["marks"] | after["marks"], "parameters": before["parameters"]}
 
     made = [learn(seed) for seed in range(options.seeds)]
@@ -303,9 +263,8 @@ def _base_marks(school: School, mark: Callable) -> dict:
     return mark(base, school.judge, untouched(base.unet), school.options.prompts)
 
 
-def _print(console: Console, task: str, rows: list[dict]) -> None:
-    names = [k for k in rows[0]["seeds"][0]["marks"]["0"] if k != "loss"]
-    table = Table("method", "parameters", "rate", "steps", *names, title=f"{task}: mean over seeds (lowest to highest)")
+def _show(task: str, rows: list[dict]) -> None:
+    names, lines = [k for k in rows[0]["seeds"][0]["marks"]["0"] if k != "loss"], []
     for row in rows:
         for steps in row["seeds"][0]["marks"]:
             cells = []
@@ -314,13 +273,14 @@ def _print(console: Console, task: str, rows: list[dict]) -> None:
                 spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
                 cells.append(f"{statistics.mean(values):.3f}{spread}")
             rate = "" if row["rate"] is None else f"{row['rate']:g}"
-            table.add_row(row["method"], f"{row['parameters'] / 1e6:.2f} M", rate, steps, *cells)
-    console.print(table)
+            lines.append([row["method"], f"{row['parameters'] / 1e6:.2f} M", rate, steps, *cells])
+    show(f"{task}: mean over seeds (lowest to highest)", ["method", "parameters", "rate", "steps", *names], lines)
 
 
 def _options() -> argparse.Namespace:
-    made = parser(__doc__, plot=True)
-    gpu = torch.cuda.is_available()
+    made, gpu = parser(__doc__, plot=True), torch.cuda.is_available()
+    tasks = list(TAUGHT)
+    made.add_argument("--draw", type=Path, metavar="JSON", help="show that report, and do nothing else")
     made.add_argument("--seeds", type=int, default=3 if gpu else 1)
     made.add_argument("--ablation-seeds", type=int, default=3 if gpu else 1)
     made.add_argument("--control-steps", type=int, nargs="+", default=[250, 500, 1000, 2000] if gpu else [250, 500])
@@ -328,15 +288,10 @@ def _options() -> argparse.Namespace:
     made.add_argument("--style", choices=tuple(TUNER_STYLES), default="lantern", help="what the style task teaches")
     made.add_argument("--batch", type=int, default=16)
     made.add_argument("--prompts", type=int, default=72 if gpu else 36)
-    made.add_argument(
-        "--only",
-        nargs="+",
-        choices=("style", "control", "ablation", "distilling"),
-        default=["style", "control", "ablation"],
-    )
+    made.add_argument("--only", nargs="+", choices=tasks, default=[each for each in tasks if each != "distilling"])
     made.add_argument("--rates", type=Path, help="a report whose learning rates are used, instead of searching them")
     made.add_argument("--teachers", type=int, help="how many ControlNets teach the students of all seeds, in turn")
-    made.add_argument("--work", type=Path, default=ROOT / "build" / "quality", help="finished parts, for a restart")
+    made.add_argument("--work", type=Path, default=PACK / "build" / "quality", help="finished parts, for a restart")
     return made.parse_args()
 
 

@@ -10,7 +10,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import resca
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.quality_methods import Method
+from benchmarks.methods import Method
 from scedit_core.fitting.chance import generator_for
 from scedit_core.fitting.following import edge_f1
 from scedit_core.fitting.objective import Objective, loss_of
@@ -88,15 +88,19 @@ def teach(
         problem = objective.pose(latents.to(device), seed, step)
         with torch.autocast(device.type, torch.bfloat16):
             hints = None if hints is None else hints.to(device)
-            given = problem.noisy, problem.timesteps, states.to(device), hints
+            inputs = _inputs(problem.noisy, problem.timesteps, states.to(device))
             lesson = next((each for until, each in method.lessons if step < until), None)
-            loss = loss_of(method.predict(*given), problem) if lesson is None else lesson(*given)
+            loss = lesson(inputs, hints) if lesson else loss_of(method.forward(inputs, hints), problem)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(method.trained, 1.0)
+        torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         total += loss.item()
     return total / max(len(steps), 1)
+
+
+def _inputs(noisy: Tensor, timesteps: Tensor, states: Tensor) -> dict[str, Tensor]:
+    return {"sample": noisy, "timestep": timesteps, "encoder_hidden_states": states}
 
 
 def paint(base: BaseModel, method: Method, prompts: list[str], seed: int, hints: Tensor | None) -> Tensor:
@@ -117,7 +121,7 @@ def paint(base: BaseModel, method: Method, prompts: list[str], seed: int, hints:
             with method.sampling(hint):
                 for t in scheduler.timesteps:
                     noisy = scheduler.scale_model_input(latents, t).repeat(2, 1, 1, 1)
-                    without, text = method.predict(noisy, t, both, hint).float().chunk(2)
+                    without, text = method.forward(_inputs(noisy, t, both), hint).float().chunk(2)
                     guided = rescale_noise_cfg(without + GUIDANCE * (text - without), text, RESCALE)
                     latents = scheduler.step(guided, t, latents).prev_sample
             made.append(base.decode(latents).float().cpu())

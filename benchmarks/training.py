@@ -36,9 +36,9 @@ import torch.nn.functional as F
 
 from benchmarks import plots
 from benchmarks.frame import MIB, device_name, finish, listen_to_ctrl_c, machine, mark, parser, seconds, show
+from benchmarks.methods import EACH, METHODS, Method, Savings
+from benchmarks.models import MODELS, Model
 from benchmarks.step_counts import SavedBytes, StepCost, fused_attention
-from benchmarks.training_methods import EACH, METHODS, Method, Savings
-from benchmarks.training_models import MODELS, Model
 from scedit_core.fitting.base import TextStates
 from scedit_core.fitting.batches import Batch
 from scedit_core.fitting.loop import update
