@@ -15,11 +15,12 @@ from scedit_core import SCEditError
 from scedit_core.fitting.budget import Budget
 from scedit_core.fitting.distilling import Lessons
 from scedit_core.fitting.events import Events
-from scedit_core.fitting.loop import agreed, train_to_end
+from scedit_core.fitting.loop import train_to_end
 from scedit_core.fitting.machine import DTYPES, frozen_dtype
 from scedit_core.fitting.new_tuner import new_tuner, trainable
 from scedit_core.fitting.objective import Objective
 from scedit_core.fitting.optimizing import build_ema, build_optimizer, build_schedule, check_optimizer, grouped
+from scedit_core.fitting.processes import agreed
 from scedit_core.fitting.rates import rate_remarks
 from scedit_core.fitting.resuming import resume
 from scedit_core.fitting.run import Run

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,21 +13,20 @@ from torch import Tensor
 from ..errors import SCEditError
 from ..saving import save_tuner
 from ..tuners import CSCTuner, SCTuner
+from .arriving import Arriving
 from .batches import Batch
-from .checkpoints import checkpoints_in
 from .errors import TrainingError
 from .following import unlike_hints
 from .machine import moved
 from .new_tuner import trainable
 from .objective import Problem, loss_of
 from .planning import plan
-from .processes import Processes
+from .processes import Wishes, agreed
 from .run import Run
 from .run_folder import Stopped
+from .told import Told, advance, is_finite, settle, way_on
 from .tuner_file import STEP, on_the_way, save_trained
 from .validation import Validation
-
-_SKIPS = 20  # in a row; the first few find the scale, which begins at 2^16 and is halved each time
 
 
 class Previews(Protocol):
@@ -58,22 +56,25 @@ def train_to_end(run: Run, previews: Previews | None) -> Path:
     try:
         with run.folder.interruptible():
             validation = measuring(run)
-            wish = before_the_first(run, validation, previews)
-            while run.step < run.config.loop.steps and not wish:
+            wish = stop = before_the_first(run, validation, previews)
+            wishes = Wishes(run.accelerator)
+            while run.step < run.config.loop.steps and not stop:
                 told = update(run)
                 if waiting is not None:
                     tell(run, waiting)
                 waiting = told
-                _end_in_time(run)
-                wish = run.folder.stop_wish()
+                wish = wish or run.folder.stop_wish()
+                stop, over = wishes.share(wish, run.budget is not None and run.budget.left <= 0)
+                if over:
+                    _end_here(run)
                 due = due_now(run)
-                if wish and run.step < run.config.loop.steps:
+                if stop and run.step < run.config.loop.steps:
                     due.discard("preview")
-                if due or wish or run.scaler.is_enabled():  # which has looked at the device anyway
+                if due or stop:
                     waiting = tell(run, waiting)
                 if due:
                     wish = do_what_is_due(run, due, validation, previews) or wish
-                wish = agreed(run.accelerator, wish)
+                    stop = stop or (wish if wishes.at_once else None)
     except Stopped:
         if waiting is not None:
             tell(run, waiting)
@@ -81,10 +82,10 @@ def train_to_end(run: Run, previews: Previews | None) -> Path:
         raise
     if waiting is not None:  # another process wants to stop
         tell(run, waiting)
-    if wish and run.step < run.config.loop.steps:
+    if stop and run.step < run.config.loop.steps:
         run.save()
         keep_tuner(run)
-        raise Stopped(wish)
+        raise Stopped(stop)
     return finish(run)
 
 
@@ -100,42 +101,26 @@ def measuring(run: Run) -> Validation | None:
 
 def save_whole(run: Run) -> None:
     """Save a run as its last whole update left it, where the next one, or what was due, was broken off."""
+    settle(run)
     run.optimizer.zero_grad(set_to_none=True)
     if run.step:
         run.save()
         keep_tuner(run)
 
 
-@dataclass
-class Told:
-    """What an update has come to.
-
-    step:    the updates that are done with it.
-    rate:    the learning rate that it was made with.
-    skipped: those that were skipped so far, of fp16, else None.
-    """
-
-    step: int
-    rate: float
-    skipped: int | None
-    _numbers: Tensor
-    _arrived: Any = None
-
-    def read(self) -> tuple[float, float]:
-        """The mean loss, and the norm of the gradient before it was clipped; waits for the device to come there."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return tuple(self._numbers.tolist())
-
-
 def tell(run: Run, told: Told) -> None:
-    """Tell of an update.  Raises TrainingError where its loss or norm is not finite: nothing is saved from then on."""
+    """Tell of an update.
+
+    Raises TrainingError where its loss or norm is not finite, or see `settle`: nothing is saved from then on.
+    """
+    if run.unsettled is told:
+        settle(run)
     loss, norm = told.read()
-    if not _finite(loss) or not (_finite(norm) or run.scaler.is_enabled()):
-        what = "loss" if not _finite(loss) else "gradient"
+    if not is_finite(loss) or not (is_finite(norm) or run.scaler.is_enabled()):
+        what = "loss" if not is_finite(loss) else "gradient"
         raise TrainingError(
             f"step {told.step}: expected a finite {what}, found {norm if what == 'gradient' else loss}; lower "
-            f"loop.learning_rate or use precision bf16 or fp32, then {_way_on(run)}"
+            f"loop.learning_rate or use precision bf16 or fp32, then {way_on(run)}"
         )
     run.events.emit(
         "step",
@@ -188,10 +173,8 @@ def before_the_first(run: Run, validation: Validation | None, previews: Previews
     return agreed(run.accelerator, _preview(run, previews) if previews else None)
 
 
-def _end_in_time(run: Run) -> None:
-    """Make the update that was made last the end of the run, where its time is over."""
-    if run.budget is None or not agreed(run.accelerator, "time" if run.budget.left <= 0 else None):
-        return
+def _end_here(run: Run) -> None:
+    """Make the update that was made last the end of the run, since its time is over."""
     planned = run.config.loop.steps
     if run.step < planned:
         run.budget.steps = run.step
@@ -238,50 +221,21 @@ def update(run: Run) -> Told:
 
 def apply_update(run: Run, losses: Sequence[Tensor]) -> Told:
     """Change the tuner by the gradients that the passes of an update have left; see `update`."""
+    settle(run)  # the one before, which is long done: its successor's passes keep the device at work
     loop, accelerator = run.config.loop, run.accelerator
     run.scaler.unscale_(run.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(trainable(run.tuner), loop.max_grad_norm)
     mean = accelerator.reduce(torch.stack(losses).mean(), "mean")
-    told = Told(run.step + 1, run.rate, None, *_on_its_way(torch.stack([mean, norm.to(mean)])))
-    half, scale = run.scaler.is_enabled(), run.scaler.get_scale()
-    run.scaler.step(run.optimizer)
+    told = Told(run.step + 1, run.rate, Arriving(torch.stack([mean, norm.to(mean)])))
+    run.scaler.step(run.optimizer)  # in fp16 a fused optimiser skips on the device, others ask it first
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
     run.step += 1
-    if half and run.scaler.get_scale() < scale:
-        _skip(run)
-        told.skipped = run.skipped[0]
-        return told
-    run.skipped = run.skipped[0], 0
-    told.skipped = run.skipped[0] if half else None
-    run.schedule.step()
-    if run.ema is not None:
-        run.ema.step(trainable(run.tuner))
+    if run.scaler.is_enabled():
+        run.unsettled = told
+    else:
+        advance(run)
     return told
-
-
-def _on_its_way(numbers: Tensor) -> tuple[Tensor, Any]:
-    """A copy of `numbers` on the CPU for which nobody waits, and what says that it has arrived."""
-    if numbers.device.type != "cuda":
-        return numbers, None
-    kept = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
-    kept.copy_(numbers, non_blocking=True)
-    arrived = torch.cuda.Event()
-    arrived.record()
-    return kept, arrived
-
-
-def _skip(run: Run) -> None:
-    """Count an update that the scaler has skipped.  Raises TrainingError where it has skipped too many."""
-    total, in_a_row = run.skipped[0] + 1, run.skipped[1] + 1
-    run.skipped = total, in_a_row
-    none = run.step == run.config.loop.steps == total
-    if none or in_a_row >= _SKIPS:
-        raise TrainingError(
-            f"step {run.step}: expected gradients that fit into fp16, found that "
-            f"{'all' if none else f'the last {in_a_row}'} updates were skipped since they do not; set loop.precision "
-            f"to bf16 or fp32, then {_way_on(run)}"
-        )
 
 
 def _validate(run: Run, validation: Validation) -> None:
@@ -344,21 +298,3 @@ def keep_tuner(run: Run) -> None:
         run.events.emit("tuner", step=run.step, path=str(path))
     except SCEditError as error:  # the checkpoint is there
         run.events.emit("note", message=str(error))
-
-
-def agreed(processes: Processes, wish: str | None) -> str | None:
-    """The wish of any process, so that all of them stop after the same step."""
-    if processes.num_processes == 1:
-        return wish
-    flag = torch.tensor(float(wish is not None), device=processes.device)
-    return (wish or "another process") if processes.reduce(flag, "sum").item() else None
-
-
-def _way_on(run: Run) -> str:
-    """How to go on with other settings: "latest" would refuse them, a path does not."""
-    saved = checkpoints_in(run.folder.checkpoints)
-    return f"go on with --resume {saved[-1]}" if saved else "start again"
-
-
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")

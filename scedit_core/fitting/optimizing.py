@@ -16,6 +16,7 @@ from .errors import ConfigError
 from .optimizers import KINDS, build
 from .settings import LoopSettings
 
+_FUSED = ("adamw", "adam", "sgd")
 _HINT = "hint"  # in place of a block: the hint encoder of a control
 
 
@@ -27,7 +28,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter | dict], loop: LoopSetting
     groups = [each if isinstance(each, dict) else {"params": [each]} for each in parameters]
     plain = [p for group in groups for p in group["params"]]
     arguments = dict(loop.optimizer_arguments)
-    if loop.optimizer == "adamw" and all(p.device.type == "cuda" for p in plain):
+    if loop.optimizer in _FUSED and all(p.device.type == "cuda" for p in plain):
         arguments.setdefault("fused", True)  # one launch instead of a dozen
     if all("factor" not in group for group in groups):
         groups = plain

@@ -28,6 +28,7 @@ from .processes import Processes
 from .remarks import Remarks
 from .run_folder import RunFolder
 from .settings import Settings
+from .told import Told
 from .tuner_file import tuner_metadata
 
 
@@ -41,6 +42,7 @@ class Run:
     saved:   the step of the newest checkpoint in the run's folder.
     files:   digests of the base and of other files that the numbers depend on, by key of the configuration.
     budget:  of minutes, where the run has one.
+    unsettled: the last update, of which it is not known yet whether it was skipped (told.py).
     noted:   sentences that were told once and need not be again.
     shards:  a digest of each file of pictures that are not counted beforehand, else None.
     """
@@ -67,6 +69,7 @@ class Run:
     shards: list[str] | None = None
     budget: Budget | None = None
     remarks: Remarks = field(default_factory=Remarks)
+    unsettled: Told | None = None
     noted: set[str] = field(default_factory=set)
 
     @property
@@ -187,7 +190,10 @@ class Run:
             if state.config["loop"]["optimizer"] != self.config.loop.optimizer:
                 raise ValueError(state.config["loop"]["optimizer"])
             self.tuner.load_state_dict(tuner.state_dict())
-            self.optimizer.load_state_dict(state.parts["optimizer"])
+            saved = state.parts["optimizer"]
+            for group, own in zip(saved["param_groups"], self.optimizer.param_groups, strict=False):
+                group |= {"fused": own["fused"]} if "fused" in own else {}  # of this device, not of the one before
+            self.optimizer.load_state_dict(saved)
             self.schedule.load_state_dict(state.parts["schedule"])
             if state.parts["scaler"]:  # empty of a run in another precision
                 self.scaler.load_state_dict(state.parts["scaler"])

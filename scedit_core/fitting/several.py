@@ -17,7 +17,6 @@ from .distilling import PICTURES, PREDICTIONS, RESIDUALS, residual_errors
 from .errors import ConfigError
 from .loop import (
     Previews,
-    Told,
     apply_update,
     before_the_first,
     do_what_is_due,
@@ -33,6 +32,7 @@ from .planning import plan
 from .run import Run
 from .run_folder import Stopped
 from .sweep import resume_together
+from .told import Told
 
 
 def train_students(runs: Sequence[Run], previews: Sequence[Previews | None], start: str = "auto") -> list[Path]:

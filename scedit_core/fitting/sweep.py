@@ -24,7 +24,7 @@ from .earlier import forget_surplus, put_aside
 from .errors import ConfigError
 from .event_log import EVENTS_FILE, EventLog, latest_run_of_steps, read_events
 from .events import Events
-from .loop import Told, apply_update, do_what_is_due, due_now, finish, posed, save_whole, tell
+from .loop import apply_update, do_what_is_due, due_now, finish, posed, save_whole, tell
 from .machine import moved
 from .new_tuner import new_tuner, trainable
 from .objective import loss_of
@@ -33,6 +33,7 @@ from .planning import plan
 from .resuming import leave_earlier, leave_later
 from .run import Run
 from .run_folder import RunFolder, Stopped
+from .told import Told
 from .validation import Validation
 
 # What may differ between the tuners of a sweep, and the section of the settings that has it.

@@ -59,7 +59,7 @@ def _in_caching() -> None:
 
 def _between_epochs() -> None:
     # 3 pictures an epoch, batch 1: after step 3 the second epoch begins
-    _die_on_call(fitting, "agreed", 3)
+    _die_on_call(fitting.Wishes, "share", 3)
 
 
 POINTS: dict[str, Callable[[], None]] = {  # in the order in which a run of twelve steps comes to them

@@ -75,3 +75,12 @@ def test_skipped_updates_are_counted_and_neither_schedule_nor_mean_steps(half):
     assert tuple(first["parts"]["skipped"]) == (1, 1)
     assert last["parts"]["ema"]["optimization_step"] == 30 - skipped
     assert load_tuner(config.output).kind == "sc"
+    late = config.model_copy(
+        update={
+            "output": config.output.with_name("late.safetensors"),
+            "saving": config.saving.model_copy(update={"every": 100}),
+        }
+    )
+    train(late, Console(quiet=True))  # where nothing is saved on the way, it is read late which were skipped
+    keys = ("step", "loss", "grad_norm", "learning_rate", "skipped")
+    assert str([[e[k] for k in keys] for e in steps_of(late)]) == str([[e[k] for k in keys] for e in told])

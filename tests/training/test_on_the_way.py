@@ -17,6 +17,7 @@ from scedit_core import inspect_tuner
 from scedit_core.fitting import loop as fitting
 from scedit_core.fitting.events import Events
 from scedit_core.fitting.new_tuner import trainable
+from scedit_core.fitting.processes import OneProcess, Wishes
 from scedit_core.fitting.run_folder import RunFolder
 from training.config_file import parse_config
 from training.errors import ConfigError
@@ -145,12 +146,36 @@ class _Reads(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("kind", ["sc", "csc"])
-def test_nothing_in_an_update_waits_for_the_device(values, control_values, unwatched, kind):
+class _Two(OneProcess):
+    """One of two processes, of which the other wants nothing."""
+
+    num_processes = 2
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"))
+
+
+def test_processes_stop_after_the_same_update(monkeypatch):
+    """Each learns what any of them wants one update late, so that none waits; one alone knows at once."""
+    here, there = Wishes(_Two()), Wishes(_Two())
+    wants = [(None, False), ("SIGINT", False), ("SIGINT", True), ("SIGINT", True)]
+    found = []
+    for stop, over in wants:
+        both = torch.tensor([float(stop is not None), float(over)])
+        monkeypatch.setattr(_Two, "reduce", lambda _self, flags, how, both=both: both)
+        found.append((here.share(stop, over), there.share(None, False)))
+    assert found[:2] == [((None, False), (None, False))] * 2
+    assert found[2] == (("SIGINT", False), ("another process", False))
+    assert found[3] == (("SIGINT", True), ("another process", True))
+    assert Wishes(OneProcess(torch.device("cpu"))).share("SIGINT", True) == ("SIGINT", True)
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("sc", "fp32"), ("csc", "fp32"), ("sc", "fp16")])
+def test_nothing_in_an_update_waits_for_the_device(values, control_values, unwatched, kind, precision):
     values = control_values if kind == "csc" else values | {"tuner": {"kind": "sc"}}
     if kind == "sc":
         values["data"] = {key: value for key, value in values["data"].items() if key != "condition"}
-    values["loop"] |= {"accumulate": 2, "ema": 0.9}
+    values["loop"] |= {"accumulate": 2, "ema": 0.9, "precision": precision}
     values["objective"] = {"noise_offset": 0.05, "min_snr_gamma": 5.0, "caption_dropout": 0.5, "loss": "huber"}
     config = parse_config(values)
     folder = RunFolder(config.run_folder)
@@ -162,9 +187,11 @@ def test_nothing_in_an_update_waits_for_the_device(values, control_values, unwat
     batches = [run.data.batch(step, 2, (0, 1)) for step in (2, 3)]  # read by a thread of its own as a rule
     run.data.batch = lambda number, size, part: batches[number % 2]
     found: list[str] = []
+    fitting.settle(run)  # fp16: of the update before, which the device has done long before it is asked
     with _Waits(found), _Reads(found):
         told = fitting.update(run)
-    assert found == []
+        before = Wishes(_Two()).share(None, False)
+    assert (found, before) == ([], (None, False))
     with _Waits(found), _Reads(found):  # and what would be counted is
         told.read()
         bool(run.tuner.tuners["0"].up.weight.sum() > 0)
