@@ -9,14 +9,20 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..scedit_core import SCEditError, errors
+from ..scedit_core import SCEditError
+from ..scedit_core.fitting import errors as _errors_of_training  # noqa: F401, so that these are named too
 
 _PACK = Path(__file__).resolve().parents[1]
 
-# The page writes the class of an error in front of its message, with the path of the pack's folder as its module.
-for _error in vars(errors).values():
-    if isinstance(_error, type) and issubclass(_error, SCEditError):
-        _error.__module__, _error.__qualname__ = "builtins", "SCEdit"
+
+def name_errors(kind: type[SCEditError] = SCEditError) -> None:
+    """Have the page write "SCEdit" before the message of an error, in place of the pack's folder and a class."""
+    kind.__module__, kind.__qualname__ = "builtins", "SCEdit"
+    for each in kind.__subclasses__():
+        name_errors(each)
+
+
+name_errors()
 
 
 def with_short_paths(text: str) -> str:

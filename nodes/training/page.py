@@ -16,6 +16,7 @@ from aiohttp import web
 
 from ...scedit_core.fitting.verdict import verdict
 from ..sentences import with_short_paths
+from .wording import on_the_node
 
 MESSAGE = "scedit.training"
 _EVERY_SECONDS = 0.5
@@ -37,10 +38,11 @@ class TrainingPage:
     """One training on the page, from the first check of its widgets to its end.
 
     node: the id of the node that trains.  name: the tuner's name, by which a page that was opened later knows it.
+    has_keys: whether the node takes a YAML file with the trainer's keys.
     """
 
-    def __init__(self, node: str | None, name: str) -> None:
-        self._run, self._told = Path(), 0.0
+    def __init__(self, node: str | None, name: str, has_keys: bool = False) -> None:
+        self._run, self._told, self._has_keys = Path(), 0.0, has_keys
         self._places: dict[str, Path] = {}
         self._mean: float | None = None
         self._heard = 0  # losses
@@ -92,7 +94,7 @@ class TrainingPage:
             return
         elif kind == "validation":
             self._validations.append(event)
-            state["verdict"] = verdict(self._validations)
+            state["verdict"] = on_the_node(verdict(self._validations), self._has_keys)
         elif kind == "preview":
             path = self._run / str(event.get("path", ""))
             if path.is_file():

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...scedit_core.fitting.event_log import EVENTS_FILE, latest_run_of_steps, read_events
 from ...scedit_core.fitting.verdict import verdict
+from .wording import on_the_node
 
 _STYLE = """:root { color-scheme: light dark } body { font: 16px/1.5 system-ui, sans-serif; max-width: 900px;
 margin: 40px auto; padding: 0 16px } svg { width: 100%; height: 220px; border: 1px solid #8886 } img { max-width: 100% }
@@ -45,7 +46,7 @@ def write_report(run_folder: Path, title: str) -> Path:
         names = ("base", "family", "kind", "condition", "images", "batch", "steps", "parameters", "precision")
         parts.append("<p>" + ", ".join(f"{n} {html.escape(str(plan[n]))}" for n in names if plan.get(n)) + "</p>")
     if of["validation"]:
-        parts.append(f"<p><b>{html.escape(verdict(of['validation']))}</b></p>")
+        parts.append(f"<p><b>{html.escape(on_the_node(verdict(of['validation'])))}</b></p>")
     if len(losses) > 1:
         parts.append(f"<h2>Loss</h2>{_curve(losses)}<p>Step {losses[0][0]} to {losses[-1][0]}.</p>")
     if of["validation"]:

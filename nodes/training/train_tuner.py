@@ -143,7 +143,7 @@ class SCEditTrainTuner(io.ComfyNode):
         resume=True,
         config_file="",
     ) -> io.NodeOutput:
-        page = TrainingPage(getattr(cls.hidden, "unique_id", None), name)
+        page = TrainingPage(getattr(cls.hidden, "unique_id", None), name, has_keys=True)
         try:
             return cls._trained(
                 page, ckpt_name, folder, name, kind, preset, steps, resolution, caption, low_memory, resume, config_file

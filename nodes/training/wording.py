@@ -24,6 +24,7 @@ _WIDGETS = (
 )
 _KEYS = (
     (rf"\b(?:loop|data|tuner|validation)\.({_WIDGETS})\b", r"\1"),
+    (r" \(validation\.images\)", ""),
     (r"set `(?:run|output)` to another \w+|choose another folder with `run`", "choose another name"),
 )
 

@@ -67,8 +67,8 @@ def _learnt(history: Sequence[Mapping[str, Any]], what: str) -> str:
     whole = gap(last["loss_with"], base)
     if not last.get("unseen", True):
         return (
-            f"The {what} {_changes(whole)} on pictures that it is trained on, which it would too where it learns them "
-            "by heart and others fall apart: look at the pictures, or set validation.hold_out."
+            f"The {what} {_changes(whole)} on pictures that it is trained on, which says little about new ones: look "
+            "at the previews, or hold pictures out (validation.hold_out)."
         )
     trained = last.get("loss_trained")
     if trained is None:
@@ -80,17 +80,17 @@ def _learnt(history: Sequence[Mapping[str, Any]], what: str) -> str:
         return f"The {what} {both}."
     before, others = gap(at["loss_trained"], at["loss_trained_without"]), gap(at["loss_with"], base)
     return (
-        f"From step {at['step']} on the {what} learns its own pictures by heart: there it {_changes(others)} on "
-        f"pictures that it has not seen, and {_changes(before, 'it')} on its own, in the end it "
-        f"{_changes(whole, 'it')} on the former, and {_changes(own, 'it')} on the latter. Take a checkpoint from "
-        "before or best.safetensors, or train on more pictures."
+        f"From step {at['step']} on the {what} learns its own pictures by heart. At that step it {_changes(others)} on "
+        f"pictures that it has not seen, and {_changes(before, 'it')} on its own; now it {_changes(whole, 'it')} on "
+        f"unseen ones, and {_changes(own, 'it')} on its own. Take an earlier checkpoint or best.safetensors, or train "
+        "on more pictures."
     )
 
 
 def _hint(last: Mapping[str, Any]) -> str:
     follow = follows(last)
     if follow is None:
-        return "Whether it follows its hint cannot be told: measure two pictures or more (validation.images)."
+        return "Whether it follows its hint cannot be told from one picture: measure two or more (validation.images)."
     base = last["loss_without"]
     other = gap(last["loss_other_hint"], base)
     figures = (
@@ -100,8 +100,8 @@ def _hint(last: Mapping[str, Any]) -> str:
     if follow:
         return f"{so}: it follows its hint."
     return (
-        f"{so}, which is less than two of them: it does not follow its hint yet. Train longer, or check that pictures "
-        "and hints belong together."
+        f"{so}: it does not follow its hint yet, which takes a gap of more than two standard errors. Train longer, "
+        "or check that each picture has its own hint."
     )
 
 

@@ -28,6 +28,14 @@ export function drop({ workflow, name }) {
   window.app.canvas.canvas.dispatchEvent(event);
 }
 
+// Gives widgets these values, by node type or id, and by name.
+export function setWidgets(values) {
+  for (const node of window.app.graph._nodes) {
+    const wanted = { ...values[node.type], ...values[node.id] };
+    for (const widget of node.widgets ?? []) if (widget.name in wanted) widget.value = wanted[widget.name];
+  }
+}
+
 // One node alone on the canvas, selected.
 export function select(type) {
   const { graph, canvas } = window.app;

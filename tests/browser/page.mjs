@@ -2,28 +2,20 @@
 //
 // A task has `name` and either `api` (a graph in API form: laid out, with `note` beside it and the nodes in `folded`
 // shown as their titles, and saved as the page saves it) or `workflow` (a saved one: dropped on the canvas as a file).
-// `run`: the Run button is pressed, and the end awaited, or with `steps` the moment when a training has done so many; it
+// `set`: widgets to change first, by node type or id.  `run`: the Run button is pressed, and the end awaited, or with `steps` the moment when a training has done so many; it
 // is then stopped.  `picture`: where a screenshot goes; with `crop`, of the nodes alone.  `help`: a node type whose help
 // page is opened instead.  `locale`: the language to set first.
-import { createRequire } from "node:module";
 import { readFileSync, writeFileSync } from "node:fs";
+import { launched, newPage, visit } from "./browser.mjs";
 import * as inPage from "./in_page.mjs";
 
-const require = createRequire(process.env.PLAYWRIGHT_FROM + "/");
-const { chromium } = require("playwright-core");
 const [url, tasksFile, resultsFile] = process.argv.slice(2);
 const tasks = JSON.parse(readFileSync(tasksFile, "utf8"));
 const VIEW = { width: 1600, height: 860 };
 
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM,
-  args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-});
-const page = await browser.newPage({ viewport: VIEW });
+const browser = await launched();
 const problems = [];
-page.on("console", (message) => { if (message.type() === "error") problems.push(message.text()); });
-page.on("pageerror", (error) => problems.push(String(error)));
+const page = await newPage(browser, VIEW, problems);
 await open();
 
 const results = [];
@@ -36,10 +28,7 @@ writeFileSync(resultsFile, JSON.stringify(results));
 await browser.close();
 
 async function open() {
-  await page.goto(url, { waitUntil: "domcontentloaded" });
-  await page.waitForFunction(() => window.app?.graph && window.app.isGraphReady !== false
-    && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100, null, { timeout: 120000 });
-  await page.waitForTimeout(1500);
+  await visit(page, url);
   await page.keyboard.press("Escape"); // a first visit opens the templates
   await page.evaluate(async () => {
     const settings = window.app.extensionManager?.setting;
@@ -68,6 +57,7 @@ async function done(task) {
     await page.evaluate(inPage.fitView, VIEW);
     result.saved = await page.evaluate(() => window.app.graph.serialize());
   }
+  if (task.set) await page.evaluate(inPage.setWidgets, task.set);
   if (task.run && task.steps) await train(task.steps);
   else if (task.run) Object.assign(result, await run());
   if (task.picture) {

@@ -3,18 +3,12 @@
 // TASK: `graph` (API form, the training node in it), `pictures` (a folder for screenshots).  Run from the page, watched
 // until a preview is there; the page is closed and another one opened, which shows the same training; stopped there;
 // queued again with `steps` just beyond where it stopped, until it says that it has finished.
-import { createRequire } from "node:module";
 import { readFileSync, writeFileSync } from "node:fs";
+import { launched, newPage, visit } from "./browser.mjs";
 
-const require = createRequire(process.env.PLAYWRIGHT_FROM + "/");
-const { chromium } = require("playwright-core");
 const [url, taskFile, resultFile] = process.argv.slice(2);
 const task = JSON.parse(readFileSync(taskFile, "utf8"));
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM,
-  args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-});
+const browser = await launched();
 const problems = [];
 const result = { problems };
 
@@ -57,15 +51,8 @@ try {
 }
 
 async function open() {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 860 } }); // a client of its own
-  const page = await context.newPage();
-  page.on("console", (message) => { if (message.type() === "error") problems.push(message.text()); });
-  page.on("pageerror", (error) => problems.push(String(error)));
-  await page.goto(url, { waitUntil: "domcontentloaded" });
-  await page.waitForFunction(() => window.app?.graph && window.app.isGraphReady !== false
-    && "SCEditTrainTuner" in (window.LiteGraph?.registered_node_types ?? {}), null, { timeout: 120000 });
-  await page.waitForFunction(() => !document.getElementById("splash-loader"), null, { timeout: 120000 });
-  await page.waitForTimeout(1500);
+  const page = await newPage(browser, { width: 1280, height: 860 }, problems);
+  await visit(page, url);
   // another test on this server may have left the page in another language
   await page.evaluate(() => window.app.extensionManager.setting.set("Comfy.Locale", "en"));
   await page.waitForTimeout(500);

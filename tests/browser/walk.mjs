@@ -2,29 +2,18 @@
 //
 // Templates, ComfyUI-SCEdit, the first template, Run, until the picture is there.  FOLDER gets a screenshot of each
 // action; the last line printed is what the page said of us, as JSON.
-import { createRequire } from "node:module";
+import { launched, newPage, visit } from "./browser.mjs";
+import { setWidgets } from "./in_page.mjs";
 
-const require = createRequire(process.env.PLAYWRIGHT_FROM + "/");
-const { chromium } = require("playwright-core");
 const [url, folder, title, asked] = process.argv.slice(2);
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM,
-  args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-});
-const page = await browser.newPage({ viewport: { width: 1500, height: 900 } });
-const said = [];
-page.on("console", (message) => {
-  if (["error", "warning"].includes(message.type()) && /scedit/i.test(message.text())) said.push(message.text());
-});
-page.on("pageerror", (error) => said.push(String(error)));
+const browser = await launched();
+const problems = [];
+const page = await newPage(browser, { width: 1500, height: 900 }, problems);
 let number = 0;
 const look = (name) => page.screenshot({ path: `${folder}/${++number}_${name}.png` });
 
-await page.goto(url, { waitUntil: "domcontentloaded" });
-await page.waitForFunction(() => window.app?.graph && window.app.isGraphReady !== false
-  && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100, null, { timeout: 120000 });
-await page.waitForTimeout(3000);
+await visit(page, url);
+await page.waitForTimeout(1500);
 await look("first_visit");
 if (!(await page.getByText("ComfyUI-SCEdit", { exact: true }).count()))
   await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.BrowseTemplates"));
@@ -37,11 +26,7 @@ await page.waitForTimeout(3000);
 await look("template");
 await page.keyboard.press("Escape"); // what the page says of files that it does not find
 // A processor needs hours for what a graphics card does in minutes: sizes and steps alone are made small.
-await page.evaluate((widgets) => {
-  for (const node of window.app.graph._nodes)
-    for (const widget of node.widgets ?? [])
-      if (widgets[node.type]?.[widget.name] !== undefined) widget.value = widgets[node.type][widget.name];
-}, JSON.parse(asked));
+await page.evaluate(setWidgets, JSON.parse(asked));
 await page.waitForTimeout(500);
 const end = page.evaluate(() => new Promise((resolve) => {
   const api = window.comfyAPI?.api?.api ?? window.app.api;
@@ -56,5 +41,5 @@ await look("training");
 const result = await Promise.race([end, page.waitForTimeout(1200000).then(() => "no end within twenty minutes")]);
 await page.waitForTimeout(3000);
 await look("picture");
-console.log(JSON.stringify({ result, said }));
+console.log(JSON.stringify({ result, said: problems.filter((each) => /scedit/i.test(each)) }));
 await browser.close();

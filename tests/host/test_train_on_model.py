@@ -359,6 +359,7 @@ def test_the_panel_says_blank_hints_and_the_verdict(training, train):
     assert any(each.startswith("hints of one colour") and ": 1 (000001); " in each for each in shown["remarks"])
     assert shown["verdict"].startswith("The control ")
     assert "a gap of" in shown["verdict"]
+    assert "(hold_out)" in shown["verdict"], "the widget, not the key of a YAML file"
 
 
 def test_a_list_of_rates_trains_a_tuner_with_each_and_gives_the_best(pack, train, folders):

@@ -38,7 +38,7 @@ def measured(step, held, trained=None, base=0.1, **more):
             {"loss_trained": 0.1, "loss_trained_without": 0.2},
             "has not seen, and lowers it by 50.0 %",
         ),
-        ({"loss_with": 0.02, "unseen": False}, "on pictures that it is trained on, which it would too where"),
+        ({"loss_with": 0.02, "unseen": False}, "on pictures that it is trained on, which says little about new ones"),
         (
             {"loss_other_hint": 0.0925, "gap": 0.0025, "gap_error": 0.001},
             "2.50 % with a standard error of 1.00 %: it",

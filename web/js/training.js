@@ -6,6 +6,8 @@ import { addPanel, fill, lost } from "./training_panel.js";
 
 const NODES = new Set(["SCEditTrainTuner", "SCEditTrainOnModel", "SCEditDistillControlNet"]);
 const MESSAGE = "scedit.training";
+const CREATED_SECONDS = 0.3; // until a new node has its id and its widgets
+let created;
 let words = {}; // of locales/<language>/main.json, by language
 
 if (!app.extensions?.some(({ name }) => name === "SCEdit.Training")) app.registerExtension({ // a second copy of the pack
@@ -17,7 +19,10 @@ if (!app.extensions?.some(({ name }) => name === "SCEdit.Training")) app.registe
     if (answer.ok) words = await answer.json();
   },
   nodeCreated(node) {
-    if (NODES.has(node.comfyClass)) addPanel(node, said, stop);
+    if (!NODES.has(node.comfyClass)) return;
+    addPanel(node, said, stop);
+    clearTimeout(created);
+    created = setTimeout(catchUp, CREATED_SECONDS * 1000); // pasted, undone, or opened in a way that configures no graph
   },
   afterConfigureGraph() { // a workflow was opened, at the start of the page too
     catchUp();
