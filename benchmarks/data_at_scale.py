@@ -69,7 +69,7 @@ def main() -> None:
         config, process = load_config(work / "train.yaml"), psutil.Process()
         begun = time.perf_counter()
         data = open_data(load_base(config.base), config)
-        found = {"pictures": len(data.examples), "first_s": time.perf_counter() - begun}
+        found = {"pictures": len(data.examples), "opened_s": time.perf_counter() - begun}
         for key in ("check_s", "again_s"):
             begun = time.perf_counter()
             subprocess.run([sys.executable, "-m", "training", "check", str(work / "train.yaml")], cwd=ROOT, check=True)
@@ -81,7 +81,7 @@ def main() -> None:
                 resident.append(process.memory_info().rss / 2**20)
         found |= {"memory_mib": resident, "growth_mib": max(resident[1:]) - resident[0]}
     resident = ", ".join(f"{mebibytes:.0f}" for mebibytes in found["memory_mib"])
-    print(f"{found['pictures']} pictures, encoded in {found['first_s']:.0f} s")
+    print(f"{found['pictures']} pictures, opened in {found['opened_s']:.0f} s")
     print(f"check: {found['check_s']:.1f} s the first time, {found['again_s']:.1f} s when all is cached")
     print(f"memory over {options.steps} steps: {resident} MiB; {found['growth_mib']:.1f} more than before the first")
     if options.output:
