@@ -66,9 +66,9 @@ class SCEditApplyCSCTuner(io.ComfyNode):
             node_id="SCEditApplyCSCTuner",
             display_name="Apply CSC-Tuner (to model)",
             category="SCEdit",
-            description="Makes a model follow a hint image, positive and negative prompt alike and in one pass. Apply "
-            "ControlNet does the same for chosen prompts, and is the one for tiled sampling: a model does not know "
-            "which part of the picture it is given.",
+            description="Makes a model follow a hint image, for the positive and the negative prompt in one "
+            "pass. Use Apply ControlNet instead where only one prompt shall follow it, and for tiled "
+            "sampling.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to edit; its U-Net must be of the tuner's family."),
                 io.ControlNet.Input("control_net", tooltip="From Load CSC-Tuner; other ControlNets do not fit."),

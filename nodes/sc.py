@@ -76,8 +76,8 @@ class SCEditApplySCTuner(io.ComfyNode):
                     options=list(SIDES),
                     default=SIDES[0],
                     tooltip="Which prompts are edited: both, the positive only, or the negative only. Both is how "
-                    "tuners are trained. Dual CFG Guider, Dual Model CFG Guider and Self-Attention Guidance number "
-                    "prompts otherwise: leave it at both there.",
+                    "tuners are trained. Dual CFG Guider, Dual Model CFG Guider and Self-Attention Guidance "
+                    "number prompts in another way: leave it at both with these.",
                 ),
                 block_weights_input(),
                 mask_input(),

@@ -84,8 +84,9 @@ class SCEditMergeSCTuners(io.ComfyNode):
             node_id="SCEditMergeSCTuners",
             display_name="Merge SC-Tuners",
             category="SCEdit",
-            description="The weighted sum of SC-Tuners as one tuner. Exact: it gives the picture that applying them "
-            "one by one gives, and is as large as all of them together.",
+            description="Adds SC-Tuners, each with a weight, into one tuner. Exact: the picture is the same "
+            "as with the tuners applied one after the other. The result is as large as all of them "
+            "together.",
             inputs=inputs,
             outputs=[SCTunerWire.Output(display_name="SC_TUNER", tooltip="For Apply SC-Tuner or Save SCEdit Tuner.")],
         )
@@ -134,7 +135,7 @@ class SCEditSaveTuner(io.ComfyNode):
                     "title",
                     default="",
                     optional=True,
-                    tooltip="Title in the file's metadata; empty keeps the old.",
+                    tooltip="Title in the file's metadata; empty keeps the old one.",
                 ),
                 io.String.Input(
                     "note",

@@ -14,7 +14,8 @@ class SCEditCanny(ConditionNode):
     row = Condition(
         node_id="SCEditCanny",
         title="SCEdit Canny",
-        description="White edges on black, as canny tuners were trained. The defaults are those of the released "
+        description="Draws white edges on black, as canny tuners were trained on. The defaults are those of the "
+        "released "
         "tuners.",
         options=CannyOptions,
         make=canny,
@@ -22,8 +23,8 @@ class SCEditCanny(ConditionNode):
         widgets={
             "low": "Edges weaker than this are dropped, on a scale where black to white is 255. Lower it for more "
             "lines.",
-            "high": "Edges stronger than this are kept; those in between are kept where they continue one. Same scale "
-            "as low.",
+            "high": "Edges stronger than this are kept; those in between are kept where they continue a "
+            "strong one. Same scale as low.",
             "blur": "Sigma in pixels of a Gaussian blur that is applied first, against noise and texture. 0 for none, "
             "as released tuners were trained.",
         },

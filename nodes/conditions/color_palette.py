@@ -15,7 +15,7 @@ class SCEditColorPalette(ConditionNode):
         node_id="SCEditColorPalette",
         title="SCEdit Color Palette",
         description=(
-            "A mosaic of flat squares that shows which colours are where, and nothing else. The default is that of "
+            "Makes a mosaic of flat squares: which colours are where, and nothing else. The default is that of "
             "the released tuners."
         ),
         options=ColorPaletteOptions,

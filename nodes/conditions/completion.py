@@ -18,8 +18,9 @@ class SCEditCompletion(ConditionNode):
         node_id="SCEditCompletion",
         title="SCEdit Completion",
         description=(
-            "What a tuner that completes pictures needs: for inpainting a picture and a mask, for outpainting a "
-            "picture and margins. What will be painted is black in the hint."
+            "Makes the hint for a tuner that completes pictures: with a mask to fill a hole (inpainting), "
+            "with margins to continue the picture beyond its edges (outpainting). What will be painted is "
+            "black in the hint."
         ),
         options=Margins,
         allowed=dict.fromkeys(_SIDES, (0, 16384, 8)),
@@ -32,7 +33,7 @@ class SCEditCompletion(ConditionNode):
             io.Mask.Input(
                 "mask",
                 optional=True,
-                tooltip="For inpainting: what will be painted, 0.5 and more. Stretched to the picture; one for all "
+                tooltip="For inpainting: what is 0.5 or more will be painted. Stretched to the picture; one for all "
                 "pictures or one for each.",
             ),
         ),

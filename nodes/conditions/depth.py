@@ -16,7 +16,8 @@ class SCEditDepth(ConditionNode):
         node_id="SCEditDepth",
         title="SCEdit Depth",
         description=(
-            "Depth, near is light, as depth tuners were trained. Needs the chosen detector in models/scedit_annotators."
+            "Makes a depth map in which near is light, as depth tuners were trained on. Needs the chosen "
+            "detector in models/scedit_annotators."
         ),
         options=DepthOptions,
         make=depth,

@@ -30,7 +30,8 @@ class SCEditPose(ConditionNode):
         node_id="SCEditPose",
         title="SCEdit Pose",
         description=(
-            "People as coloured limbs on black, as pose tuners were trained: OpenPose's 18 points. Needs the two "
+            "Draws people as coloured limbs on black, with OpenPose's 18 points, as pose tuners were trained "
+            "on. Needs the two "
             "chosen detectors in models/scedit_annotators, or keypoints from another node."
         ),
         options=PoseOptions,
@@ -47,9 +48,9 @@ class SCEditPose(ConditionNode):
             "detector": "Finds the joints of each person. A folder in models/scedit_annotators.",
             "person_threshold": "How sure the detector must be that there is a person, from 0 to 1. Raise it if it "
             "sees people where there are none.",
-            "joint_threshold": "How sure it must be of a joint, from 0 to 1. Joints below, and limbs to them, are "
-            "left out; this holds for connected keypoints too.",
-            "hands": "Draw hands where connected keypoints have them; ViTPose finds none.",
+            "joint_threshold": "How sure it must be of a joint, from 0 to 1. Less certain joints and their "
+            "limbs are left out, of connected keypoints too.",
+            "hands": "Draw hands if the connected keypoints have them; ViTPose finds no hands.",
         },
         more=(
             PoseKeypoints.Input(

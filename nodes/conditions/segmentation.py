@@ -25,7 +25,7 @@ class SCEditSegmentation(ConditionNode):
         node_id="SCEditSegmentation",
         title="SCEdit Segmentation",
         description=(
-            "What is where, in the standard colours of ADE20K's 150 classes. Needs the chosen detector in "
+            "Colours what is where, in the standard colours of ADE20K's 150 classes. Needs the chosen detector in "
             "models/scedit_annotators, or a ready label map."
         ),
         options=SegmentationOptions,

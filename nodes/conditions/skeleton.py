@@ -75,7 +75,7 @@ class Condition:
 
     def schema(self) -> io.Schema:
         """What the host asks for."""
-        tooltip = "The picture, or a batch of them; an alpha channel is left out."
+        tooltip = "The picture, or a batch of them; transparency is ignored."
         image = io.Image.Input("image", optional=self.instead is not None, tooltip=tooltip)
         widgets = [self._widget(name, each) if isinstance(each, str) else each for name, each in self.widgets.items()]
         return io.Schema(

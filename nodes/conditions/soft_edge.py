@@ -17,14 +17,15 @@ class SCEditSoftEdge(ConditionNode):
     row = Condition(
         node_id="SCEditSoftEdge",
         title="SCEdit Soft Edge (HED)",
-        description="Soft edges, as HED tuners were trained. Needs ControlNetHED.pth in models/scedit_annotators/hed.",
+        description="Draws soft edges with HED, as soft-edge tuners were trained on. Needs ControlNetHED.pth in "
+        "models/scedit_annotators/hed.",
         options=SoftEdgeOptions,
         make=soft_edge,
         allowed={"polarity": POLARITIES},
         widgets={
             "polarity": "Released SCEdit tuners were trained on dark edges on light, most ControlNets on light edges "
             "on dark. Auto is what the connected tuner's file says, else dark on light.",
-            "safe": "Edges in three levels only, which hides faint traces of the picture.",
+            "safe": "Only three levels of grey, which hides faint traces of the picture.",
             "scribble": "Lines of one strength and width along the edges, as if drawn with a felt pen.",
         },
         # The widest features, 64 channels of 4 bytes, twice and once more for cudnn.

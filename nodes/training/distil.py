@@ -30,7 +30,7 @@ _MADE = tuple(kind for kind in KINDS if kind not in (STYLE, OWN_HINTS, "completi
 _SHARED = {
     "latents": None,
     "positive": "The captions of the latents in their order, from CLIP Text Encode: one for each picture, or one for "
-    "all. Without captions the ControlNet alone is learnt from.",
+    "all. Without captions the tuner learns from the ControlNet alone.",
     "vae": None,
     "clip": "Encodes the captions of a folder, and the empty caption; needed where no captions are connected.",
     "folder": None,
@@ -72,7 +72,7 @@ class SCEditDistillControlNet(io.ComfyNode):
             node_id="SCEditDistillControlNet",
             display_name="Distil a ControlNet (SCEdit)",
             category="SCEdit/training",
-            description="Makes a small, fast control of a ControlNet that you have: a CSC-Tuner learns what the "
+            description="Turns a ControlNet that you have into a small, fast control: a CSC-Tuner learns what the "
             "ControlNet does to the model of the graph, from any pictures and hints of your preprocessor. The tuner "
             "goes to models/scedit; checkpoints, previews beside the ControlNet's and a report to output/scedit. "
             "Cancel saves a checkpoint first, and queueing again resumes.",
@@ -87,8 +87,8 @@ class SCEditDistillControlNet(io.ComfyNode):
                 io.Image.Input(
                     "hints",
                     optional=True,
-                    tooltip="One hint for each picture in its order, from the preprocessor that belongs to the "
-                    "ControlNet. Leave it open where condition names one of this pack's.",
+                    tooltip="One hint for each picture, in the same order, from the ControlNet's own "
+                    "preprocessor. Leave it open if condition names one of this pack's.",
                 ),
                 *pictures,
                 *widgets[:after_name],
@@ -96,7 +96,7 @@ class SCEditDistillControlNet(io.ComfyNode):
                     "condition",
                     default="custom",
                     tooltip="What the hints show, such as lineart or openpose. It is written into the tuner's file. "
-                    "Where no hints are connected, they are made of the pictures of the folder: canny, soft_edge, "
+                    "If no hints are connected, they are made from the pictures of the folder: canny, soft_edge, "
                     "depth, pose, segmentation or color_palette.",
                 ),
                 *widgets[after_name:after_steps],
@@ -113,8 +113,9 @@ class SCEditDistillControlNet(io.ComfyNode):
                     default=_DEFAULT,
                     min=_DEFAULT,
                     max=1_000_000,
-                    tooltip="The next updates, in which it learns what the model says under the ControlNet; the rest "
-                    "learns from the pictures. -1: none with captions, all the rest without.",
+                    tooltip="The next updates, in which it learns what the model predicts with the "
+                    "ControlNet; in the rest it learns from the pictures. -1: none with captions, all the rest "
+                    "without.",
                 ),
                 *widgets[after_steps:],
             ],

@@ -50,8 +50,9 @@ class SCEditTrainOnModel(io.ComfyNode):
             node_id="SCEditTrainOnModel",
             display_name="Train SCEdit on Model",
             category="SCEdit/training",
-            description="Trains a style or a control on exactly the MODEL of the graph: merged, quantised, with LoRA "
-            "or other tuners on it. Needs nothing but ComfyUI. The tuner goes to models/scedit; checkpoints, previews "
+            description="Trains a style or a control on the connected MODEL just as it is: merged, quantised, "
+            "with LoRA or other tuners on it. Needs nothing but ComfyUI. The tuner goes to models/scedit; "
+            "checkpoints, previews "
             "and a report to output/scedit. Cancel saves a checkpoint first, and queueing again resumes.",
             is_input_list=True,
             inputs=[
@@ -71,7 +72,7 @@ class SCEditTrainOnModel(io.ComfyNode):
                 io.Image.Input(
                     "hints",
                     optional=True,
-                    tooltip="Hints of your own for a control, one for each picture in its order.",
+                    tooltip="Hints of your own for a control, one for each picture, in the same order.",
                 ),
                 io.Vae.Input(
                     "vae",
@@ -117,7 +118,7 @@ class SCEditTrainOnModel(io.ComfyNode):
                     default=1,
                     min=1,
                     max=1024,
-                    tooltip="Passes in one update: a larger batch for more time and no more memory.",
+                    tooltip="Passes in one update: works like a larger batch, takes more time and no more memory.",
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -156,7 +157,8 @@ class SCEditTrainOnModel(io.ComfyNode):
                     "precision",
                     options=["auto", "fp32", "bf16", "fp16"],
                     default="auto",
-                    tooltip="What the model computes in; auto as ComfyUI does. The tuner is always trained in float32.",
+                    tooltip="Number format that the model computes in; auto is ComfyUI's own choice. The tuner "
+                    "is always trained in float32.",
                 ),
                 io.Boolean.Input(
                     "checkpointing",
@@ -169,7 +171,7 @@ class SCEditTrainOnModel(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFF,
                     control_after_generate=_FIXED,
-                    tooltip="Decides on noise, noise levels and the order of the pictures.",
+                    tooltip="Sets the noise, the noise levels and the order of the pictures.",
                 ),
                 io.Int.Input(
                     "resolution",
@@ -190,7 +192,8 @@ class SCEditTrainOnModel(io.ComfyNode):
                     default=0,
                     min=0,
                     max=1000,
-                    tooltip="Pictures to keep out of training and to measure the tuner on; at most a tenth of all.",
+                    tooltip="How many pictures to keep out of training, to measure the tuner on; at most a "
+                    "tenth of all.",
                 ),
                 io.Int.Input(
                     "preview_every",

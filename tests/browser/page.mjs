@@ -3,8 +3,8 @@
 // A task has `name` and either `api` (a graph in API form: laid out, with `note` beside it and the nodes in `folded`
 // shown as their titles, and saved as the page saves it) or `workflow` (a saved one: dropped on the canvas as a file).
 // `set`: widgets to change first, by node type or id.  `run`: the Run button is pressed, and the end awaited, or with `steps` the moment when a training has done so many; it
-// is then stopped.  `picture`: where a screenshot goes; with `crop`, of the nodes alone.  `help`: a node type whose help
-// page is opened instead.  `locale`: the language to set first.
+// is then stopped.  `opened`: where a screenshot goes before anything is pressed.  `picture`: where a screenshot goes; with `crop`, of the nodes alone.  `help`: a node type whose help
+// page is opened instead.  `search`: words to search nodes by instead.  `locale`: the language to set first.
 import { readFileSync, writeFileSync } from "node:fs";
 import { launched, newPage, visit } from "./browser.mjs";
 import * as inPage from "./in_page.mjs";
@@ -45,18 +45,21 @@ async function done(task) {
     await open(); // node definitions are translated when the page starts
   }
   if (task.help) return await helped(task);
+  if (task.search) return await searched(task);
   if (task.api) await page.evaluate(inPage.layOut, task);
   else {
     await page.evaluate(inPage.drop, task);
     await page.waitForFunction((count) => window.app.graph._nodes.length === count, task.workflow.nodes.length);
   }
   await page.waitForTimeout(700);
+  if (task.opened) {
+    await page.waitForTimeout(1500);
+    await page.screenshot({ path: task.opened });
+  }
   await page.keyboard.press("Escape"); // what the page says of model files that it does not find
   const result = await page.evaluate(inPage.look);
-  if (task.api) {
-    await page.evaluate(inPage.fitView, VIEW);
-    result.saved = await page.evaluate(() => window.app.graph.serialize());
-  }
+  if (task.api || task.run) await page.evaluate(inPage.fitView, VIEW); // a node out of sight loads no pictures
+  if (task.api) result.saved = await page.evaluate(() => window.app.graph.serialize());
   if (task.set) await page.evaluate(inPage.setWidgets, task.set);
   if (task.run && task.steps) await train(task.steps);
   else if (task.run) Object.assign(result, await run());
@@ -76,18 +79,21 @@ async function done(task) {
   return result;
 }
 
-// Presses Run and waits for the end: the error's text where there is one, and the pictures that the nodes then show.
+// Presses Run and waits for the end: the error's text where there is one, what the page then says, and the pictures that
+// the nodes show.  A graph that the server refuses ends with what it says of it.
 async function run() {
   // What other graphs have made is forgotten: a node that need not run again says nothing, and would show nothing.
   await page.evaluate(() => fetch("/free", { method: "POST", body: JSON.stringify({ free_memory: true }) }));
   await page.waitForTimeout(1000);
   const end = page.evaluate(inPage.ended);
+  const refused = page.waitForResponse((answer) => answer.url().endsWith("/prompt") && answer.status() >= 400,
+    { timeout: 0 }).then(async (answer) => ({ error: await answer.text(), made: [] })).catch(() => new Promise(() => {}));
   await page.getByTestId("queue-button").click();
   const late = page.waitForTimeout(300000).then(() => ({ error: "no end within five minutes", made: [] }));
-  const { error, made } = await Promise.race([end, late]);
+  const { error, made } = await Promise.race([end, late, refused]);
   await page.waitForFunction(inPage.areShown, made, { timeout: 30000 });
-  await page.waitForTimeout(500);
-  return { error, shown: await page.evaluate(inPage.shown) };
+  await page.waitForTimeout(error ? 2000 : 500);
+  return { error, says: await page.evaluate(() => document.body.innerText), shown: await page.evaluate(inPage.shown) };
 }
 
 // Presses Run and waits until the panel of a training shows that many steps, and a preview.
@@ -96,6 +102,24 @@ async function train(steps) {
   await page.waitForFunction((wanted) => window.app.graph._nodes.some(({ sceditPanel }) => sceditPanel
     && Number(/^step (\d+)/.exec(sceditPanel.text.textContent)?.[1] ?? 0) >= wanted
     && sceditPanel.picture.naturalWidth > 0), steps, { timeout: 500000 });
+}
+
+// Searches nodes as a user does: a double click on the canvas, words.  The first results of each.
+async function searched({ search, picture }) {
+  await page.evaluate(() => window.app.graph.clear());
+  const found = {};
+  for (const words of search) {
+    await page.mouse.dblclick(700, 500);
+    await page.waitForTimeout(700);
+    await page.keyboard.insertText(words);
+    await page.waitForTimeout(900);
+    const results = page.locator('[data-testid="result-item"],.p-autocomplete-option,[role="option"]');
+    found[words] = (await results.allInnerTexts()).slice(0, 8).map((text) => text.split("\n")[0]);
+    if (picture && words === search[0]) await page.screenshot({ path: picture });
+    for (let i = 0; i < 2; i++) await page.keyboard.press("Escape");
+    await page.waitForTimeout(300);
+  }
+  return { found };
 }
 
 // Opens a node's help page as a user does: select it, press i.  Its text, and the widths of its pictures.

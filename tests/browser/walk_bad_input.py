@@ -1,0 +1,200 @@
+"""What ComfyUI's real page says where something is missing or wrong.
+
+python tests/browser/walk_bad_input.py HOST OUT [--frontend STATIC] [CASE ...]
+    HOST, OUT, STATIC as for walk_templates.py.  CASE: names in CASES, all without any.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PACK = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(PACK / "tests" / "host"), str(PACK)]
+
+import chromium  # noqa: E402
+import graphs  # noqa: E402
+import help_graphs  # noqa: E402
+import make_workflows  # noqa: E402
+from demo_files import place_files  # noqa: E402
+from graph_parts import demo_picture, node  # noqa: E402
+from host_server import Server  # noqa: E402
+from walk_templates import given_arguments  # noqa: E402
+
+DEMO_NODES = PACK / "tests" / "host" / "demo_nodes"
+Seen = tuple[list[dict], str]  # what the page said to each task, and the server's log
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """For as long as the context is open; root needs another way than others."""
+    folder.mkdir()
+    ways = (["chattr", "+i", str(folder)], ["chattr", "-i", str(folder)]) if os.geteuid() == 0 else None
+    folder.chmod(0o555)
+    if ways:
+        subprocess.run(ways[0], check=True)
+    try:
+        yield
+    finally:
+        if ways:
+            subprocess.run(ways[1], check=True)
+        folder.chmod(0o755)
+
+
+class Walk:
+    """The cases, each on a server of its own."""
+
+    def __init__(self, host: Path, out: Path, options: list[str]) -> None:
+        self.host, self.out, self.options = host, out, options
+
+    def seen(self, base: Path, tasks: list[dict], more: tuple[Path, ...] = (), options: tuple[str, ...] = ()) -> Seen:
+        """Do the tasks on the page of a server with that base directory, with screenshots."""
+        for task in tasks:
+            if "search" not in task:
+                task["opened"] = str(self.out / f"{task['name']}_opened.png")
+            task["picture"] = str(self.out / f"{task['name']}.png")
+        with Server(self.host, PACK, base, more, [*self.options, *options]) as server:
+            results = chromium.visit(server.url, tasks, base)
+            return results, server.log.read_text()
+
+    def without_files(self, base: Path) -> list[tuple[str, bool]]:
+        """Templates on an empty ComfyUI; a loader whose list has nothing but what to do."""
+        loaded = {"1": node("SCEditLoadSCTuner", tuner_name="put a tuner into models/scedit and press R")}
+        loaded |= {"2": node("SCEditTunerInfo", tuner=("1", 0)), "3": node("PreviewAny", source=("2", 0))}
+        tasks = [
+            template("sc_tuner_sd15"),
+            template("csc_canny_sdxl"),
+            {"name": "no_tuner", "api": loaded, "run": True},
+        ]
+        (style, control, none), _ = self.seen(base, tasks)
+        advice = "put a tuner into models/scedit and press R"
+        return [
+            ("the style's template opens", style["missing"] == [] and "failed" not in style),
+            ("Run says which file is missing", graphs.PIXEL_ART["sd15"].name in style["error"]),
+            ("and what to do", advice in style["error"]),
+            ("the control's too", graphs.XL["canny"].name in control["error"] and advice in control["error"]),
+            ("a loader without tuners says what to do", none["error"].startswith("models/scedit: expected a tuner")),
+            ("on the page too", none["error"].strip().split("\n")[0] in none["says"]),
+        ]
+
+    def another_family(self, base: Path) -> list[tuple[str, bool]]:
+        """A style and a control of SD 1.5 on a model that is none."""
+        from types import SimpleNamespace
+
+        from checkpoint import random_tuner
+
+        import scedit_core
+
+        place_files(base)
+        for kind in ("sc", "csc"):
+            random_tuner(SimpleNamespace(core=scedit_core), base / "models" / "scedit" / f"{kind}.safetensors", kind, 1)
+        style = demo_picture("a red house")
+        style["10"] = node("SCEditLoadSCTuner", tuner_name="sc.safetensors")
+        applied = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "side": "both"}
+        style["11"] = node("SCEditApplySCTuner", model=("1", 0), sc_tuner=("10", 0), **applied)
+        style["5"]["inputs"]["model"] = ["11", 0]
+        control = help_graphs.csc_tuner()
+        control["30"]["inputs"]["tuner_name"] = "csc.safetensors"
+        tasks = [{"name": f"family_{n}", "api": g, "run": True} for n, g in (("style", style), ("control", control))]
+        results, _ = self.seen(base, tasks, (DEMO_NODES,))
+        found = []
+        for result in results:
+            sentence = (result.get("error") or "").strip()
+            found.append((f"{result['name']}: {sentence}", sentence.startswith("tuner: expected")))
+            found.append(("what to do is there", "choose a tuner that was trained for this base model" in sentence))
+            found.append(("on the page too", sentence.split("\n")[0] in result["says"]))
+        return found
+
+    def without_transformers(self, base: Path) -> list[tuple[str, bool]]:
+        """The template of depth: its node is missing, the log says why, the others work."""
+        pack = base / "custom_nodes" / "0_without_transformers"
+        pack.mkdir(parents=True)
+        (pack / "__init__.py").write_text("import sys\nsys.modules['transformers'] = None\nNODE_CLASS_MAPPINGS = {}\n")
+        make_workflows.place_files(base)
+        (depth, canny), log = self.seen(
+            base, [template("csc_depth_sdxl", run=False), template("csc_canny_sdxl", run=False)]
+        )
+        return [
+            ("the node of depth is missing", depth["missing"] == ["SCEditDepth"]),
+            ("that of edges is not", canny["missing"] == []),
+            ("the log says why", "SCEditDepth not available" in log and "pip install transformers" in log),
+        ]
+
+    def chinese(self, base: Path) -> list[tuple[str, bool]]:
+        """Searches on a Chinese page."""
+        wanted = {"风格": "SC-Tuner", "控制": "CSC-Tuner", "训练": "SCEdit", "边缘": "SCEdit", "scedit": "SC-Tuner"}
+        (result,), _ = self.seen(base, [{"name": "chinese", "search": list(wanted), "locale": "zh"}])
+        found = result.get("found", {})
+        return [
+            (f"{words}: {found.get(words)}", any(name in each for each in found.get(words, ())))
+            for words, name in wanted.items()
+        ]
+
+    def read_only_user(self, base: Path) -> list[tuple[str, bool]]:
+        """A user directory that nobody can write to: the pack needs none."""
+        place_files(base)
+        with read_only(base / "fixed"):
+            task = {"name": "read_only", "api": help_graphs.csc_tuner(), "run": True}
+            (result,), log = self.seen(base, [task], (DEMO_NODES,), ("--user-directory", str(base / "fixed")))
+        return [
+            ("a graph runs to its picture", result.get("error", "") is None and bool(result["shown"])),
+            ("no message of ours", not ours(result)),
+            ("nothing of ours in the log", not any("SCEdit" in line and "rror" in line for line in log.splitlines())),
+        ]
+
+    def twice(self, base: Path) -> list[tuple[str, bool]]:
+        """By the Manager and by git."""
+        place_files(base)
+        (base / "custom_nodes").mkdir()
+        (base / "custom_nodes" / "comfyui-scedit-by-git").symlink_to(PACK, target_is_directory=True)
+        task = {"name": "twice", "api": help_graphs.csc_tuner(), "run": True}
+        (result,), log = self.seen(base, [task], (DEMO_NODES,))
+        return [
+            ("a graph runs to its picture", result.get("error", "") is None and bool(result["shown"])),
+            ("no message of ours", not ours(result)),
+            ("the log says so", "is installed twice" in log and "remove one of them" in log),
+        ]
+
+
+def template(stem: str, run: bool = True) -> dict:
+    """A template as it is."""
+    return {"name": stem, "workflow": json.loads(graphs.template(stem).read_text("utf-8")), "run": run}
+
+
+def ours(result: dict) -> list[str]:
+    """What the page's console says of this pack."""
+    return [each for each in result["problems"] if "scedit" in each.lower()]
+
+
+CASES: tuple[str, ...] = (
+    "without_files",
+    "another_family",
+    "without_transformers",
+    "chinese",
+    "read_only_user",
+    "twice",
+)
+
+
+def main() -> int:
+    """Walk; gives the exit status."""
+    given = given_arguments(__doc__, "cases")
+    walk, wrong = Walk(given.host, given.out, given.options), 0
+    for name in given.cases or CASES:
+        case: Callable[[Path], list[tuple[str, bool]]] = getattr(walk, name)
+        with tempfile.TemporaryDirectory(prefix="ComfyUI-") as folder:
+            for what, holds in case(Path(folder)):
+                print("yes" if holds else "NO ", f"{name}: {what}", flush=True)
+                wrong += not holds
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
