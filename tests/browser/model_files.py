@@ -95,6 +95,14 @@ CONTROLNET_CANNY = {
     ),
 }
 
+PIXEL_ART = {family: released_style(family, "sai-pixelart") for family in CHECKPOINTS}
+WATERCOLOR = released_style("sd15", "Watercolor2")
+XL = {name: released_control("sdxl", name) for name in ("canny", "hed", "depth", "pose", "color")}
+HED = detector("hed", "the detector of soft edges")
+MIDAS = detector("dpt-hybrid-midas", "the detector of depth")
+PEOPLE = detector("rtdetr-r50", "the detector of people")
+JOINTS = detector("vitpose-base", "the detector of joints")
+
 
 def needed(files: list[ModelFile]) -> str:
     """The list of files for a note, in Markdown."""
