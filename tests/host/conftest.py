@@ -21,6 +21,7 @@ PART = os.environ.get("SCEDIT_TEST_PART")  # see run.py
 PACK_NAME = "scedit_pack_under_test"
 
 sys.path[:0] = [str(Path(__file__).parent), str(PACK_ROOT / "tests" / "browser")]
+sys.path.append(str(PACK_ROOT / "tests" / "training"))  # for warm.py
 sys.path.insert(0, str(HOST_ROOT))
 assert str(PACK_ROOT) not in sys.path, "the pack's nodes/ folder would hide the host's nodes.py"
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import folder_paths
 import numpy as np
 import pytest
 import torch
+import warm
 from comfy_extras.nodes_compositing import JoinImageWithAlpha
-from conftest import PACK_ROOT
 from PIL import Image
 from safetensors import safe_open
 from small_model import noise_of, sample, small_model
@@ -68,15 +65,7 @@ def trained(tmp_path_factory) -> Path:
             hint = Image.fromarray(hint.astype(np.uint8).squeeze())
             (hint.convert("P") if kind == "P" else hint).save(root / condition / "hints" / f"{name}.png")
     code = Path(__file__).with_name("training_hints.py").read_text("utf-8")
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(root)],
-        cwd=PACK_ROOT,
-        env={k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "COMFYUI_PATH")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=550,
-    )
+    done = warm.run_code(code, str(root))
     assert done.returncode == 0, done.stdout[-3000:]
     return root
 

@@ -117,9 +117,10 @@ def test_importing_the_pack_is_cheap(pack, unpacked):
     assert set(said["ids"]) == set(pack.nodes)
 
 
+@pytest.mark.skipif(os.environ.get("SCEDIT_TEST_PART") == "no server", reason="no host takes part")
 def test_the_trainer_in_the_archive_trains(unpacked, tmp_path):
     """On a tiny random base, two steps, from the command line in the archive's folder."""
-    write_tiny_training(tmp_path, unpacked)
+    write_tiny_training(tmp_path)
     config = {
         "base": str(tmp_path / "base"),
         "output": str(tmp_path / "style.safetensors"),

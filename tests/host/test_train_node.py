@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import comfy.model_management
 import folder_paths
 import pytest
+import warm
 import yaml
 from comfy_execution.graph_utils import ExecutionBlocker
 from conftest import PACK_NAME, PACK_ROOT
@@ -51,6 +52,12 @@ def train(pack) -> SimpleNamespace:
     """The node's modules."""
     names = ("train_tuner", "trainer_config", "page", "trainer_process")
     return SimpleNamespace(**{name: importlib.import_module(f"{PACK_NAME}.nodes.training.{name}") for name in names})
+
+
+@pytest.fixture
+def warm_start(train, monkeypatch) -> None:
+    """Trainers begin with their packages imported; without it they start as a user's."""
+    monkeypatch.setattr(train.trainer_process.subprocess, "Popen", warm.Started)
 
 
 @pytest.fixture
@@ -109,6 +116,7 @@ def when(condition, act, seconds: float = 120) -> threading.Thread:
     return thread
 
 
+@pytest.mark.usefixtures("warm_start")
 def test_a_style_cancelled_resumed_and_at_work(pack, train, run, tiny, host_folders):
     shown = train.page._shown
     begun = when(
@@ -148,6 +156,7 @@ def test_a_style_cancelled_resumed_and_at_work(pack, train, run, tiny, host_fold
         run(steps=last + 2, config_file="mine.yaml")
 
 
+@pytest.mark.usefixtures("warm_start")
 def test_a_control_comes_out_as_control_net(pack, run, host_folders):
     blocked, control = run(kind="canny", name="controls/edges", steps=2)
     assert isinstance(control, pack.control.SCEditControl)
@@ -160,6 +169,7 @@ def test_a_control_comes_out_as_control_net(pack, run, host_folders):
 
 
 @once
+@pytest.mark.usefixtures("warm_start")
 @pytest.mark.parametrize("case", ["family", "locked"])
 def test_the_trainers_own_sentence(case, pack, train, run, host_folders):
     """What the trainer refuses is told as it says it, and the page shows it too."""
@@ -214,6 +224,7 @@ def test_a_trainer_that_dies_is_told_of(pack, train, run, monkeypatch):
 
 
 @once
+@pytest.mark.usefixtures("warm_start")
 @pytest.mark.parametrize("when_", ["at the start", "after a step"])
 def test_a_host_that_dies_leaves_no_trainer(train, run, tiny, host_folders, when_):
     """The trainer notices that its standard input has ended, which the system closes with the host: it saves what it
@@ -262,6 +273,7 @@ def test_cancelled_in_the_first_seconds(pack, train, run, host_folders, monkeypa
 
 
 @once
+@pytest.mark.usefixtures("warm_start")
 def test_a_second_trainer_leaves_the_first_ones_files(train, host_folders):
     folder = host_folders / "output" / "scedit" / "lantern"
     folder.mkdir(parents=True)
@@ -347,6 +359,7 @@ def test_another_checkpoint_of_the_same_name_is_trained_on(pack, host_folders):
 
 
 @once
+@pytest.mark.usefixtures("warm_start")
 def test_a_new_beginning_that_is_cancelled_says_how_to_go_on(train, run, host_folders):
     shown = train.page._shown
     shown.clear()

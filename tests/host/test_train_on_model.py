@@ -18,6 +18,7 @@ import comfy.ops
 import folder_paths
 import pytest
 import torch
+import warm
 from comfy_execution.graph_utils import ExecutionBlocker
 from conftest import PACK_NAME, PACK_ROOT
 from small_model import TEXT_WIDTH, outputs_of, picture, prompt, relative, sample, small_model
@@ -65,17 +66,8 @@ def commanded(tmp_path_factory) -> Path:
         "import sys; from training.__main__ import main; "
         "sys.exit(main(['train', sys.argv[1]]) or main(['train', sys.argv[2]]))"
     )
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "COMFYUI_PATH")}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(root / "sc.yaml"), str(root / "csc.yaml")],
-        cwd=PACK_ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=550,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    done = warm.run_code(code, str(root / "sc.yaml"), str(root / "csc.yaml"))
+    assert done.returncode == 0, done.stdout[-2000:]
     return root
 
 
@@ -104,11 +96,8 @@ def test_losses_and_tuner_equal_the_command_lines(pack, train, folders, commande
 
 def test_as_much_is_kept_for_the_backward_pass_as_by_the_command_line(pack, training):
     """With its frozen layers, in bytes on the embedded base."""
-    code = Path(kept_bytes.__file__)
-    done = subprocess.run(
-        [sys.executable, str(code), str(PACK_ROOT)], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = warm.run_code(Path(kept_bytes.__file__).read_text("utf-8"), PACK_ROOT)
+    assert done.returncode == 0, done.stdout[-2000:]
     expected = int(done.stdout.splitlines()[-1])
     model = embedded_base.load_model()
     with torch.inference_mode(False), torch.enable_grad():

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
-import sys
 from types import ModuleType
 
 import folder_paths
 import pytest
+import warm
 import yaml
-from conftest import PACK_NAME, PACK_ROOT
+from conftest import PACK_NAME
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +51,8 @@ def test_every_choice_is_a_configuration_that_the_trainer_takes(config, tmp_path
         "kinds = {stem: [c.tuner.kind, c.data.condition and c.data.condition.type] for stem, c in read.items()}\n"
         "print(json.dumps([kinds, sorted(set(paths(TrainConfig)))]))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, cwd=PACK_ROOT, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+    done = warm.run_code(script, tmp_path)
+    assert done.returncode == 0, done.stdout
     kinds, paths = json.loads(done.stdout)
     assert kinds == {
         f"{kind}-{preset}": ["sc", None] if kind == "style" else ["csc", kind]

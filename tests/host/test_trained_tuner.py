@@ -7,9 +7,6 @@ no host; both sides sample with the same noise, sigmas and text states.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import comfy.model_patcher
@@ -18,8 +15,8 @@ import comfy.samplers
 import comfy.supported_models
 import pytest
 import torch
+import warm
 from comfy.ldm.models.autoencoder import AutoencoderKL
-from conftest import PACK_ROOT
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from small_model import STEPS, TEXT_WIDTH, noise_of, picture, prompt, randomise, relative, sample, unet_config
@@ -76,15 +73,7 @@ def trained(model, folder) -> Path:
         runs += [folder / f"{kind}.yaml", folder / f"{kind}.problem", folder / f"{kind}.latents"]
     # As code, so that modules are looked for in the working folder, not in that of this test.
     code = Path(__file__).with_name("diffusers_side.py").read_text("utf-8")
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder / "base.safetensors"), *map(str, runs)],
-        cwd=PACK_ROOT,
-        env={k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "COMFYUI_PATH")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=550,
-    )
+    done = warm.run_code(code, str(folder / "base.safetensors"), *map(str, runs))
     assert done.returncode == 0, done.stdout[-3000:]
     return folder
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
+import warm
 from conftest import PACK_ROOT
 
 _MAKE = (
@@ -23,11 +22,10 @@ validation: {every: 0}
 """
 
 
-def write_tiny_training(folder: Path, pack: Path = PACK_ROOT) -> Path:
-    """Write `folder`/base, `folder`/pictures and `folder`/quick.yaml with the trainer of `pack`; gives the folder."""
-    command = [sys.executable, "-c", _MAKE, str(pack), str(PACK_ROOT / "tests" / "training"), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+def write_tiny_training(folder: Path) -> Path:
+    """Write `folder`/base, `folder`/pictures and `folder`/quick.yaml; gives the folder."""
+    done = warm.run_code(_MAKE, PACK_ROOT, PACK_ROOT / "tests" / "training", folder)
     if done.returncode:
-        raise RuntimeError(f"the tiny base could not be made:\n{done.stderr[-3000:]}")
+        raise RuntimeError(f"the tiny base could not be made:\n{done.stdout[-3000:]}")
     (folder / "quick.yaml").write_text(QUICK)
     return folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -21,6 +20,8 @@ ROOT = HERE.parents[1]
 sys.path.append(str(HERE))  # the child processes import killed_run by its name
 
 import killed_run  # noqa: E402
+import ranked_run  # noqa: E402
+import warm  # noqa: E402
 
 from scedit_core.fitting.checkpoints import checkpoints_in  # noqa: E402
 
@@ -29,17 +30,15 @@ STEPS = 12
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that begin with the trainer imported and nothing else done."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["killed_run"])
-    return context
+    return warm.processes(HERE)
 
 
-def in_process(processes, values: dict, point: str | None = None) -> int:
-    process = processes.Process(target=killed_run.run, args=(values, point))
+def in_process(processes, function, *arguments) -> int:
+    """Its exit status after that function."""
+    process = processes.Process(target=function, args=arguments)
     process.start()
     process.join(120)
-    assert process.exitcode is not None, f"still running after 120 s: {point}"
+    assert process.exitcode is not None, f"still running after 120 s: {arguments[-1]}"
     return process.exitcode
 
 
@@ -72,7 +71,7 @@ def undisturbed(tmp_path_factory, base_folder, three_pictures, processes):
     for kind in ("sc", "csc"):
         folder = tmp_path_factory.mktemp(kind)
         values = long_values(plain_values(base_folder, three_pictures), folder, kind)
-        assert in_process(processes, values) == 0
+        assert in_process(processes, killed_run.run, values) == 0
         made[kind] = load_file(folder / "tuner.safetensors")
     return made
 
@@ -93,34 +92,36 @@ def test_killed_five_times_and_resumed_is_bit_identical(
     values = long_values(plain_values(base_folder, three_pictures), tmp_path, kind)
     reached = []
     for point in killed_run.POINTS:
-        assert in_process(processes, values, point) == -signal.SIGKILL, point
+        assert in_process(processes, killed_run.run, values, point) == -signal.SIGKILL, point
         assert not (tmp_path / "tuner.safetensors").exists()
         reached.append([p.name for p in checkpoints_in(tmp_path / "tuner.run" / "checkpoints")])
     assert [names[-1:] for names in reached] == [[], *([f"step-{n:06d}"] for n in (3, 6, 9, 12))]
-    assert in_process(processes, values) == 0
+    assert in_process(processes, killed_run.run, values) == 0
     assert_same(load_file(tmp_path / "tuner.safetensors"), undisturbed[kind])
     left = sorted(p.name for p in (tmp_path / "tuner.run" / "checkpoints").iterdir())
     assert left == ["step-000009", "step-000012"]  # `keep`, and nothing of the interrupted save
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_step_saves_and_exits_with_0(number, undisturbed, tmp_path, base_folder, three_pictures):
+def test_a_signal_ends_the_step_saves_and_exits_with_0(
+    number, undisturbed, tmp_path, base_folder, three_pictures, processes
+):
+    """Ctrl+C to the command as a user has typed it; the signal of a scheduler."""
     values = long_values(plain_values(base_folder, three_pictures), tmp_path, "sc")
     config = tmp_path / "run.yaml"
     config.write_text(json.dumps(values))
     events = tmp_path / "tuner.run" / "events.jsonl"
-    process = subprocess.Popen(command(config), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    process = typed(config) if number == signal.SIGINT else warm_start(config)
     wait_for(lambda: events.exists() and '"step": 1,' in events.read_text(), process)
-    process.send_signal(number)
-    assert process.wait(120) == 0, process.stderr.read()
+    os.kill(process.pid, number)
+    assert process.wait(120) == 0
     stopped = [e for e in map(json.loads, events.read_text().splitlines()) if e["event"] == "stopped"]
     assert [e["reason"] for e in stopped] == [signal.Signals(number).name]
-    again = subprocess.run([*command(config), "--resume", "latest"], cwd=ROOT, env=environment(), timeout=240)
-    assert again.returncode == 0
+    assert in_process(processes, killed_run.run, values) == 0
     assert_same(load_file(tmp_path / "tuner.safetensors"), undisturbed["sc"])
 
 
-def test_two_processes_equal_one_with_twice_the_batch(tmp_path, base_folder, three_pictures):
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path, base_folder, three_pictures, processes):
     """Two CPU processes that exchange gradients by gloo; the files of both show that they stayed identical.
 
     Each way gives the same bits every time.  Between them sums run in another order: gradients of up to 4e-3 differ by
@@ -136,16 +137,19 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, base_folder, thr
         folder.mkdir()
         config = folder / "run.yaml"
         config.write_text(json.dumps(values))
-        launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-        done = subprocess.run(
-            [sys.executable, "-m", *launch, str(HERE / "ranked_run.py"), str(config), str(folder)],
-            cwd=ROOT,
-            env={**environment(), "ACCELERATE_USE_CPU": "true"},
-            timeout=300,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
+        if count == 1:
+            assert in_process(processes, ranked_run.main, config, folder) == 0
+        else:
+            launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+            done = subprocess.run(
+                [sys.executable, "-m", *launch, str(HERE / "ranked_run.py"), str(config), str(folder)],
+                cwd=ROOT,
+                env={**environment(), "ACCELERATE_USE_CPU": "true"},
+                timeout=300,
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr[-2000:]
         found[count] = [load_file(path) for path in sorted(folder.glob("rank-*.safetensors"))]
     (one,), (first, second) = found[1], found[2]
     assert_same(first, second)
@@ -160,17 +164,23 @@ def assert_same(found: dict, expected: dict) -> None:
     assert any(t.abs().max() > 5e-4 for n, t in expected.items() if n.endswith("up.weight"))  # it did learn
 
 
-def command(config: Path) -> list[str]:
-    return [sys.executable, "-m", "training", "train", str(config)]
+def warm_start(config: Path) -> warm.Started:
+    code = "import sys; from training.__main__ import main; sys.exit(main(['train', sys.argv[1]]))"
+    with open(config.with_suffix(".log"), "wb") as log:
+        return warm.Started(["-c", code, str(config)], stdout=log)
+
+
+def typed(config: Path) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "training", "train", str(config)], cwd=ROOT, env=environment())
 
 
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(condition, process: subprocess.Popen | warm.Started, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None
         assert time.monotonic() < end, "nothing happened in time"
         time.sleep(0.05)
