@@ -6,7 +6,8 @@ What is trained is kept in float32 under a U-Net in half precision too, as by th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from scedit_core import CSCTuner, SCTuner, SkipLayout
 from scedit_core.diffusers import attach
 from scedit_core.fitting.distilling import residual_errors
-from training.bases.encoder_graph import encoder_skips, encoder_without_graph
+from training.bases.encoder_graph import decoder_of, encoder_skips, encoder_without_graph
 from training.config import MemoryConfig
 from training.memory.float8 import store_in_8_bits
 from training.memory.frozen_layers import freeze_layers, freeze_output_layers
@@ -47,6 +48,7 @@ class Method:
     sampling: a context around a sampling run with one hint, where it is encoded once.
     lessons:  (a step, what `forward` takes -> a loss): the steps before it have that loss, in place of the pictures'.
     teacher:  a ControlNet that lies in memory too.
+    resting:  modules of the U-Net that no step needs, which lie in the CPU's memory.
     """
 
     owner: nn.Module
@@ -55,6 +57,7 @@ class Method:
     sampling: Callable[[Tensor | None], contextlib.AbstractContextManager] = _nothing
     lessons: Sequence[tuple[int, Forward]] = ()
     teacher: nn.Module | None = None
+    resting: Sequence[nn.Module] = ()
 
     def parameters(self) -> list[nn.Parameter]:
         """Those that learn."""
@@ -63,6 +66,15 @@ class Method:
     def modules(self) -> list[nn.Module]:
         """All whose weights lie in memory."""
         return list(dict.fromkeys(each for each in (self.unet, self.owner, self.teacher) if each is not None))
+
+    def weights(self) -> list[Tensor]:
+        """Parameters and buffers that lie in the device's memory."""
+        resting = {t for module in self.resting for t in _tensors(module)}
+        return [t for module in self.modules() for t in _tensors(module) if t not in resting]
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    return itertools.chain(module.parameters(), module.buffers())
 
 
 @dataclass(frozen=True)
@@ -184,6 +196,7 @@ def _fitting_residuals(unet: UNet2DConditionModel, savings: Savings) -> Method:
     """As a prediction, so that it can be trained as the others are."""
     method = distilled(unet, savings)
     (_, loss), _ = method.lessons
+    method.resting = decoder_of(unet)
     method.forward = lambda inputs, hint: loss(inputs, hint).expand(inputs["sample"].shape)
     return method
 

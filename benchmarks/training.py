@@ -126,10 +126,9 @@ def _count(model: Model, name: str, savings: Savings, batches: list[int]) -> dic
     learning = method.parameters()
     row: dict[str, Any] = {"parameters": sum(p.numel() for p in learning), "kept_bytes": {}, "peak_bytes": {}}
     kept = SavedBytes(method.modules())
-    weights = [t for module in method.modules() for t in (*module.parameters(), *module.buffers())]
     adamw = [torch.empty_like(p) for p in (*learning, *learning)]
     for batch in batches:
-        with fused_attention(), StepCost([*weights, *adamw]) as cost:
+        with fused_attention(), StepCost([*method.weights(), *adamw]) as cost:
             inputs, hint = _inputs(model, batch, device)
             target = torch.empty(inputs["sample"].shape, device=device)
             with kept.counting():
@@ -174,6 +173,8 @@ def _timed(
         method.unet.to(memory_format=torch.channels_last)
     if options.compile:
         compile_blocks(method.unet, options.compile)
+    for part in method.resting:
+        part.to("cpu")
     run = _run(model, method, batch, device)
     marks = []
     for step in range(-3 if gpu else -1, options.steps):

@@ -145,6 +145,9 @@ class HostBase:
             self._forward(noisy, timesteps, text, sizes, {"input_block_patch_after_skip": [collected]}, None)
         return collected.skips[::-1]
 
+    def rest_decoder(self) -> None:
+        """See FrozenBase; what of the MODEL lies where is ComfyUI's to say."""
+
     def predict(
         self,
         noisy: Tensor,

@@ -92,6 +92,9 @@ class FrozenBase(Protocol):
     def skips(self, noisy: Tensor, timesteps: Tensor, text: Any, sizes: Tensor | None) -> list[Tensor]:
         """The unedited skips [B,C,h,w] in block order, without a graph; the middle block and the decoder do not run."""
 
+    def rest_decoder(self) -> None:
+        """Middle block and decoder are not needed until the next `predict`; their memory may be given back."""
+
     def predict(
         self,
         noisy: Tensor,

@@ -129,6 +129,7 @@ class Lessons:
         with torch.no_grad():
             wanted = self.teacher.residuals(*inputs)
         if phase == RESIDUALS:
+            self.base.rest_decoder()
             errors = step_module(*inputs, wanted=wanted.skips, masks=masks)
             return (errors * problem.weights * weights).mean()
         with torch.no_grad():

@@ -93,6 +93,7 @@ def _losses(runs: Sequence[Run], piece: int) -> list[Tensor]:
         teachers = [run.lessons.teacher for run in runs]
         wanted = [each.residuals(*asked[:2], hint, *asked[2:]) for each, hint in zip(teachers, hints, strict=True)]
     if phase == RESIDUALS:
+        base.rest_decoder()
         skips = base.skips(*asked)
         pairs = zip(runs, hints, wanted, strict=True)
         errors = [residual_errors(run.tuner, skips, hint, added.skips, masks) for run, hint, added in pairs]

@@ -11,6 +11,7 @@ import torch
 from diffusers import EulerDiscreteScheduler, PNDMScheduler
 from safetensors.torch import load_file
 
+from training.bases import base_model
 from training.bases.base_model import TextStates
 from training.bases.checkpoint_header import CheckpointHeader
 from training.bases.loading import load_base
@@ -175,3 +176,19 @@ def test_long_captions_can_be_told(write):
     lengths = base.caption_lengths(["", "a red star", "star " * 100])
     assert lengths == [2, 5, 102]
     assert base.caption_limit == 77
+
+
+def test_skips_need_no_decoder_and_a_prediction_brings_it_back(base_folder, monkeypatch):
+    """The decoder rests on a device without numbers, where whatever touches it fails."""
+    base = load_base(base_folder)
+    inputs = torch.randn(1, 4, 8, 8), torch.tensor([500]), base.encode_captions(["a fish"]), None
+    before = base.skips(*inputs)
+    base.rest_decoder()  # a CPU gains nothing
+    base.predict(*inputs)
+    monkeypatch.setattr(base_model, "RESTING", torch.device("meta"))
+    base.rest_decoder()
+    resting = {name.split(".")[0] for name, p in base.unet.named_parameters() if p.is_meta}
+    assert resting == {"mid_block", "up_blocks", "conv_norm_out", "conv_out"}
+    assert all(map(torch.equal, base.skips(*inputs), before))
+    with pytest.raises(NotImplementedError, match="out of meta tensor"):
+        base.predict(*inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -15,9 +15,11 @@ from scedit_core.diffusers import attach
 from scedit_core.fitting.base import Added, Attached, TextStates, stacked
 from scedit_core.fitting.machine import moved
 
-from .encoder_graph import encoder_skips, encoder_without_graph
+from .encoder_graph import decoder_of, encoder_skips, encoder_without_graph
 from .fingerprints import plain_fingerprint, text_fingerprint, weights_fingerprint
 from .text_encoding import PLAIN, TextOptions, encode, token_count
+
+RESTING = torch.device("cpu")  # where weights wait that the next steps do not need
 
 
 @dataclass(eq=False)
@@ -38,6 +40,7 @@ class BaseModel:
     device: torch.device
     compute_dtype: torch.dtype = torch.float32
     text: TextOptions = PLAIN
+    _rests: bool = field(default=False, init=False)  # whether the decoder is not on the U-Net's device
 
     @property
     def unet(self):
@@ -180,6 +183,8 @@ class BaseModel:
         apart: bool = False,
     ) -> Tensor:
         """See FrozenBase."""
+        if self._rests:
+            self._move_decoder(self.unet.device)
         inputs = self.unet_inputs(text, sizes)
         if added is not None:
             zero = noisy.new_zeros((), device=self.unet.device, dtype=self.compute_dtype)
@@ -188,6 +193,18 @@ class BaseModel:
             inputs |= {"down_block_additional_residuals": tuple(skips), "mid_block_additional_residual": middle}
         with encoder_without_graph(self.unet), attach(self.unet, edits, apart):
             return self.unet(noisy.to(self.unet.device, self.compute_dtype), timesteps, return_dict=False, **inputs)[0]
+
+    def rest_decoder(self) -> None:
+        """See FrozenBase."""
+        if not self._rests and self.unet.device != RESTING:
+            self._move_decoder(RESTING)
+
+    def _move_decoder(self, device: torch.device) -> None:
+        for part in decoder_of(self.unet):
+            part.to(device)
+        self._rests = device == RESTING
+        if self.unet.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def release_encoders(self) -> None:
         """VAE and text encoders to the CPU, their memory on the device given back: all is cached."""

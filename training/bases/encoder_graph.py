@@ -45,6 +45,11 @@ class _Enough(Exception):
     """Raised inside a forward when all that is wanted of it is there."""
 
 
+def decoder_of(unet: nn.Module) -> list[nn.Module]:
+    """The modules that `encoder_skips` does not run."""
+    return [unet.mid_block, unet.up_blocks, unet.conv_norm_out, unet.conv_out]
+
+
 def encoder_skips(unet: nn.Module, noisy: Tensor, timesteps: Tensor, **inputs) -> list[Tensor]:
     """The skips [B,C,h,w] of a forward, in block order (0 deepest), which ends before the middle block."""
     found: list[Tensor] = []
