@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import SCEditError
 from ..tuners import CSCTuner
 from .base import Added, FrozenBase, TextStates
 from .batches import Batch
@@ -168,6 +169,8 @@ def residual_errors(
     each row, edge F1 on the model in demo/ is half a point higher after 250 updates.
 
     skips, wanted: [B,C,h,w] in block order, without a graph; hints [B,3,8h,8w] in 0..1; masks [B,1,h,w] or None.
+
+    Raises SCEditError where the teacher adds to none of the tuned blocks.
     """
     features = tuner.encode_hint(hints.to(skips[0].device, skips[0].dtype, memory_format=torch.channels_last))
     shares = []
@@ -181,4 +184,9 @@ def residual_errors(
             shown = F.interpolate(masks.to(error), error.shape[-2:], mode="area")[:, 0]
             error, square = error * shown, square * shown
         shares.append(error.flatten(1).mean(1) / square.mean().clamp(min=_SMALLEST))
+    if not shares:
+        raise SCEditError(
+            f"teacher: expected a ControlNet that adds to one of the tuner's blocks {list(tuner.blocks)}, found one "
+            "that adds to others alone; tune all blocks, or leave the phase of residuals out"
+        )
     return torch.stack(shares).mean(0)

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from scedit_core import CSCTuner, load_tuner
+from scedit_core import CSCTuner, SCEditError, load_tuner
 from scedit_core.fitting.base import Added
 from scedit_core.fitting.distilling import PICTURES, PREDICTIONS, RESIDUALS, Lessons, Phases, phase_at
 from scedit_core.fitting.errors import ConfigError
@@ -352,3 +352,6 @@ def test_a_teacher_adds_nothing_where_it_has_nothing(school):
     errors = TrainingStep(base, student)(**batch, wanted=Added(wanted).skips)
     assert errors.shape == (2,)
     assert torch.isfinite(errors).all()
+    wanted[0] = None
+    with pytest.raises(SCEditError, match=r"adds to one of the tuner's blocks \[0, 1, .*found one that adds to others"):
+        TrainingStep(base, student)(**batch, wanted=wanted)
