@@ -31,8 +31,10 @@ from scedit_core.fitting.run import Run
 from scedit_core.fitting.run_folder import RunFolder, open_run
 from scedit_core.fitting.tuner_file import check_writable, save_trained
 from scedit_core.fitting.validation import Validation
+from scedit_core.pictures.finding import refuse_tagless
 from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
 from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_tensor
+from scedit_core.pictures.sources import wording_of
 
 from .bases.base_model import BaseModel
 from .config import TrainConfig
@@ -182,6 +184,7 @@ def read_shards(config: TrainConfig, console: Console) -> Findings:
     buckets = bucket_sizes(config.data.resolution, config.data.buckets, config.data.max_aspect)
     fitting = None if config.data.condition is None else Hints(config.data).fitting
     findings = Findings(found, 0, Counter(), [])
+    wording, texts, tagged = wording_of(config.data.wording), set(), False
     for sample in _shown(samples_of(urls, config.data, found.problems), None, console):
         framing = Framing(sample.size, bucket_of(sample.size, buckets))
         try:
@@ -200,8 +203,13 @@ def read_shards(config: TrainConfig, console: Console) -> Findings:
             continue
         findings.pictures += 1
         findings.sizes[framing.target] += 1
+        if len(texts) < _LENGTHS:
+            texts.update(sample.texts)
+        tagged = tagged or any(len(wording.tags(text)) > 1 for text in sample.texts)
         if sample.caption and len(findings.captions) < _LENGTHS:
             findings.captions.append(sample.caption)
+    if not tagged:
+        refuse_tagless("data.shards", wording, texts)
     remarks_on_sizes(findings.sizes, findings.sizes, config.loop.batch, found.remarks)
     return findings
 
@@ -225,8 +233,10 @@ def summary(found: Findings, config: TrainConfig) -> list[str]:
     if varied:
         texts = len(set().union(*(example.texts() for example in varied)))
         lines.append(f"captions that vary: those of {len(varied)} pictures, {texts} texts in all")
-    if config.data.looks is not None:
-        lines.append(f"looks: {config.data.looks.count} of each picture at each size")
+    looks = sorted({e.looks.count if e.looks else 1 for e in (*found.survey.own, *found.survey.prior)})
+    if looks and looks[-1] > 1:
+        counts = str(looks[0]) if len(looks) == 1 else f"{looks[0]} to {looks[-1]}"
+        lines.append(f"looks: {counts} of each picture at each size")
     step = max(1, len(found.captions) // _SAMPLES)
     lines += [f"  {caption}" for caption in found.captions[::step][:_SAMPLES]]
     return lines

@@ -149,8 +149,10 @@ class LooksConfig(Section):
 
     count:      looks of a picture, the first included.
     crop:       the least share of a side that is seen; hints and masks are cropped alike.
-    brightness, contrast, saturation: the most that each changes, 0.1 for a tenth; hints that are made from pictures are
-                made from the changed ones, ready ones keep their colours.
+    brightness, contrast, saturation: the most that each changes, 0.1 for a tenth.
+    hue:        the most that colours are turned either way, 0.5 for half of the circle.
+
+    Hints that are made from pictures are made from the changed ones, ready ones keep their colours.
     """
 
     count: Annotated[int, Field(ge=2, le=64)] = 4
@@ -158,10 +160,11 @@ class LooksConfig(Section):
     brightness: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     contrast: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     saturation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
     @model_validator(mode="after")
     def _changes_something(self) -> LooksConfig:
-        if self.crop == 1 and not (self.brightness or self.contrast or self.saturation):
+        if self.crop == 1 and not (self.brightness or self.contrast or self.saturation or self.hue):
             raise ValueError("expected a crop below 1 or a change of colours, found neither")
         return self
 
@@ -174,6 +177,7 @@ class FolderConfig(Section):
     prior:   pictures of the subject's class, which keep the base's idea of it; all such are at most half of what is
              seen.
     weight:  of the loss of its pictures.
+    flip, looks: in place of those of `data`; looks: false shows its pictures as they are.
     hints, masks: folders with the hint or mask of each picture.
     """
 
@@ -185,6 +189,8 @@ class FolderConfig(Section):
     resolution: Annotated[int, Field(ge=64, le=4096, multiple_of=64)] | None = None
     prior: bool = False
     weight: Annotated[float, Field(ge=0, le=10)] = 1.0
+    flip: bool | None = None
+    looks: LooksConfig | Literal[False] | None = None
     hints: Path | None = None
     masks: Path | None = None
 
@@ -251,7 +257,8 @@ class DataConfig(Section):
         lacking = [entry for entry in self.folders if entry.hints is None] or not self.folders
         if custom and self.hints is None and lacking and self.shards is None:  # shards have their hints inside
             raise ValueError("expected a folder of hints for the condition custom, found none")
-        if self.flip and self.condition is not None and self.condition.type in ("pose", "custom"):
+        flips = self.flip or any(entry.flip for entry in self.folders)
+        if flips and self.condition is not None and self.condition.type in ("pose", "custom"):
             raise ValueError(f"expected flip: false for {self.condition.type} hints, whose left and right differ")
         return self
 

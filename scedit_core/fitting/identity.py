@@ -84,6 +84,15 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str) -> li
         a = before.get(key, _DEFAULTS.get(f"{prefix}{key}", b))
         if isinstance(a, dict) and isinstance(b, dict) and f"{prefix}{key}" not in _WHOLE:
             found += _differences(a, b, f"{prefix}{key}.")
+        elif _alike(a, b):
+            for i, (old, new) in enumerate(zip(a, b, strict=True)):
+                found += _differences(old, new, f"{prefix}{key}.{i}.")
         elif a != b:
             found.append(f"{prefix}{key} ({a} before, {b} now)")
     return found
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether both are as many sections, such as folders, of which those from before may lack keys."""
+    lists = isinstance(a, list) and isinstance(b, list) and len(a) == len(b)
+    return lists and all(isinstance(each, dict) for each in (*a, *b))

@@ -150,6 +150,8 @@ class DataSettings(Section):
     folders: tuple = ()
     repeats: int = 1
     repeats_from_names: bool = False
+    flip: bool = False
+    looks: None = None
     wording: None = None
     cache: Path | None = None
     annotators: list[Path] | None = None

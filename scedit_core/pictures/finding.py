@@ -15,7 +15,7 @@ from .captions import METADATA, caption_files, one_line, read_caption, read_meta
 from .captions import SUFFIXES as CAPTION_SUFFIXES
 from .reading import FOREIGN, SUFFIXES
 from .sources import HELD, OWN, PRIOR, Source, sources_of
-from .wording import Captions
+from .wording import Captions, Wording
 
 __all__ = ["HELD", "OWN", "PRIOR", "Candidate", "Found", "find_candidates"]
 
@@ -105,7 +105,8 @@ def find_candidates(config: Settings) -> Found:
         files, told = caption_files(walked), _captions(walked, found, source)
         for name, path in named.items():
             _add(found, source, name, path, files.get(path.with_suffix("")), told.get(path))
-        _refuse_tagless(found, source)
+        texts = {text for c in found.candidates if c.source is source and c.captions for text in c.captions.texts}
+        refuse_tagless(source.folder, source.wording, texts)
     for key in ("hint", "mask"):
         for folder in dict.fromkeys(folder for s in sources if (folder := getattr(s, f"{key}s")) is not None):
             partners = _by_stem(folder, list(_walk(folder, f"data.{key}s", [], found.remarks)), found.problems)
@@ -242,13 +243,13 @@ def _add(found: Found, source: Source, name: str, path: Path, file: Path | None,
     found.candidates.append(Candidate(name, path, source, captions, repeats=repeats))
 
 
-def _refuse_tagless(found: Found, source: Source) -> None:
-    wording = source.wording
-    texts = {text for c in found.candidates if c.source is source and c.captions for text in c.captions.texts if text}
+def refuse_tagless(where: object, wording: Wording, texts: set[str]) -> None:
+    """Raise DataError where tags are to be moved or dropped and no caption has several of them."""
+    texts = {text for text in texts if text}
     if wording.of_tags and texts and not any(len(wording.tags(text)) > 1 for text in texts):
         key = "shuffle_tags" if wording.shuffle_tags else "drop_tags"
         raise DataError(
-            f"{source.folder}: expected captions of tags for data.wording.{key}, found none of {len(texts)} with "
+            f"{where}: expected captions of tags for data.wording.{key}, found none of {len(texts)} with "
             f"{wording.separator!r} in it; set data.wording.separator, or take {key} out"
         )
 

@@ -27,6 +27,7 @@ class Source:
     repeats:    how often each picture stands in a round; with `from_names`, those below a folder named 10_something
                 ten times as often.
     weight:     of the loss of its pictures.
+    flip:       whether a step may mirror them.  looks: what other looks they have, None for none.
     alone:      whether the run reads no other folder, so that names of pictures are as they always were.
     """
 
@@ -43,6 +44,8 @@ class Source:
     weight: float = 1.0
     hints: Path | None = None
     masks: Path | None = None
+    flip: bool = False
+    looks: Any = None
     alone: bool = True
 
 
@@ -59,6 +62,8 @@ def sources_of(config: Settings) -> list[Source]:
         )
     wording = wording_of(data.wording)
     common = {"captions": data.captions, "wording": wording, "resolution": data.resolution}
+    held = {**common, "prefix": data.caption, "hints": data.hints, "masks": data.masks}
+    common |= {"flip": data.flip, "looks": data.looks}
     own = {**common, "prefix": data.caption, "hints": data.hints, "masks": data.masks}
     told = {"repeats": data.repeats, "from_names": data.repeats_from_names}
     sources = []
@@ -71,6 +76,8 @@ def sources_of(config: Settings) -> list[Source]:
             "resolution": entry.resolution or data.resolution,
             "prefix": ("" if entry.prior else data.caption) if entry.caption is None else entry.caption,
             "repeats": data.repeats * entry.repeats,
+            "flip": data.flip if entry.flip is None else entry.flip,
+            "looks": data.looks if entry.looks is None else entry.looks or None,
             "from_names": data.repeats_from_names,
         }
         role = PRIOR if entry.prior else OWN
@@ -103,7 +110,7 @@ def sources_of(config: Settings) -> list[Source]:
         )
     _refuse_twins(sources)
     if config.validation.folder is not None:
-        sources.append(Source("validation.folder", HELD, config.validation.folder, "", **own))
+        sources.append(Source("validation.folder", HELD, config.validation.folder, "", **held))
     return sources
 
 

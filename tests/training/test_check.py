@@ -101,6 +101,10 @@ def test_shards(values, pictures_folder, tmp_path):
     assert "captions: 5 of 5 pictures, 1 different" in printed
     assert "a.tar/0 (picture)" in printed
     assert (folder / "check.jpg").is_file()
+    values["data"]["wording"] = {"drop_tags": 0.5}
+    with pytest.raises(DataError, match=r"^data\.shards: expected captions of tags for data\.wording\.drop_tags"):
+        check(values)
+    del values["data"]["wording"]
     values["validation"] = {"hold_out": 2}
     assert "pictures: 3 trained on; 2 for validation and previews, kept out of training; " in check(values)[0]
     values["validation"]["folder"] = str(pictures_folder)

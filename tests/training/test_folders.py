@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scedit_core.fitting.identity import settings_of
+from scedit_core.fitting.identity import differences, settings_of
 from training.bases.loading import load_base
 from training.config_file import load_config, parse_config
 from training.data.opening import open_data
@@ -153,5 +153,8 @@ def test_paths_start_at_the_file_and_are_no_part_of_what_a_run_is(values, tmp_pa
     entry = settings_of(config)["data"]["folders"][0]
     assert "folder" not in entry
     assert entry["repeats"] == 2
+    earlier = settings_of(config)
+    earlier["data"]["folders"] = [{"repeats": 3}]  # of a version that knew no other key
+    assert differences(earlier, config) == ["data.folders.0.repeats (3 before, 2 now)"]
     with pytest.raises(ConfigError, match=r"where data\.folders\.0\.folder lies"):
         check_places(config.model_copy(update={"run": tmp_path / "cats"}))

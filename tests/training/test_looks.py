@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from training_runs import stop_after, train
 from scedit_core import load_tuner
 from scedit_core.conditions.trained import hint_maker
 from scedit_core.pictures.framing import Crop, Framing, own_bucket
-from scedit_core.pictures.looks import look_of
+from scedit_core.pictures.looks import Look, look_of
 from scedit_core.pictures.reading import to_tensor
 from training.bases.loading import load_base
 from training.config_file import parse_config
+from training.data.cache import DamagedEntry
 from training.data.encoding import Encoder
 from training.data.opening import open_data
 from training.data.survey import survey
@@ -123,6 +125,39 @@ def test_looks_keep_to_their_limits_and_are_the_same_each_time():
     assert 0.9 <= min(changes["brightness"]) < 0.91
     assert 1.19 < max(changes["contrast"]) <= 1.2
     assert "saturation" not in dict(looks[1].colours)
+    turned = [look_of("abc", n, 0.8, 0.1, 0.2, 0.0, 0.1) for n in range(1, 200)]
+    assert [look.colours[:2] for look in turned] == [look.colours for look in looks[1:]]  # the others stay
+    assert -0.1 <= min(look.colours[2][1] for look in turned) < -0.095
+    red = Image.new("RGB", (8, 8), (250, 10, 10))
+    green = np.array(Look(None, (("hue", 1 / 3),)).recoloured(red))
+    assert np.abs(green.astype(int) - (10, 250, 10)).max() <= 5
+
+
+def test_folders_have_flips_and_looks_of_their_own(values, folder, tmp_path, base):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    for i in range(4):
+        gradient((256, 256), 200 + i).save(other / f"{i}.png")
+    values["data"] |= {
+        **{"resolution": 64, "flip": True, "looks": {"count": 3, "hue": 0.1}},
+        "folders": [{"folder": str(folder)}, {"folder": str(other), "flip": False, "looks": False}],
+    }
+    del values["data"]["folder"]
+    data = open_data(base, parse_config(values))
+    seen = [e for step in range(60) for e in data.examples_of(step, 2)]
+    changed = {e.origin: {x.look is not None for x in seen if x.origin == e.origin} for e in seen}
+    assert changed == {"set": {True, False}, "other": {False}}
+    with pytest.raises(DamagedEntry):  # nothing is encoded for what no step shows
+        data._encoder.moments(next(e for e in data.examples if e.origin == "other"), True)
+    ever = {"set": set(), "other": set()}
+    for step in range(20):
+        examples, draws = data.examples_of(step, 2), data.draws(step, 2, (4, 8, 8))
+        latents = data.batch(step, 2).latents
+        for row, e in enumerate(examples):
+            mean, std = data._encoder.moments(e, e.origin == "set" and bool(draws.mirrored[row]))
+            assert torch.equal(latents[row], mean + std * draws.noise[row])
+            ever[e.origin].add(bool(draws.mirrored[row]))
+    assert ever == {"set": {True, False}, "other": {True, False}}  # chance would have mirrored those as well
 
 
 def test_hints_follow_crops_and_colours(control_values, folder, base, tmp_path):
@@ -167,6 +202,7 @@ def test_ready_hints_and_masks_are_cropped_as_their_picture(control_values, tmp_
     [
         ({"looks": {"count": 4}}, "expected a crop below 1 or a change of colours, found neither"),
         ({"looks": {"crop": 0.1}}, r"data\.looks\.crop"),
+        ({"looks": {"hue": 0.6}}, r"data\.looks\.hue"),
         ({"more_resolutions": [100]}, r"data\.more_resolutions"),
         ({"transparency": "black"}, r"data\.transparency"),
     ],
@@ -176,6 +212,9 @@ def test_what_cannot_be_is_one_sentence(values, folder, told, expected):
         config(values, folder, **told)
     values["data"] = {"shards": "a.tar", "looks": {"crop": 0.5}}
     with pytest.raises(ConfigError, match="expected no looks beside shards"):
+        parse_config(values)
+    values["data"] = {"folders": [{"folder": "a", "looks": {"crop": 2}}]}
+    with pytest.raises(ConfigError, match=r"data\.folders\.0\.looks\.crop: "):
         parse_config(values)
 
 

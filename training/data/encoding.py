@@ -42,7 +42,7 @@ class Encoder:
     bit: a run that is killed while it fills the cache then goes on to the same numbers."""
 
     def __init__(self, base: BaseModel, config: TrainConfig, folder: Path) -> None:
-        self.base, self.cache, self._flip = base, Cache(folder), config.data.flip
+        self.base, self.cache = base, Cache(folder)
         self.hints = None if config.data.condition is None else Hints(config.data, base.device)
         self._sizes: dict[tuple, int] = {}
 
@@ -84,7 +84,7 @@ class Encoder:
         """Make again whatever of an example cannot be read back.  Raises DataError where its file is gone."""
         parts = [
             (self._latents_path(example, mirrored), lambda m=mirrored: self.moments(example, m))
-            for mirrored in ((False, True) if self._flip else (False,))
+            for mirrored in ((False, True) if example.flip else (False,))
         ]
         if self.hints is not None:
             parts += [(path, lambda: self.hint(example)) for path in self._hint_paths(example)]
@@ -151,7 +151,7 @@ class Encoder:
     def _missing(self, example: Example) -> set[str]:
         missing = set()
         for part, mirrored in (("latents", False), ("mirrored", True)):
-            wanted = self._flip or not mirrored
+            wanted = example.flip or not mirrored
             if wanted and _size(self._latents_path(example, mirrored)) != self._latents_size(example.bucket):
                 missing.add(part)
         if self.hints is not None and not any(map(_size, self._hint_paths(example))):

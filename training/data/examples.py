@@ -38,6 +38,7 @@ class Example:
     origin:  a short name of its folder.
     sizes:   all sizes that it is trained at; `bucket` is the first of them.
     alpha:   whether the loss counts where the picture is opaque.
+    flip:    whether a step may mirror it.
     looks:   what other looks it has.
     look:    other colours or a part of the picture; None for the picture as it is.
     """
@@ -56,6 +57,7 @@ class Example:
     origin: str = ""
     sizes: tuple[Size, ...] = ()
     alpha: bool = False
+    flip: bool = False
     looks: LooksConfig | None = None
     look: Look | None = None
 
@@ -89,9 +91,8 @@ class Example:
         if self.looks is None or number == 0:
             return self
         told = self.looks
-        return replace(
-            self, look=look_of(self.digest, number, told.crop, told.brightness, told.contrast, told.saturation)
-        )
+        changes = told.crop, told.brightness, told.contrast, told.saturation, told.hue
+        return replace(self, look=look_of(self.digest, number, *changes))
 
     def worded(self, chance: float) -> Example:
         """With the caption that a number from 0 to 1 draws."""

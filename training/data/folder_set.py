@@ -42,6 +42,7 @@ class FolderSet(TrainingSet):
         rounds, _ = found.rounds()
         for row, (i, size) in enumerate(self._rows):
             groups[place[size]] += [row] * (self.examples[i].repeats * (rounds if i < len(found.own) else 1))
+        self.flips = any(example.flip for example in self.examples)
         self._masked = any(example.masked for example in self.examples)
         self.round_rows = sum(map(len, groups))
         self._order = Order(groups, config.loop.seed)
@@ -86,11 +87,11 @@ class FolderSet(TrainingSet):
         rows = [self._rows[row] for row in self._order.rows(step, size)]
         examples = [replace(self.examples[i], bucket=bucket) for i, bucket in rows]
         examples = [e.worded(chance) for e, chance in zip(examples, self.wording_draws(step, size), strict=True)]
-        looks = self.config.data.looks
-        if looks is None:
-            return examples
-        drawn = torch.randint(looks.count, (size,), generator=generator_for(self.config.loop.seed, step, "looks"))
-        return [e.looking(number) for e, number in zip(examples, drawn.tolist(), strict=True)]
+        drawn = {
+            count: torch.randint(count, (size,), generator=generator_for(self.config.loop.seed, step, "looks")).tolist()
+            for count in {e.looks.count for e in examples if e.looks is not None}
+        }
+        return [e if e.looks is None else e.looking(drawn[e.looks.count][row]) for row, e in enumerate(examples)]
 
     def _load(self, step: int, size: int, part: tuple[int, int]) -> Batch:
         rows = range(part[0], size, part[1])
@@ -100,7 +101,7 @@ class FolderSet(TrainingSet):
         captions = ["" if draws.no_caption[r] else e.caption for r, e in zip(rows, examples, strict=True)]
         latents, hints, masks = [], [], []
         for row, example in zip(rows, examples, strict=True):
-            mirrored = bool(draws.mirrored[row])
+            mirrored = example.flip and bool(draws.mirrored[row])
             hint = None if self._encoder.hints is None else self._encoder.hint(example)
             hint = hint.flip(-1) if mirrored and hint is not None else hint
             moments = self._encoder.moments(example, mirrored)

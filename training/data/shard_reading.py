@@ -41,7 +41,7 @@ class Sample:
     """A picture of a shard with what belongs to it, not yet decoded.
 
     key: shard and name, for messages.  size: of the picture as it is looked at.
-    caption: the first of `words`, which are None where there is one that never changes.
+    caption: the first of `words`, which are None where there is one that never changes.  texts: all, as written.
     """
 
     key: str
@@ -52,6 +52,7 @@ class Sample:
     hint: bytes | None = None
     mask: bytes | None = None
     words: Captions | None = None
+    texts: tuple[str, ...] = ()
 
 
 @dataclass
@@ -165,7 +166,8 @@ def _sample(key: str, members: dict[str, Any], config: DataConfig) -> Sample | N
         raise DataError(f"{key}: expected a hint ({key}.hint.png), found none; add it to the shard")
     facts = measure(io.BytesIO(members[ending]), f"{key}.{ending}")
     partners = parts.get("hint"), parts.get("mask")
-    return Sample(key, members[ending], ending, facts.size, words.plain, *partners, words if words.is_varied else None)
+    varied = words if words.is_varied else None
+    return Sample(key, members[ending], ending, facts.size, words.plain, *partners, varied, texts)
 
 
 class ShardRows(IterableDataset):

@@ -284,7 +284,8 @@ def _example(
         origin=_origin(candidate),
         sizes=fitting,
         alpha=alpha,
-        looks=config.data.looks,
+        flip=candidate.source.flip,
+        looks=candidate.source.looks,
         **partners,
     )
 

@@ -34,6 +34,7 @@ class TrainingSet(ABC):
     buckets:  sizes (width, height) that occur.
     problems: files that are not used, a sentence each.
     remarks:  what a user should know of the set.
+    flips:    whether some are mirrored at random.
     round_rows: rows in a round that shows each picture as often as it counts; None for shards, which are not counted.
     """
 
@@ -47,6 +48,7 @@ class TrainingSet(ABC):
 
     def __init__(self, base: BaseModel, config: TrainConfig, encoder: Encoder) -> None:
         self.base, self.config, self._encoder = base, config, encoder
+        self.flips = config.data.flip
 
     @abstractmethod
     def batch(self, step: int, size: int, part: tuple[int, int] = (0, 1)) -> Batch:
@@ -79,7 +81,7 @@ class TrainingSet(ABC):
     def draws(self, step: int, size: int, latent_shape: Sequence[int]) -> Draws:
         """What chance decides for the whole batch of a step."""
         said = self.config.objective
-        flip = 0.5 if self.config.data.flip else 0.0
+        flip = 0.5 if self.flips else 0.0
         seed, dropped = self.config.loop.seed, (said.caption_dropout, said.condition_dropout)
         return draw(seed, step, size, latent_shape, flip, *dropped)
 
