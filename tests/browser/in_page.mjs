@@ -79,7 +79,8 @@ export function shown() {
 
 // Opens an API graph and puts its nodes into columns from left to right, after a column for the note.
 export async function layOut({ api, note, name, folded = [], run = false }) {
-  const conditions = ["SCEditCanny", "SCEditColorPalette", "SCEditCompletion"];
+  const conditions = ["SCEditCanny", "SCEditColorPalette", "SCEditCompletion", "SCEditSoftEdge", "SCEditDepth",
+    "SCEditPose", "SCEditSegmentation"];
   const { app, LiteGraph } = window;
   app.nodeOutputs = {}; // else nodes show what others of their number have made
   await app.loadApiJson(api, name);
@@ -121,7 +122,8 @@ export async function layOut({ api, note, name, folded = [], run = false }) {
       if (["SaveImage", "PreviewImage", "LoadImage", "MaskPreview"].includes(node.type)) node.setSize([300, 320]);
       if (node.type === "PreviewAny") node.setSize([420, 300]);
       if (node.type === "SCEditTrainTuner" && run) node.setSize([420, wanted[1] + 330]); // its panel
-      if (run && conditions.includes(node.type)) node.setSize([300, wanted[1] + 230]); // they show what they make
+      // Condition nodes show what they make, in a graph that is shown alone only after a run.
+      if ((run || note) && conditions.includes(node.type)) node.setSize([300, wanted[1] + 230]);
       const fold = folded.includes(String(node.id));
       if (fold) node.collapse();
       node.pos = [x, y];

@@ -1,8 +1,6 @@
 """Walks the README's way to a first picture with a tuner of one's own, on an empty ComfyUI and its real page.
 
-python tests/browser/walk.py HOST OUT [FRONTEND]
-    HOST: a ComfyUI checkout.  OUT: a folder for the screenshots.  FRONTEND: the folder `static` of another
-    comfyui-frontend-package than the one installed.
+python tests/browser/walk.py HOST OUT [--frontend STATIC]
 
 The checkpoint has SD 1.5's true shape and random weights, so the picture shows nothing; what counts is the way to it.
 """
@@ -25,6 +23,7 @@ import graphs  # noqa: E402
 from chromium import requirements  # noqa: E402
 from host_server import Server  # noqa: E402
 from model_files import CHECKPOINTS  # noqa: E402
+from walk_options import parsed, walk_parser  # noqa: E402
 
 SMALL = {
     "SCEditTrainOnModel": {"steps": 4, "resolution": 128, "preview_every": 0, "accumulate": 1},
@@ -33,9 +32,9 @@ SMALL = {
 }
 
 
-def main(host: Path, out: Path, frontend: Path | None) -> None:
+def main() -> None:
     """Walk; prints what was done, and what the page said."""
-    out.mkdir(parents=True, exist_ok=True)
+    given = parsed(walk_parser(__doc__))
     template = graphs.WORKFLOWS["sc_train_sd15"]
     with tempfile.TemporaryDirectory(prefix="ComfyUI-") as folder:
         base = Path(folder)
@@ -45,18 +44,13 @@ def main(host: Path, out: Path, frontend: Path | None) -> None:
         install = [sys.executable, "-m", "pip", "install", "--dry-run", "-q", "-r", str(pack / "requirements.txt")]
         subprocess.run(install, check=True)  # dry: this Python has what it needs, and other things beside it
         print("3. a checkpoint; 4. pictures and captions")
-        sys.path.insert(0, str(host))
-        import comfy.cli_args
-
-        comfy.cli_args.args.cpu = True
         from checkpoint import random_checkpoint
 
         random_checkpoint(base / "models" / "checkpoints" / CHECKPOINTS["sd15"].name)
         shutil.copytree(PACK / "demo" / "style", base / "input" / "my_pictures")
         print("5. start ComfyUI; 6. Templates, ComfyUI-SCEdit, the first; 7. Run")
-        more = ["--front-end-root", str(frontend)] if frontend else []
-        with Server(host, pack, base, options=more) as server:
-            command = ["node", str(HERE / "walk.mjs"), server.url, str(out), template.name, json.dumps(SMALL)]
+        with Server(given.host, pack, base, options=given.options) as server:
+            command = ["node", str(HERE / "walk.mjs"), server.url, str(given.out), template.name, json.dumps(SMALL)]
             done = subprocess.run(
                 command, env=os.environ | requirements(), capture_output=True, text=True, timeout=1800, check=False
             )
@@ -66,4 +60,4 @@ def main(host: Path, out: Path, frontend: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None)
+    main()

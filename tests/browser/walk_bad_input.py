@@ -1,7 +1,6 @@
 """What ComfyUI's real page says where something is missing or wrong.
 
 python tests/browser/walk_bad_input.py HOST OUT [--frontend STATIC] [CASE ...]
-    HOST, OUT, STATIC as for walk_templates.py.  CASE: names in CASES, all without any.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ import make_workflows  # noqa: E402
 from demo_files import place_files  # noqa: E402
 from graph_parts import demo_picture, node  # noqa: E402
 from host_server import Server  # noqa: E402
-from walk_templates import given_arguments  # noqa: E402
+from walk_options import parsed, walk_parser  # noqa: E402
 
 DEMO_NODES = PACK / "tests" / "host" / "demo_nodes"
 Seen = tuple[list[dict], str]  # what the page said to each task, and the server's log
@@ -185,7 +184,9 @@ CASES: tuple[str, ...] = (
 
 def main() -> int:
     """Walk; gives the exit status."""
-    given = given_arguments(__doc__, "cases")
+    parser = walk_parser(__doc__)
+    parser.add_argument("cases", nargs="*", help="all without any")
+    given = parsed(parser)
     walk, wrong = Walk(given.host, given.out, given.options), 0
     for name in given.cases or CASES:
         case: Callable[[Path], list[tuple[str, bool]]] = getattr(walk, name)

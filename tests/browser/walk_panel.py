@@ -1,15 +1,12 @@
 """Walks the panel of a training on ComfyUI's real page: failures, tabs, subgraphs, names, themes, a restart.
 
 python tests/browser/walk_panel.py HOST OUT [--frontend STATIC] [--vue-nodes] [SCENE ...]
-    HOST: a ComfyUI checkout.  OUT: a folder for the screenshots.  STATIC: the folder `static` of another
-    comfyui-frontend-package than the one installed.  SCENE: names of walk_panel.mjs, all without any.
 
 On the embedded base, in about three minutes on two cores.  Prints what was found and exits with 1 where it is wrong.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -28,6 +25,7 @@ import help_graphs  # noqa: E402
 from chromium import requirements  # noqa: E402
 from demo_files import place_training  # noqa: E402
 from host_server import Server  # noqa: E402
+from walk_options import parsed, walk_parser  # noqa: E402
 
 LEAST_CONTRAST = 4.5
 
@@ -93,14 +91,10 @@ def checks(seen: dict) -> list[tuple[str, bool]]:
 
 def main() -> int:
     """Walk; gives the exit status."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("host", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--frontend", type=Path)
-    parser.add_argument("--vue-nodes", action="store_true")
-    parser.add_argument("scenes", nargs="*")
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
+    parser = walk_parser(__doc__)
+    parser.add_argument("--vue-nodes", action="store_true", help="nodes drawn by Vue, where the page can")
+    parser.add_argument("scenes", nargs="*", help="names in walk_panel.mjs, all without any")
+    given = parsed(parser)
     with tempfile.TemporaryDirectory(prefix="ComfyUI-") as folder:
         base = Path(folder)
         place_training(base)
@@ -108,8 +102,7 @@ def main() -> int:
         few.mkdir()
         for file in sorted((PACK / "demo" / "style").iterdir())[:6]:  # three, with their captions
             shutil.copy(file, few)
-        options = ["--front-end-root", str(given.frontend)] if given.frontend else []
-        server = Server(given.host, PACK, base, [PACK / "tests" / "host" / "demo_nodes"], options)
+        server = Server(given.host, PACK, base, [PACK / "tests" / "host" / "demo_nodes"], given.options)
         task = {"graph": training(), "process": in_a_process(), "pictures": str(given.out), "only": given.scenes}
         (base / "task.json").write_text(json.dumps(task | {"vueNodes": given.vue_nodes}))
         command = ["node", str(HERE / "walk_panel.mjs"), server.url, str(base / "task.json"), str(base / "result.json")]

@@ -1,8 +1,6 @@
 """Drops every template on ComfyUI's real page and presses Run, until there is a picture.
 
 python tests/browser/walk_templates.py HOST OUT [--frontend STATIC] [STEM ...]
-    HOST: a ComfyUI checkout.  OUT: a folder for a screenshot of each.  STATIC: the folder `static` of another
-    comfyui-frontend-package than the one installed.  STEM: names in graphs.py, all without any.
 
 The files have SD 1.5's true shape and random weights; those of SDXL and SD 2.1 are replaced by them; sizes and steps
 are small.  So the pictures show noise; what counts is that the page opens and runs what it is given, trainings too.
@@ -10,7 +8,6 @@ are small.  So the pictures show noise; what counts is that the page opens and r
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -26,23 +23,7 @@ import chromium  # noqa: E402
 import graphs  # noqa: E402
 import make_workflows  # noqa: E402
 from host_server import Server  # noqa: E402
-
-
-def given_arguments(description: str, rest: str) -> argparse.Namespace:
-    """What both walks through templates are told."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("host", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--frontend", type=Path)
-    parser.add_argument(rest, nargs="*")
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    given.options = ["--front-end-root", str(given.frontend)] if given.frontend else []
-    sys.path.insert(0, str(given.host))
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True
-    return given
+from walk_options import parsed, walk_parser  # noqa: E402
 
 
 def place_files(models: Path) -> None:
@@ -85,7 +66,9 @@ def small(stem: str, object_info: dict) -> dict[str, dict]:
 
 def main() -> int:
     """Walk; gives the exit status."""
-    given = given_arguments(__doc__, "stems")
+    parser = walk_parser(__doc__)
+    parser.add_argument("stems", nargs="*", help="names in graphs.py, all without any")
+    given = parsed(parser)
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="ComfyUI-") as folder:
         base = Path(folder)
