@@ -83,6 +83,25 @@ class Walk:
             ("on the page too", none["error"].strip().split("\n")[0] in none["says"]),
         ]
 
+    def without_detectors(self, base: Path) -> list[tuple[str, bool]]:
+        """The condition nodes of templates 11 to 13, with their widgets, on a photograph."""
+        place_files(base)
+        tasks = []
+        for stem in ("csc_soft_edge_sdxl", "csc_depth_sdxl", "csc_pose_sdxl"):
+            graph = graphs.WORKFLOWS[stem].graph()
+            graph = {name: graph[name] for name in ("20", "21", "22")}
+            graph["20"]["inputs"]["image"] = help_graphs.PHOTOGRAPH
+            del graph["21"]["inputs"]["csc_tuner"]
+            tasks.append({"name": f"detector_{stem}", "api": graph, "run": True})
+        results, _ = self.seen(base, tasks)
+        found = []
+        for result in results:
+            sentence = (result.get("error") or "").strip()
+            found.append((f"{result['name']}: {sentence}", "models/scedit_annotators/" in sentence))
+            found.append(("with the command that fetches it", "annotators --download" in sentence))
+            found.append(("on the page too", sentence.split("\n")[0] in result["says"]))
+        return found
+
     def another_family(self, base: Path) -> list[tuple[str, bool]]:
         """A style and a control of SD 1.5 on a model that is none."""
         from types import SimpleNamespace
@@ -174,6 +193,7 @@ def ours(result: dict) -> list[str]:
 
 CASES: tuple[str, ...] = (
     "without_files",
+    "without_detectors",
     "another_family",
     "without_transformers",
     "chinese",

@@ -152,6 +152,16 @@ def test_english_is_what_the_nodes_say(schemas):
     assert json.loads(path.read_text("utf-8")) == expected
 
 
+def test_the_panel_of_a_training_has_every_text_in_chinese():
+    words = {
+        language: json.loads((LOCALES / language / "main.json").read_text("utf-8"))["scedit"]["training"]
+        for language in ("en", "zh")
+    }
+    assert set(words["zh"]) == set(words["en"])
+    for key, text in words["en"].items():
+        assert sorted(re.findall(r"\{\w+\}", words["zh"][key])) == sorted(re.findall(r"\{\w+\}", text)), key
+
+
 def test_chinese_has_every_text(schemas):
     english = flat({name: texts(schema) for name, schema in schemas.items()})
     chinese = flat(json.loads((LOCALES / "zh" / "nodeDefs.json").read_text("utf-8")))

@@ -102,7 +102,7 @@ export function lost(node) {
 
 function sentence(training, said) {
   const texts = (training.words ?? []).map(([key, values]) => (key === null ? values : said(key, values)));
-  return texts.every(Boolean) && texts.length ? texts.join(", ") : training.text;
+  return texts.every(Boolean) && texts.length ? texts.join(said("join", {}, ", ")) : training.text;
 }
 
 function line(tag, text) {
