@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import itertools
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ import torch
 from ..tuners import CSCTuner, SCTuner
 from .checkpoints import checkpoints_in
 from .earlier import forget_surplus, put_aside
-from .errors import ConfigError
+from .errors import ConfigError, TrainingError
 from .event_log import EVENTS_FILE, EventLog, latest_run_of_steps, read_events
 from .events import Events
 from .loop import apply_update, do_what_is_due, due_now, finish, posed, save_whole, tell
@@ -77,62 +78,95 @@ def train_sweep(
     """Train a tuner for each of `configs` on what `shared` has been prepared with; gives the path of the best.
 
     Each has a file, a run folder and checkpoints of its own; `sweep.html` in the shared run folder compares them, and
-    the best by its last validation, else by its last losses, is copied to the shared output.
+    the best by its last validation, else by its last losses, is copied to the shared output.  One whose loss is no
+    longer finite is put aside, and the others continue.
 
     start:   "never" begins anew, else each resumes from the newest step that all of them have saved.
     prepare: called with each new tuner, before it is trained.
 
-    Raises Stopped where the run is asked to stop, after all were saved.
+    Raises Stopped where the run is asked to stop, after all were saved, and TrainingError where all were put aside.
     """
     runs = {label: _beside(shared, config, prepare) for label, config in configs.items()}
-    members = list(runs.values())
-    if resume_together(members, anew=start == "never") and shared.config.output.is_file():  # of an earlier training
-        put_aside(shared.folder.path, [], [shared.config.output])
-        forget_surplus(shared.folder.path)
-    for run in members:
+    sound = {label: run for label, run in runs.items() if start == "never" or not _failure(run)}
+    members = sound or dict(runs)
+    if resume_together(list(members.values()), anew=start == "never"):
+        for run in [run for label, run in runs.items() if label not in members]:
+            leave_earlier(run)
+        members = dict(runs)
+        if shared.config.output.is_file():  # of an earlier training
+            put_aside(shared.folder.path, [], [shared.config.output])
+            forget_surplus(shared.folder.path)
+    for run in members.values():
         run.events.emit("plan", **plan(run))
-    shared.events.emit("plan", **plan(shared) | {"first_step": members[0].step, "tuners": len(members)})
+    done = next(iter(members.values())).step
+    shared.events.emit("plan", **plan(shared) | {"first_step": done, "tuners": len(members)})
     shared.events.emit("remarks", remarks=[remark.values() for remark in shared.remarks])
-    validations = [
-        Validation(run.config, run.base, run.data) if run.config.validation.every else None for run in members
-    ]
+    measured = shared.config.validation.every
+    validations = {
+        label: Validation(run.config, run.base, run.data) if measured else None for label, run in runs.items()
+    }
     steps = shared.config.loop.steps
     try:
-        while members[0].step < steps:
+        while done < steps:
             with shared.folder.interruptible():
-                results = update_together(members)
-                for run, told in zip(members, results, strict=True):
-                    tell(run, told)
-                for run, validation in zip(members, validations, strict=True):
-                    do_what_is_due(run, due_now(run), validation, None)
-            shared.step = members[0].step
-            mean = sum(told.read()[0] for told in results) / len(results)
-            shared.events.emit("step", step=shared.step, steps=steps, loss=mean)
+                losses = []
+                for label, told in zip(list(members), update_together(list(members.values())), strict=True):
+                    losses += _told(shared, members, label, told)
+                for label, run in members.items():
+                    do_what_is_due(run, due_now(run), validations[label], None)
+            shared.step = done = done + 1
+            shared.events.emit("step", step=done, steps=steps, loss=sum(losses) / len(losses))
             wish = shared.folder.stop_wish()
-            if wish and shared.step < steps:
+            if wish and done < steps:
                 raise Stopped(wish)
-        for run in members:
+        for run in members.values():
             finish(run)
     except Stopped:
-        for run in members:
+        for run in members.values():
             save_whole(run)
         raise
     finally:
-        for run in members:
+        for run in runs.values():
             run.events.close()
     rows = [_row(label, run) for label, run in runs.items()]
-    best = min(rows, key=lambda row: row["loss"])
-    _write(shared.folder.path, rows, best["label"])
+    best = min((row for row in rows if row["file"]), key=_rank)
+    _write(shared.folder.path, rows, best)
     part = shared.config.output.with_name(f".{shared.config.output.stem}.part")
     shutil.copyfile(best["file"], part)
     os.replace(part, shared.config.output)
-    shared.events.emit("note", message=f"best of {len(rows)}: {best['label']}, loss {best['loss']:.4f}")
+    shared.events.emit("note", message=f"best of {len(rows)}: {best['label']}, loss {best['loss']:.4g}")
     shared.events.emit("finished", step=steps, path=str(shared.config.output))
     return shared.config.output
 
 
-def update_together(runs: Sequence[Run]) -> list[Told]:
-    """One optimiser update of each, and what it has come to, as `loop.update` gives it."""
+def _told(shared: Run, members: dict[str, Run], label: str, told: Told | TrainingError) -> list[float]:
+    """The loss of an update, which is told; none of one that cannot go on, which is then no longer of the `members`.
+
+    Raises TrainingError where it was the last of them.
+    """
+    try:
+        if isinstance(told, TrainingError):
+            raise told
+        tell(members[label], told)
+        return [told.read()[0]]
+    except TrainingError as error:
+        run, why = members.pop(label), str(error).split(";")[0]  # what to do is for a run that ends
+        run.events.emit("error", message=why)
+        if not members:
+            raise
+        shared.events.emit("note", message=f"{label} is put aside, the others continue: {why}")
+        return []
+
+
+def _failure(run: Run) -> str | None:
+    """Why a tuner was put aside, by the end of its log; None where it was not."""
+    file = run.folder.path / EVENTS_FILE
+    last = (read_events(file) if file.is_file() else [])[-1:]
+    return last[0]["message"] if last and last[0]["event"] == "error" else None
+
+
+def update_together(runs: Sequence[Run]) -> list[Told | TrainingError]:
+    """One optimiser update of each, and what it has come to, as `loop.update` gives or raises it."""
     first, losses = runs[0], [[] for _ in runs]
     for piece in range(first.config.loop.accumulate):
         batch, problem, hints, masks = posed(first, piece)
@@ -144,7 +178,13 @@ def update_together(runs: Sequence[Run]) -> list[Told]:
         first.accelerator.backward(torch.stack(scaled).sum())  # no tuner has a part in another's loss
         for kept, loss in zip(losses, found, strict=True):
             kept.append(loss.detach())
-    return [apply_update(run, kept) for run, kept in zip(runs, losses, strict=True)]
+    results: list[Told | TrainingError] = []
+    for run, kept in zip(runs, losses, strict=True):
+        try:
+            results.append(apply_update(run, kept))
+        except TrainingError as error:
+            results.append(error)
+    return results
 
 
 def _beside(shared: Run, config: Any, prepare: Callable[[SCTuner | CSCTuner], None]) -> Run:
@@ -187,37 +227,49 @@ def resume_together(runs: Sequence[Run], anew: bool) -> bool:
 
 
 def _row(label: str, run: Run) -> dict[str, Any]:
-    """What is said of a tuner, by its log: the losses of the weights in its file, whenever they were trained."""
+    """What is said of a tuner, by its log: the losses of the weights in its file, whenever they were trained.
+
+    Of one that was put aside: why, and how many steps it had.
+    """
     events = latest_run_of_steps(read_events(run.folder.path / EVENTS_FILE))
     measured = [e["loss_with"] for e in events if e["event"] == "validation"]
+    steps = [e for e in events if e["event"] == "step"]
     recent = 0.0
-    for i, event in enumerate(e for e in events if e["event"] == "step"):
+    for i, event in enumerate(steps):
         recent += max(_RECENT, 1 / (i + 1)) * (event["loss"] - recent)
+    failure = _failure(run)
     return {
         "label": label,
-        "file": str(run.config.output),
-        "loss": measured[-1] if measured else recent,
+        "file": None if failure else str(run.config.output),
+        "loss": None if failure else measured[-1] if measured else recent,
         "measured": "held-out pictures" if measured and run.data.unseen else "the pictures" if measured else "training",
-        "steps": run.step,
+        "steps": steps[-1]["step"] if steps else 0,
         "parameters": sum(p.numel() for p in run.tuner.parameters()),
+        "failed": failure,
     }
 
 
-def _write(folder: Path, rows: list[dict[str, Any]], best: str) -> None:
+def _rank(row: dict[str, Any]) -> float:
+    return math.inf if row["loss"] is None else row["loss"]
+
+
+def _write(folder: Path, rows: list[dict[str, Any]], best: dict[str, Any]) -> None:
     """The comparison, for people and for programs."""
     told = "".join(
-        f"<tr{' class=best' if row['label'] == best else ''}><td>{html.escape(row['label'])}</td>"
-        f"<td>{row['loss']:.5f}</td><td>{row['parameters']:,}</td><td>{html.escape(Path(row['file']).name)}</td></tr>"
-        for row in sorted(rows, key=lambda row: row["loss"])
+        f"<tr{' class=best' if row is best else ''}><td>{html.escape(row['label'])}</td>"
+        f"<td>{'' if row['loss'] is None else format(row['loss'], '.5f')}</td><td>{row['parameters']:,}</td>"
+        f"<td>{html.escape(row['failed'] or Path(row['file']).name)}</td></tr>"
+        for row in sorted(rows, key=_rank)
     )
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Sweep</title><style>:root{color-scheme:light dark}'
         "body{font:16px/1.5 system-ui,sans-serif;max-width:900px;margin:40px auto;padding:0 16px}"
         "td,th{text-align:left;padding:4px 20px 4px 0}.best{font-weight:700}</style><body><h1>Sweep</h1>"
-        f"<p>Best: <b>{html.escape(best)}</b>, by its loss on {rows[0]['measured']}.</p><table>"
+        f"<p>Best: <b>{html.escape(best['label'])}</b>, by its loss on {best['measured']}.</p><table>"
         f"<tr><th>tuner</th><th>loss</th><th>parameters</th><th>file</th></tr>{told}</table></body></html>"
     )
-    for name, text in ((REPORT_FILE, page), (RESULT_FILE, json.dumps({"best": best, "tuners": rows}, indent=1))):
+    result = json.dumps({"best": best["label"], "tuners": rows}, indent=1)
+    for name, text in ((REPORT_FILE, page), (RESULT_FILE, result)):
         part = folder / f"{name}.part"
         part.write_text(text, "utf-8")
         os.replace(part, folder / name)

@@ -10,7 +10,7 @@ import torch
 
 from scedit_core import CSCTuner, SCTuner, SkipLayout, load_tuner, save_tuner
 from scedit_core.fitting import sweep
-from scedit_core.fitting.errors import ConfigError
+from scedit_core.fitting.errors import ConfigError, TrainingError
 from scedit_core.fitting.event_log import EVENTS_FILE, read_events
 from training.bases.loading import load_base
 from training.config_file import parse_config
@@ -107,6 +107,36 @@ def test_without_measurements_a_finished_sweep_keeps_its_losses(quiet):
     assert all(row["loss"] > 0 for row in result["tuners"])
     assert distance(load_tuner(train(config)), before) == 0
     assert json.loads((config.run_folder / "sweep.json").read_text()) == result
+
+
+def test_a_tuner_that_diverges_is_put_aside_and_stays_there(quiet):
+    """The others are what they would be without it, also after a stop; only all of them together end the sweep."""
+    quiet |= {"sweep": {"learning_rate": [1e-3, 1e30]}, "validation": {"every": 0}, "saving": {"every": 2}}
+    quiet["loop"]["steps"] = 6
+    config = parse_config(quiet)
+    best = train(config)
+    result = json.loads((config.run_folder / "sweep.json").read_text())
+    sound, lost = result["tuners"]
+    assert result["best"] == sound["label"] == "learning_rate 0.001"
+    assert (lost["file"], lost["loss"]) == (None, None)
+    assert "expected a finite" in lost["failed"]
+    assert lost["steps"] < 3
+    assert not config.output.with_name("tuner_learning_rate-1e+30.safetensors").exists()
+    assert "expected a finite" in (config.run_folder / "sweep.html").read_text()
+    notes = [e["message"] for e in read_events(config.run_folder / EVENTS_FILE) if e["event"] == "note"]
+    assert any(note.startswith("learning_rate 1e+30 is put aside") for note in notes)
+    alone = train(
+        parse_config(
+            quiet | {"sweep": {"learning_rate": [1e-3]}, "output": quiet["output"].replace(".safe", "_alone.safe")}
+        )
+    )
+    assert distance(load_tuner(best), load_tuner(alone)) < 1e-4
+    quiet["loop"]["steps"] = 8
+    train(parse_config(quiet))
+    again = json.loads((config.run_folder / "sweep.json").read_text())["tuners"]
+    assert [row["steps"] for row in again] == [8, lost["steps"]]
+    with pytest.raises(TrainingError, match="expected a finite"):
+        train(parse_config(quiet | {"sweep": {"learning_rate": [1e30]}}), start="never")
 
 
 @pytest.mark.parametrize(
