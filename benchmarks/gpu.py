@@ -140,7 +140,7 @@ PARTS = [
     ),
     Part(
         "parity in ComfyUI", "whether sampling agrees with the CPU: half precision, compiled, dynamic VRAM",
-        "parity_host", "", "--paths float16", 25, on_host=True,
+        "parity", "--in-comfyui", "--in-comfyui --paths float16", 25, on_host=True,
     ),
     Part(
         "training on the MODEL", "Train SCEdit on Model beside core's Train LoRA, SD 1.5 at 512 px", "train_in_host",

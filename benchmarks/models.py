@@ -1,12 +1,15 @@
-"""The U-Nets that benchmarks/training.py trains tuners for, at the size at which each is used."""
+"""The U-Nets that the benchmarks train tuners for, at the size at which each is used."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import UNet2DConditionModel
+
+diffusers.utils.logging.set_verbosity_error()  # it warns at every cast to bfloat16
 
 _SD = {
     "block_out_channels": (320, 640, 1280, 1280),

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from training.bases.checkpoint_header import CheckpointHeader
-from training.bases.loading import load_base
+from training.bases.loading import load_base, text_dtype
 from training.bases.recognising import recognise
 from training.bases.single_file import configs_of
 
@@ -111,11 +111,25 @@ def test_text_states_are_what_each_family_reads(pair):
     assert padded == [tokenizer.eos_token_id if family == "sd15" else tokenizer.convert_tokens_to_ids("!")]
 
 
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [
+        ("cuda", torch.bfloat16, torch.float16),
+        ("cuda", torch.float16, torch.float16),
+        ("cuda", torch.float32, torch.float32),
+        ("cpu", torch.bfloat16, torch.float32),
+    ],
+)
+def test_text_encoders_are_in_half_precision_on_a_gpu_alone(device, dtype, expected):
+    assert text_dtype(dtype, torch.device(device)) is expected
+
+
 def test_half_precision_and_devices(pair):
-    _, _, _, path = pair
-    base = load_base(path, torch.bfloat16, vae_dtype=torch.bfloat16)
-    assert base.unet.dtype == base.vae.dtype == torch.bfloat16
-    assert base.pipeline.text_encoder.dtype == torch.float32
+    _, _, folder, path = pair
+    for each in (folder, path):
+        base = load_base(each, torch.bfloat16, vae_dtype=torch.bfloat16)
+        assert base.unet.dtype == base.vae.dtype == torch.bfloat16
+        assert base.pipeline.text_encoder.dtype == torch.float32
     assert not any(p.requires_grad for m in (base.unet, base.vae, base.pipeline.text_encoder) for p in m.parameters())
     assert not any(m.training for m in (base.unet, base.vae, base.pipeline.text_encoder))
     exact = load_base(path)

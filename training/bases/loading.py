@@ -51,8 +51,7 @@ def load_base(
 
     path:           a folder in diffusers' layout, a .safetensors checkpoint, or owner/name of a repository in the
                     local hub cache.
-    dtype:          of the U-Net.  Text encoders get float16 on a GPU where this is a half precision, as hosts run
-                    them, else float32.
+    dtype:          of the U-Net; text encoders have `text_dtype`.
     prediction:     what the U-Net predicts; "auto" as scheduler, file or weights say.
     tokenizer:      folder of CLIP's tokenizer, in place of the one that is found.
     vae_dtype:      float32 or bfloat16; in float16 SDXL's VAE overflows.
@@ -69,8 +68,7 @@ def load_base(
             "set memory.vae to fp32 or bf16"
         )
     device = torch.device(device)
-    half_text = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
-    dtypes = {"unet": dtype, "vae": vae_dtype, "default": torch.float16 if half_text else torch.float32}
+    dtypes = {"unet": dtype, "vae": vae_dtype, "default": text_dtype(dtype, device)}
     path, name = _place(Path(path), allow_download)
     for library in (diffusers, transformers):  # the trainer has a progress bar of its own
         library.utils.logging.disable_progress_bar()
@@ -89,6 +87,13 @@ def load_base(
             part.requires_grad_(False).eval().to(device if part is not pipeline.unet else unet_device or device)
     layout = SkipLayout.from_diffusers(pipeline.unet.config)
     return BaseModel(name, pipeline, layout, device, dtype, text_options(text, pipeline, layout.family))
+
+
+def text_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Of text encoders beside a U-Net in `dtype`: float16 on a GPU where that is a half precision, as ComfyUI runs
+    them; else float32, since each caption is encoded once and a CPU computes in half precision no faster."""
+    half = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
+    return torch.float16 if half else torch.float32
 
 
 def text_options(
