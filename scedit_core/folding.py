@@ -213,22 +213,28 @@ class FoldedEdits:
         pixels = size[0] * size[1]
         before = stack.down_bias[None, :, None]
         if features:
-            before = before.repeat(pictures, 1, pixels)
-        after = torch.zeros((), device=before.device)  # summed in float32, rounded once
+            before = before.new_empty(pictures, before.shape[1], pixels)
+        bare = [n for n, (i, *_) in enumerate(stack.parts) if i not in masks]
+        after = stack.up_biases[bare].float().sum(0).to(stack.down)[None, :, None]
         for (i, weight, begin, end), up_bias in zip(stack.parts, stack.up_biases, strict=True):
-            residual = up_bias[None, :, None].float()
+            bias = stack.down_bias[begin:end, None]
             if i in features:
-                feature = features[i]
-                matrix, bias = stack.down[begin:end], stack.down_bias[begin:end, None]
-                product = torch.baddbmm(bias, matrix.expand(len(feature), -1, -1), feature)
-                before[:, begin:end] = product.repeat(pictures // len(feature), 1, 1)
-                residual = torch.add(residual, feature, alpha=weight).repeat(pictures // len(feature), 1, 1)
+                each = len(features[i])
+                made = before[:each, begin:end]
+                torch.baddbmm(bias, stack.down[begin:end].expand(each, -1, -1), features[i], out=made)
+                for first in range(each, pictures, each):
+                    before[first : first + each, begin:end] = made
+            elif features:
+                before[:, begin:end] = bias
             if i in masks:
-                residual = residual * masks[i].repeat(pictures // len(masks[i]), 1, 1)
-            after = after + residual
+                part = up_bias[None, :, None]
+                part = torch.add(part, features[i], alpha=weight) if i in features else part
+                after = after + _spread(part, pictures) * _spread(masks[i], pictures)
+            elif i in features:
+                after = torch.add(after, _spread(features[i], pictures), alpha=weight)
         rows_of = {i: (begin, end) for i, _, begin, end in stack.parts}
         placed = [(*rows_of[i], mask) for i, mask in masks.items()]
-        return _Block(size, pictures, stack.down, stack.up, before, after.to(before.dtype), placed)
+        return _Block(size, pictures, stack.down, stack.up, before, after, placed)
 
 
 def folded(edits: Sequence[Edit], like: Tensor) -> list[FoldedEdits]:
@@ -269,6 +275,10 @@ def _product(added: Tensor, matrix: Tensor, skips: Tensor) -> Tensor:
     if len(added) == len(skips):
         return torch.baddbmm(added, matrix, skips)
     return (torch.bmm(matrix, skips).unflatten(0, (-1, len(added))) + added).flatten(0, 1)
+
+
+def _spread(tensor: Tensor, rows: int) -> Tensor:
+    return tensor if len(tensor) in (1, rows) else tensor.repeat(rows // len(tensor), 1, 1)
 
 
 def _count(features: Sequence) -> int:
