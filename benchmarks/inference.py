@@ -2,7 +2,7 @@
 
     python -m benchmarks.inference [--host COMFYUI] [--model sd15 sdxl] [--latent N] [--width 320] [--dtype bfloat16]
                                    [--steps 4] [--rounds N] [--variants ...] [--compile] [--channels-last]
-                                   [--out FILE.json] [--plot FILE.png]
+                                   [--times-only] [--out FILE.json] [--plot FILE.png]
 
 Tuners run as the nodes of a ComfyUI checkout apply them (--host, else COMFYUI_PATH, else ~/comfy/ComfyUI).  A U-Net of
 the true shape with random weights samples one picture with a positive and a negative prompt, which is batch 2: in half
@@ -11,8 +11,8 @@ variant runs at once with the base, a step of one after a step of the other, so 
 both; the ratio is the median over all pairs of steps, with the interval in which it lies with a confidence of 95 %.  On
 a CPU the edits of skips and the computing of controls, those of others too, are timed as well: `inside` is a step over
 the same step less what they took, which no other work disturbs; and FLOPs and the most bytes that tensors hold at once,
-weights included, are counted, where on a GPU the allocator tells them.  The first step of a run, which encodes hints,
-is a column of its own.  Ctrl+C ends it with the rounds so far.
+weights included, are counted, where on a GPU the allocator tells them; --times-only leaves both out.  The first step
+of a run, which encodes hints, is a column of its own.  Ctrl+C ends it with the rounds so far.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _rows(backend: HostBackend, options: argparse.Namespace) -> list[dict[str, A
     rounds = options.rounds or (2 if backend.device.startswith("CPU") else 8)
     costs = {}
     for name in names:
-        costs[name] = _cost(backend, name)
+        costs[name] = (0, 0) if options.times_only else _cost(backend, name)
         print(f"ready: {name}", file=sys.stderr)
     first: dict[str, list[float]] = {name: [] for name in names}
     later: dict[str, list[float]] = {name: [] for name in names}
@@ -93,7 +93,7 @@ def _rows(backend: HostBackend, options: argparse.Namespace) -> list[dict[str, A
             "target": TARGETS.get(name),
             "weights_mb": round((weights[name] - weights[BASE]) / 1e6, 1),
             "flops": round(costs[name][0] / costs[BASE][0], 4) if costs[BASE][0] else None,
-            "peak_mb": round(costs[name][1] / 1e6, 1),
+            "peak_mb": round(costs[name][1] / 1e6, 1) or None,
         }
         for name in names
     ]
@@ -145,6 +145,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--steps", type=int, default=4, help="sampling steps in each run")
     made.add_argument("--rounds", type=int, help="runs of each variant, 8 by default, on a CPU 2")
     made.add_argument("--variants", nargs="+", help="names of those to measure, all by default")
+    made.add_argument("--times-only", action="store_true", help="count neither FLOPs nor bytes")
     made.add_argument("--compile", nargs="?", const="inductor", help="compile the U-Net, with this backend")
     made.add_argument("--channels-last", action="store_true", help="the U-Net's weights in that order")
     options = made.parse_args()

@@ -20,8 +20,7 @@ GROUPS = {
     "csc": ("SCEditLoadCSCTuner", "SCEditApplyCSCTuner"),
     "weighting": ("SCEditBlockWeights",),
     "tuner_files": ("SCEditTunerInfo", "SCEditMergeSCTuners", "SCEditSaveTuner"),
-    "conditions.canny": ("SCEditCanny",),
-    "conditions.color_palette": ("SCEditColorPalette",),
+    "conditions.pixels": ("SCEditCanny", "SCEditColorPalette"),
     "conditions.completion": ("SCEditCompletion",),
     "conditions.soft_edge": ("SCEditSoftEdge",),
     "conditions.depth": ("SCEditDepth",),
@@ -58,6 +57,7 @@ class SCEditExtension(ComfyExtension):
                 found = [findable(speaking(getattr(group, name))) for name in names]
                 for node in found:
                     node.GET_SCHEMA()  # a schema that this host refuses must not take the other groups with it
+                nodes.extend(found)
             except Exception as error:
                 log.exception(
                     "ComfyUI-SCEdit: %s not available, because nodes/%s.py could not be imported (%s); "
@@ -66,6 +66,4 @@ class SCEditExtension(ComfyExtension):
                     module.replace(".", "/"),
                     error,
                 )
-                continue
-            nodes.extend(found)
         return nodes

@@ -1,9 +1,8 @@
-"""Where files lie: tuners in the host's folder key `scedit`, detectors, and what a widget names in its input folder."""
+"""Where files lie: tuners in the host's folder key `scedit`, and detectors."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 
 import folder_paths
@@ -12,6 +11,7 @@ from ..scedit_core import TunerFileError
 from ..scedit_core.conditions.annotators import FOLDER as ANNOTATORS
 from ..scedit_core.files import SUFFIXES
 from ..scedit_core.locations import SIDECARS
+from ..scedit_core.saving import path_inside
 
 KEY = "scedit"
 
@@ -67,14 +67,7 @@ def path_for(name: str) -> str:
 
     Raises TunerFileError for a name that leads out of that folder.
     """
-    folder = home()
-    name = name.strip().removesuffix(".safetensors")
-    path = os.path.realpath(os.path.join(folder, name.replace("\0", "") + ".safetensors"))
-    if not os.path.basename(name) or not path.startswith(folder + os.sep) or "\0" in name:
-        raise TunerFileError(
-            f"name: expected a file name inside {folder}, found {name[:80]!r}; write one without leading folders"
-        )
-    return path
+    return path_inside(home(), name)
 
 
 def fingerprint(name: str | None, *keys: str) -> str:
@@ -91,25 +84,6 @@ def fingerprint(name: str | None, *keys: str) -> str:
     except (TunerFileError, OSError):
         return "missing"
     return " ".join(f"{state.st_mtime_ns}-{state.st_size}-{state.st_ino}" for state in states)
-
-
-def inside_input(path: str) -> str:
-    """A path as it is, or one that starts at the host's input folder; empty where there is none."""
-    path = path.strip().strip('"')  # as Windows copies a path
-    return os.path.join(folder_paths.get_input_directory(), os.path.expanduser(path)) if path else ""
-
-
-def contents(path: str) -> str:
-    """Changes when a file, or the list of files in and below a folder, their sizes or times do."""
-    if not path:
-        return "none"
-    found = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names] or [path]
-    digest = hashlib.sha256()
-    for each in sorted(found):
-        with contextlib.suppress(OSError):
-            state = os.stat(each)
-            digest.update(f"{each} {state.st_size} {state.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
 
 
 register(KEY)

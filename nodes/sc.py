@@ -8,11 +8,11 @@ from ..scedit_core import SCEditError, SCTuner, load_tuner
 from ..scedit_core.errors import UnknownLayoutError
 from . import folders
 from .host.managed import ManagedTuner, UnplacedTuner
-from .host.patch import SIDES, SkipPatch, check_fit, layout_of, patched
-from .wires import SCTunerWire, block_weights_input, mask_input, range_inputs, strength_input
+from .host.patch import SIDES, applied, layout_of
+from .wires import SCTunerWire, TunerLoader, edit_inputs
 
 
-class SCEditLoadSCTuner(io.ComfyNode):
+class SCEditLoadSCTuner(TunerLoader):
     """File -> SC_TUNER."""
 
     @classmethod
@@ -26,7 +26,7 @@ class SCEditLoadSCTuner(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "tuner_name",
-                    options=folders.names(folders.KEY),
+                    options=folders.names(*cls.keys),
                     tooltip="The tuner file in models/scedit, or in a folder that extra_model_paths.yaml names scedit. "
                     "Press R after adding files.",
                 )
@@ -35,16 +35,8 @@ class SCEditLoadSCTuner(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, tuner_name: str | None) -> str:
-        return folders.fingerprint(tuner_name, folders.KEY)
-
-    @classmethod
-    def validate_inputs(cls, tuner_name: str | None) -> bool:
-        return True  # a missing file is told by execute: of a refusal here the page shows no sentence
-
-    @classmethod
     def execute(cls, tuner_name: str) -> io.NodeOutput:
-        path = folders.path_of(tuner_name, folders.KEY)
+        path = folders.path_of(tuner_name, *cls.keys)
         try:
             tuner = load_tuner(path)
         except UnknownLayoutError as error:
@@ -69,18 +61,16 @@ class SCEditApplySCTuner(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to edit; its U-Net must be of the tuner's family."),
                 SCTunerWire.Input("sc_tuner", tooltip="From Load SC-Tuner or Merge SC-Tuners."),
-                strength_input(),
-                *range_inputs(),
-                io.Combo.Input(
-                    "side",
-                    options=list(SIDES),
-                    default=SIDES[0],
-                    tooltip="Which prompts are edited: both, the positive only, or the negative only. Both is how "
-                    "tuners are trained. Dual CFG Guider, Dual Model CFG Guider and Self-Attention Guidance "
-                    "number prompts in another way: leave it at both with these.",
+                *edit_inputs(
+                    io.Combo.Input(
+                        "side",
+                        options=list(SIDES),
+                        default=SIDES[0],
+                        tooltip="Which prompts are edited: both, the positive only, or the negative only. Both is how "
+                        "tuners are trained. Dual CFG Guider, Dual Model CFG Guider and Self-Attention Guidance number "
+                        "prompts in another way: leave it at both with these.",
+                    )
                 ),
-                block_weights_input(),
-                mask_input(),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The model with the tuner in it.")],
         )
@@ -91,9 +81,5 @@ class SCEditApplySCTuner(io.ComfyNode):
     ) -> io.NodeOutput:
         if isinstance(sc_tuner, UnplacedTuner):
             sc_tuner = sc_tuner.placed(layout_of(model.model))
-        layout = check_fit(model.model, sc_tuner)
-        weights = None if block_weights is None else block_weights.for_blocks(len(layout))
-        if strength == 0:
-            return io.NodeOutput(model)
-        patch = SkipPatch(sc_tuner, strength, (start_percent, end_percent), weights, mask, side)
-        return io.NodeOutput(patched(model, patch))
+        percents = start_percent, end_percent
+        return io.NodeOutput(applied(model, sc_tuner, strength, percents, block_weights, mask, side))

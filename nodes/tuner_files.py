@@ -7,30 +7,23 @@ import os
 import torch
 from comfy_api.latest import io
 
-from ..scedit_core import SCEditError, TunerFileError, save_tuner
+from ..scedit_core import SCEditError, save_tuner
 from ..scedit_core.describing import describe
 from ..scedit_core.merging import merge_sc_tuners
 from . import folders
 from .host.control import SCEditControl
 from .host.managed import ManagedTuner, UnplacedTuner
-from .wires import SCTunerWire
+from .wires import SCTunerWire, number
 
 _DTYPES = {"as it is": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_TUNER = io.MultiType.Input(
+    "tuner", types=[SCTunerWire, io.ControlNet], tooltip="An SC-Tuner, or a CONTROL_NET from Load CSC-Tuner."
+)
 
 
-def _tuner_input() -> io.MultiType.Input:
-    return io.MultiType.Input(
-        "tuner",
-        types=[SCTunerWire, io.ControlNet],
-        tooltip="An SC-Tuner, or a CONTROL_NET from Load CSC-Tuner.",
-    )
-
-
-def _managed(tuner: ManagedTuner | SCEditControl) -> ManagedTuner:
+def _managed(tuner: ManagedTuner | UnplacedTuner | SCEditControl) -> ManagedTuner | UnplacedTuner:
     tuner = tuner.tuner if isinstance(tuner, SCEditControl) else tuner
-    if isinstance(tuner, UnplacedTuner):
-        raise TunerFileError(tuner.sentence)
-    if not isinstance(tuner, ManagedTuner):
+    if not isinstance(tuner, (ManagedTuner, UnplacedTuner)):
         raise SCEditError(
             f"tuner: expected one from Load SC-Tuner or Load CSC-Tuner, found a {type(tuner).__name__}; "
             "connect one of those nodes"
@@ -49,7 +42,7 @@ class SCEditTunerInfo(io.ComfyNode):
             category="SCEdit",
             description="Tells what a tuner is: kind, base model, size, condition, prediction, trained resolution and "
             "source. Connect a Preview as Text node to read it.",
-            inputs=[_tuner_input()],
+            inputs=[_TUNER],
             outputs=[io.String.Output(display_name="text", tooltip="One line for each property.")],
         )
 
@@ -66,27 +59,16 @@ class SCEditMergeSCTuners(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         inputs: list[io.Input] = []
         for i in (1, 2, 3, 4):
-            inputs += [
-                SCTunerWire.Input(
-                    f"tuner_{i}", optional=i > 2, tooltip=f"SC-Tuner number {i}, for the same base model."
-                ),
-                io.Float.Input(
-                    f"weight_{i}",
-                    default=1.0,
-                    min=-10.0,
-                    max=10.0,
-                    step=0.01,
-                    optional=i > 2,
-                    tooltip=f"Strength of tuner {i} in the sum, a factor from -10 to 10.",
-                ),
-            ]
+            tuner, more = f"SC-Tuner number {i}, for the same base model.", {"optional": i > 2}
+            weight = f"Strength of tuner {i} in the sum, a factor from -10 to 10."
+            inputs.append(SCTunerWire.Input(f"tuner_{i}", tooltip=tuner, **more))
+            inputs.append(number(f"weight_{i}", weight, 1.0, -10.0, 10.0, 0.01, **more))
         return io.Schema(
             node_id="SCEditMergeSCTuners",
             display_name="Merge SC-Tuners",
             category="SCEdit",
-            description="Adds SC-Tuners, each with a weight, into one tuner. Exact: the picture is the same "
-            "as with the tuners applied one after the other. The result is as large as all of them "
-            "together.",
+            description="Adds SC-Tuners, each with a weight, into one tuner. Exact: the picture is the same as with "
+            "the tuners applied one after the other. The result is as large as all of them together.",
             inputs=inputs,
             outputs=[SCTunerWire.Output(display_name="SC_TUNER", tooltip="For Apply SC-Tuner or Save SCEdit Tuner.")],
         )
@@ -114,7 +96,7 @@ class SCEditSaveTuner(io.ComfyNode):
             description="Saves a tuner in the pack's own format into models/scedit. Its metadata are kept; title and "
             "note are added. The file is complete or not there at all.",
             inputs=[
-                _tuner_input(),
+                _TUNER,
                 io.String.Input(
                     "name",
                     default="my_tuner",
@@ -132,10 +114,7 @@ class SCEditSaveTuner(io.ComfyNode):
                     tooltip="On: replace a file of that name. Off: stop with an error where there is one.",
                 ),
                 io.String.Input(
-                    "title",
-                    default="",
-                    optional=True,
-                    tooltip="Title in the file's metadata; empty keeps the old one.",
+                    "title", default="", optional=True, tooltip="Title in the file's metadata; empty keeps the old one."
                 ),
                 io.String.Input(
                     "note",

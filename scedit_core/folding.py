@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .editing import Edit, fitted_feature, fitted_mask
+from .errors import LayoutError
 from .tuners import CSCTuner
 
 
@@ -164,6 +165,17 @@ class FoldedEdits:
         """The skip [B,C,h,w] of block b edited, or `skip` itself where nothing edits it."""
         return edit_folded(b, skip, [self])
 
+    def check(self, b: int, channels: int) -> None:
+        """Raises LayoutError where the tuners are for a U-Net whose block b has no skip of so many channels."""
+        for edit in self.edits:
+            own = edit.tuner.layout.channels
+            if b >= len(own) or own[b] != channels:
+                expected = f"{own[b]} channels" if b < len(own) else "no such block"
+                raise LayoutError(
+                    f"output block {b}: expected a skip with {expected}, found {channels} channels; choose a tuner "
+                    "that was trained for this base model"
+                )
+
     def block(self, b: int, rows: int, size: tuple[int, int]) -> _Block | None:
         """What edits skips [rows,C,*size] of block b, or None where nothing does."""
         stack = self.weights.stack(b)
@@ -251,10 +263,12 @@ def folded(edits: Sequence[Edit], like: Tensor) -> list[FoldedEdits]:
 def edit_folded(b: int, skip: Tensor, groups: Sequence[FoldedEdits]) -> Tensor:
     """Apply all groups to the skip [B,C,h,w] of block b; each reads the unedited skip.
 
-    Returns `skip` itself where nothing edits it.  Raises HintError as `edit_skip` does.
+    Returns `skip` itself where nothing edits it.  Raises HintError as `edit_skip` does, and LayoutError for skips of
+    another U-Net.
     """
     size, edited, flat = tuple(skip.shape[-2:]), None, None
     for group in groups:
+        group.check(b, skip.shape[1])
         block = group.block(b, len(skip) if group.rows is None else len(group.rows), size)
         if block is None:
             continue

@@ -42,6 +42,20 @@ def save_tuner(
     return write_whole(path, lambda temporary: save_file(tensors, temporary, notes))
 
 
+def path_inside(folder: str, name: str) -> str:
+    """The path of a new file of that name in a folder, a real path, or below it; the ending is added.
+
+    Raises TunerFileError for a name that leads out of it.
+    """
+    name = name.strip().removesuffix(".safetensors")
+    path = os.path.realpath(os.path.join(folder, name.replace("\0", "") + ".safetensors"))
+    if not os.path.basename(name) or not path.startswith(folder + os.sep) or "\0" in name:
+        raise TunerFileError(
+            f"name: expected a file name inside {folder}, found {name[:80]!r}; write one without leading folders"
+        )
+    return path
+
+
 def write_whole(path: Path, write: Callable[[str], object]) -> Path:
     """Let `write` fill a file beside `path`, then rename it to `path`, making the folder where it is missing.
 

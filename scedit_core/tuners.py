@@ -134,6 +134,16 @@ def rebuilt(tuner: SCTuner | CSCTuner, operations: ModuleType | Any, dtype: torc
     return copy
 
 
+def own_memory(tuner: SCTuner | CSCTuner) -> None:
+    """Put copies in the place of weights that are a map of a file.
+
+    As new parameters, since new data in those of inference mode could not be read outside of it.
+    """
+    for module in tuner.modules():
+        for name, p in module.named_parameters(recurse=False):
+            module.register_parameter(name, nn.Parameter(p.detach().clone(), p.requires_grad and not p.is_inference()))
+
+
 class SCTuner(_Tuner):
     """SC-Tuner: s' = s + strength * A_b(s).
 

@@ -17,11 +17,8 @@ class SCEditCompletion(ConditionNode):
     row = Condition(
         node_id="SCEditCompletion",
         title="SCEdit Completion",
-        description=(
-            "Makes the hint for a tuner that completes pictures: with a mask to fill a hole (inpainting), "
-            "with margins to continue the picture beyond its edges (outpainting). What will be painted is "
-            "black in the hint."
-        ),
+        description="Makes the hint for a tuner that completes pictures: with a mask to fill a hole (inpainting), with "
+        "margins to continue the picture beyond its edges (outpainting). What will be painted is black in the hint.",
         options=Margins,
         allowed=dict.fromkeys(_SIDES, (0, 16384, 8)),
         widgets={

@@ -15,10 +15,8 @@ class SCEditDepth(ConditionNode):
     row = Condition(
         node_id="SCEditDepth",
         title="SCEdit Depth",
-        description=(
-            "Makes a depth map in which near is light, as depth tuners were trained on. Needs the chosen "
-            "detector in models/scedit_annotators."
-        ),
+        description="Makes a depth map in which near is light, as depth tuners were trained on. Needs the chosen "
+        "detector in models/scedit_annotators.",
         options=DepthOptions,
         make=depth,
         allowed={"detector": names_for("depth")},

@@ -6,15 +6,9 @@ from itertools import chain
 
 from comfy_api.latest import io
 
+from ...scedit_core.conditions import pose as core
 from ...scedit_core.conditions.annotators import names_for
 from ...scedit_core.conditions.keypoints import as_json, as_openpose, from_openpose
-from ...scedit_core.conditions.pose import (
-    PoseOptions,
-    draw_frames,
-    find_people,
-    load_joint_finder,
-    load_person_finder,
-)
 from .skeleton import CONDITION, CSC_TUNER, Condition, ConditionNode, needs
 
 needs("cv2", "transformers")
@@ -29,13 +23,10 @@ class SCEditPose(ConditionNode):
     row = Condition(
         node_id="SCEditPose",
         title="SCEdit Pose",
-        description=(
-            "Draws people as coloured limbs on black, with OpenPose's 18 points, as pose tuners were trained "
-            "on. Needs the two "
-            "chosen detectors in models/scedit_annotators, or keypoints from another node."
-        ),
-        options=PoseOptions,
-        make=find_people,
+        description="Draws people as coloured limbs on black, with OpenPose's 18 points, as pose tuners were trained "
+        "on. Needs the two chosen detectors in models/scedit_annotators, or keypoints from another node.",
+        options=core.PoseOptions,
+        make=core.find_people,
         instead="keypoints",
         allowed={
             "person_detector": names_for("people"),
@@ -71,17 +62,15 @@ class SCEditPose(ConditionNode):
         # RT-DETR at 640 pixels a side, then eight people of 256 x 192 in ViTPose.
         working_bytes=lambda *_: 2**30,
         detectors={
-            "person_detector": lambda path: load_person_finder(path.parent),
-            "detector": lambda path: load_joint_finder(path.parent),
+            "person_detector": lambda path: core.load_person_finder(path.parent),
+            "detector": lambda path: core.load_joint_finder(path.parent),
         },
     )
 
     @classmethod
     def made(cls, image, options, keypoints=None):
         """Of keypoints where there are some: they are drawn, and passed on."""
-        if keypoints is None:
-            frames = list(chain.from_iterable(cls.one_by_one(image, options)))
-        else:
-            frames = from_openpose(keypoints)
+        found = cls.one_by_one(image, options) if keypoints is None else [from_openpose(keypoints)]
+        frames = list(chain.from_iterable(found))
         size = None if image is None else tuple(image.shape[1:3])
-        return draw_frames(frames, options, size), as_openpose(frames), as_json(frames)
+        return core.draw_frames(frames, options, size), as_openpose(frames), as_json(frames)

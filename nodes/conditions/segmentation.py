@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ...scedit_core.conditions import segmentation as core
 from ...scedit_core.conditions.annotators import names_for
-from ...scedit_core.conditions.segmentation import (
-    SegmentationOptions,
-    labels_of,
-    load_segmentation,
-    palette_picture,
-    segmentation,
-    stretched,
-)
 from .skeleton import CSC_TUNER, Condition, ConditionNode, needs
 
 needs("transformers")
@@ -24,12 +17,10 @@ class SCEditSegmentation(ConditionNode):
     row = Condition(
         node_id="SCEditSegmentation",
         title="SCEdit Segmentation",
-        description=(
-            "Colours what is where, in the standard colours of ADE20K's 150 classes. Needs the chosen detector in "
-            "models/scedit_annotators, or a ready label map."
-        ),
-        options=SegmentationOptions,
-        make=lambda picture, network, _, device: segmentation(picture, network, device),
+        description="Colours what is where, in the standard colours of ADE20K's 150 classes. Needs the chosen detector "
+        "in models/scedit_annotators, or a ready label map.",
+        options=core.SegmentationOptions,
+        make=lambda picture, network, _, device: core.segmentation(picture, network, device),
         instead="labels",
         allowed={"detector": names_for("segmentation")},
         widgets={
@@ -54,7 +45,7 @@ class SCEditSegmentation(ConditionNode):
         ),
         # 150 logits of 4 bytes for each pixel, grown to the picture, twice.
         working_bytes=lambda height, width: height * width * 2 * 150 * 4,
-        detectors={"detector": lambda path: load_segmentation(path.parent)},
+        detectors={"detector": lambda path: core.load_segmentation(path.parent)},
     )
 
     @classmethod
@@ -62,5 +53,5 @@ class SCEditSegmentation(ConditionNode):
         """Of labels where there are some."""
         if labels is None:
             return super().made(image, options)
-        labels = labels_of(labels, labels_from_one)
-        return (palette_picture(labels if image is None else stretched(labels, tuple(image.shape[1:3]))),)
+        labels = core.labels_of(labels, labels_from_one)
+        return (core.palette_picture(labels if image is None else core.stretched(labels, tuple(image.shape[1:3]))),)

@@ -13,7 +13,7 @@ from comfy.controlnet import ControlBase
 from torch import Tensor
 
 from .forward import wrapped
-from .hints import as_hint, batch_rows, latent_pixels, resized
+from .hints import Hint, batch_rows, latent_pixels
 from .managed import ManagedTuner
 from .patch import SkipPatch, check_fit
 from .run import Picture, Run
@@ -80,25 +80,24 @@ class SCEditControl(ControlBase):
         return c
 
 
-class _ControlHint:
+class _ControlHint(Hint):
     """The hint of one call of a control: the original, or what a tiled sampler has put into `cond_hint`."""
 
     def __init__(self, control: SCEditControl, latents: torch.Size) -> None:
-        self.control, given = control, control.cond_hint
+        given = control.cond_hint
         self.given = given is not None and tuple(given.shape[-2:]) == latent_pixels(latents)
-        self.source = given if self.given else control.cond_hint_original
-        self.image = given if self.given else as_hint(self.source)
+        super().__init__(control.tuner, given if self.given else control.cond_hint_original)
+        self.control = control
 
     def rows(self, picture: Picture) -> tuple[int, ...]:
-        """See patch.Hint."""
+        """See Hint."""
         rows = picture.pictures * len(picture.calls) * picture.tiles
         if self.given and len(self.image) == rows:  # cut and repeated as the batch is
             return tuple(range(rows))
         return batch_rows(len(self.image), picture.pictures, picture.options, getattr(self.control, "sub_idxs", None))
 
-    def fitted(self, rows: tuple[int, ...], size: tuple[int, int]) -> Tensor:
-        """See patch.Hint."""
-        image = self.image[list(rows)]
+    def fitted(self, row: int, size: tuple[int, int]) -> Tensor:
+        """See Hint."""
         if self.given:
-            return image
-        return self.control.preprocess_image(resized(image, *latent_pixels(size), "crop", self.control.tuner))
+            return self.image[row : row + 1]
+        return self.control.preprocess_image(super().fitted(row, size))

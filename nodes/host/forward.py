@@ -19,7 +19,6 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...scedit_core import LayoutError
 from ...scedit_core.folding import FoldedEdits, edit_folded
 from .patch import SkipPatch
 from .run import Picture
@@ -71,17 +70,7 @@ class Forward:
             return h, hsp
         if self.groups is None:
             self.groups = self.patches[0].run.folded(self.patches, self.picture, hsp)
-        b = transformer_options["block"][1]
-        for group in self.groups:
-            for edit in group.edits:
-                channels = edit.tuner.layout.channels
-                if b >= len(channels) or channels[b] != hsp.shape[1]:
-                    expected = f"{channels[b]} channels" if b < len(channels) else "no such block"
-                    raise LayoutError(
-                        f"output block {b}: expected a skip with {expected}, found {hsp.shape[1]} channels; "
-                        "choose a tuner that was trained for this base model"
-                    )
-        return h, edit_folded(b, hsp, self.groups)
+        return h, edit_folded(transformer_options["block"][1], hsp, self.groups)
 
     def to(self, device_or_dtype: torch.device | torch.dtype) -> Forward:
         """Itself: it follows the skips."""

@@ -12,10 +12,10 @@ import comfy.model_patcher
 import comfy.ops
 import torch
 from comfy.patcher_extension import CallbacksMP
-from torch import nn
+from torch import Tensor, nn
 
 from ...scedit_core import CSCTuner, SCTuner, SkipLayout, TunerFileError, load_tuner
-from ...scedit_core.tuners import HintEncoder, rebuilt
+from ...scedit_core.tuners import HintEncoder, own_memory, rebuilt
 
 if TYPE_CHECKING:
     from .run import Run
@@ -49,7 +49,7 @@ class ManagedTuner:
         self.mapped = mapped and sys.platform != "win32"
         self.runs: weakref.WeakSet[Run] = weakref.WeakSet()  # those that hold something made of this tuner
         if mapped and not self.mapped:  # Windows would not let the file be replaced while the host keeps this
-            _leave_the_file(tuner)
+            own_memory(tuner)
 
     @cached_property
     def patcher(self) -> comfy.model_patcher.ModelPatcher:
@@ -61,7 +61,7 @@ class ManagedTuner:
         if dtype not in _COMPUTE_DTYPES:  # a host told to keep U-Nets in fp8
             dtype = torch.float16
         if self.mapped:  # a file cut short while the host samples would end the whole server
-            _leave_the_file(self.tuner)
+            own_memory(self.tuner)
         kind = comfy.model_patcher.ModelPatcher
         module = nn.Module()
         if isinstance(self.tuner, CSCTuner):
@@ -77,6 +77,10 @@ class ManagedTuner:
     def encoder(self) -> HintEncoder:
         """A CSC-Tuner's running hint encoder, on whatever device the host has it."""
         return self.patcher.model
+
+    def encode(self, hint: Tensor) -> list[Tensor | None]:
+        """See CSCTuner.encode_hint; where the host has the encoder."""
+        return self.tuner.encode_hint(hint, self.encoder)
 
     def __deepcopy__(self, memo: dict) -> ManagedTuner:
         return self  # hosts copy model options with everything in them
@@ -113,10 +117,3 @@ def _give_back(runs: weakref.WeakSet, patcher: comfy.model_patcher.ModelPatcher,
     if unloaded:
         for run in list(runs):
             run.drop()
-
-
-def _leave_the_file(tuner: SCTuner | CSCTuner) -> None:
-    """Copies in place of the map; new parameters, since new data in those of inference mode could not be read."""
-    for module in tuner.modules():
-        for name, p in module.named_parameters(recurse=False):
-            module.register_parameter(name, nn.Parameter(p.detach().clone(), p.requires_grad and not p.is_inference()))

@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
 from ...scedit_core import LayoutError, SkipLayout
+from ...scedit_core.block_weights import BlockWeights
 from ...scedit_core.editing import Edit
-from .hints import Features, as_hint, as_mask, batch_rows, latent_pixels, resized
+from ...scedit_core.hints import Features, as_mask, digest
+from .hints import Hint, batch_rows
 from .managed import ManagedTuner
 from .run import Picture, Run
 
 SIDES = ("both", "positive", "negative")
-
-
-class Hint(Protocol):
-    """Where a CSC-Tuner's features come from.
-
-    image:  [N,C,H,W].
-    source: what it was made of, whose identity tells it from other hints.
-    """
-
-    image: Tensor
-    source: Tensor
-
-    def rows(self, picture: Picture) -> tuple[int, ...]:
-        """Which of the hints belongs to each picture of a forward; one serves all."""
-
-    def fitted(self, rows: tuple[int, ...], size: tuple[int, int]) -> Tensor:
-        """Those hints [len(rows),3,8h,8w] for latents of `size` (h, w)."""
 
 
 class SkipPatch:
@@ -65,7 +49,6 @@ class SkipPatch:
         self.call = None if side == SIDES[0] else SIDES.index(side) - 1  # the host numbers positive 0 and negative 1
         self.mask = None if mask is None else as_mask(mask)
         self.hint, self.run = hint, run or Run()
-        self._digest: bytes | None = None
 
     def weights(self) -> tuple[float, ...]:
         """What the residual of each block is multiplied with."""
@@ -76,24 +59,18 @@ class SkipPatch:
         hint = self.hint and (id(self.hint.source), self.hint.rows(picture))
         return hint, None if self.mask is None else (id(self.mask), self._mask_rows(picture))
 
-    def edit(self, picture: Picture, like: Tensor) -> Edit:
-        """The edit of one forward, for skips like `like`; its features are made when they are asked for."""
-        features = mask = None
-        if self.hint is not None:
-            features = Features(self.tuner, self.weights(), self.hint, self.hint.rows(picture), picture.size, like)
-        if self.mask is not None:
-            mask = self.mask[list(self._mask_rows(picture))]
-        return Edit(self.tuner.tuner, self.strength, features, self.block_weights, mask, resize_hint=True)
+    def edit(self, picture: Picture, places: Tensor | None, like: Tensor) -> Edit:
+        """The edit of one forward at those rows of the batch, for skips like `like`."""
+        held, hint, features = self.tuner, self.hint, None
+        if hint is not None:
+            fitted, rows = partial(hint.fitted, size=picture.size), hint.rows(picture)
+            features = Features(held.name, held.encode, self.weights(), fitted, rows, like)
+        mask = None if self.mask is None else self.mask[list(self._mask_rows(picture))]
+        return Edit(held.tuner, self.strength, features, self.block_weights, mask, True, places)
 
-    def digest(self) -> bytes:
+    def shown(self) -> tuple[bytes, bytes]:
         """Tells apart patches of the same tuner and settings by what their masks and hints show."""
-        if self._digest is None:  # tens of milliseconds for a large hint, asked for in each forward
-            made = hashlib.blake2b()
-            for tensor in (self.mask, self.hint and self.hint.image):
-                if tensor is not None:
-                    made.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-            self._digest = made.digest()
-        return self._digest
+        return digest(self.mask), digest(self.hint and self.hint.source)
 
     def _mask_rows(self, picture: Picture) -> tuple[int, ...]:
         return batch_rows(len(self.mask), picture.pictures, picture.options)
@@ -120,20 +97,19 @@ class SkipPatch:
         return self  # hosts copy model options with each clone; weights must not multiply
 
 
-class ImageHint:
-    """A hint image [B,H,W,C] of the host, fitted to the whole picture by `mode` (stretch, crop or pad)."""
+def applied(
+    model: Any, tuner: ManagedTuner, strength: float, percents: tuple[float, float], block_weights: BlockWeights | None,
+    mask: Tensor | None, side: str = SIDES[0], hint: Hint | None = None,
+) -> Any:  # fmt: skip
+    """A clone of a host's MODEL with the tuner in it (see SkipPatch), at strength 0 the MODEL itself.
 
-    def __init__(self, tuner: ManagedTuner, image: Tensor, mode: str) -> None:
-        self.tuner, self.mode = tuner, mode
-        self.image = self.source = as_hint(image.movedim(-1, 1))
-
-    def rows(self, picture: Picture) -> tuple[int, ...]:
-        """See Hint."""
-        return batch_rows(len(self.image), picture.pictures, picture.options)
-
-    def fitted(self, rows: tuple[int, ...], size: tuple[int, int]) -> Tensor:
-        """See Hint."""
-        return resized(self.image[list(rows)], *latent_pixels(size), self.mode, self.tuner)
+    Raises LayoutError where the tuner does not fit.
+    """
+    layout = check_fit(model.model, tuner)
+    weights = None if block_weights is None else block_weights.for_blocks(len(layout))
+    if strength == 0:
+        return model
+    return patched(model, SkipPatch(tuner, strength, percents, weights, mask, side, hint))
 
 
 def patched(model: Any, patch: SkipPatch) -> Any:

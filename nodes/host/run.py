@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...scedit_core.editing import is_active
-from ...scedit_core.folding import FoldedEdits, FoldedWeights
+from ...scedit_core.editing import Edit, is_active
+from ...scedit_core.folding import FoldedEdits
+from ...scedit_core.keeping import KeptEdits
 from .managed import make_room
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Run:
         self.tiled = False
         self._percent_to_sigma: Callable[[float], float] | None = None
         self._sigmas: dict[tuple[float, float], tuple[float, float]] = {}
-        self._states: dict[torch.device, _State] = {}
+        self._states: dict[torch.device, KeptEdits] = {}
         self._lock = threading.Lock()
 
     def begin(self, percent_to_sigma: Callable[[float], float], tiled: bool = False) -> None:
@@ -98,7 +98,7 @@ class Run:
 
     def kept(self) -> int:
         """Bytes held on all devices."""
-        return sum(state.kept() for state in list(self._states.values()))
+        return sum(state.nbytes for state in list(self._states.values()))
 
     def folded(self, patches: Sequence[SkipPatch], picture: Picture, like: Tensor) -> list[FoldedEdits]:
         """All edits of a forward that are at work at its noise level, folded for skips like `like`.
@@ -110,22 +110,31 @@ class Run:
         sigma = None
         if "sigmas" in options and any(each != (math.inf, -math.inf) for each in ranges):
             sigma = float(options["sigmas"][0])
-        active = [
-            patch
-            for patch, each in zip(patches, ranges, strict=True)
-            if patch.strength != 0 and (sigma is None or is_active(sigma, *each))
-        ]
         groups: dict[tuple | None, list[SkipPatch]] = {}
-        for patch in active:
+        for patch, span in zip(patches, ranges, strict=True):
             rows = picture.rows_of(patch.call)
-            if rows is None or rows:
+            if patch.strength != 0 and rows != () and (sigma is None or is_active(sigma, *span)):
                 groups.setdefault(rows, []).append(patch)
-        if not groups:
-            return []
-        state = self._state(like.device)
-        return [
-            state.folded(_sorted(groups[rows]), rows, picture, like) for rows in sorted(groups, key=lambda r: r or ())
-        ]
+        ordered = sorted(groups, key=lambda rows: rows or ())
+        return [self._folded(_sorted(groups[rows]), rows, picture, like) for rows in ordered]
+
+    def _folded(self, patches: list[SkipPatch], rows: tuple | None, picture: Picture, like: Tensor) -> FoldedEdits:
+        """Patches of the same rows as one, from the state of the device of `like`."""
+        with self._lock:
+            state = self._states.setdefault(like.device, KeptEdits())
+
+        def edits() -> list[Edit]:
+            places = None if rows is None else torch.tensor(rows, device=like.device)
+            for patch in patches:
+                patch.tuner.runs.add(self)
+            return [patch.edit(picture, places, like) for patch in patches]
+
+        tuners = tuple((id(patch.tuner), patch.weights()) for patch in patches)
+        weights = (tuners, like.dtype, torch.is_inference_mode_enabled())
+        key = (rows, picture.size, weights, *(patch.sources(picture) for patch in patches))
+        return state.folded(
+            key, weights, edits, picture.size, like, BUDGET, lambda nbytes: make_room(nbytes, like.device), patches
+        )
 
     def range_of(self, percents: tuple[float, float]) -> tuple[float, float]:
         """(start, end) as noise levels for fractions of the schedule; 0 and 1 leave that end open."""
@@ -140,79 +149,6 @@ class Run:
     def __deepcopy__(self, memo: dict) -> Run:
         return Run()  # hosts copy what holds this; nothing that was made is copied
 
-    def _state(self, device: torch.device) -> _State:
-        with self._lock:
-            return self._states.setdefault(device, _State(self))
-
-
-class _Entry:
-    """Edits folded for one batch, and the bytes that they hold beside the weights."""
-
-    def __init__(self, edits: FoldedEdits, nbytes: int, made_of: list[SkipPatch]) -> None:
-        self.edits, self.nbytes = edits, nbytes
-        self.made_of = made_of  # what the key has the identities of, which thus stay their own
-
-
-class _State:
-    """What a run keeps on one device."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = weakref.ref(run)
-        self._entries: dict[tuple, _Entry] = {}
-        self._weights: weakref.WeakValueDictionary[tuple, FoldedWeights] = weakref.WeakValueDictionary()
-        self._asked: dict[tuple, int] = {}  # when each key was asked for last, kept or not
-        self._clock = 0
-        self._lock = threading.RLock()
-
-    def kept(self) -> int:
-        weights = {id(e.edits.weights): e.edits.weights.nbytes for e in list(self._entries.values())}
-        return sum(weights.values()) + sum(e.edits.nbytes for e in list(self._entries.values()))
-
-    def folded(self, patches: list[SkipPatch], rows: tuple | None, picture: Picture, like: Tensor) -> FoldedEdits:
-        """The edits of `patches` on `rows` of the batch: those that are kept, or new ones."""
-        place = (like.dtype, torch.is_inference_mode_enabled())
-        made_of = tuple((id(patch.tuner), patch.weights()) for patch in patches)
-        key = (rows, picture.size, made_of, place, *(patch.sources(picture) for patch in patches))
-        with self._lock:
-            self._clock += 1
-            entry = self._entries.get(key)
-            if entry is None:
-                entry = self._made(key, (made_of, place), patches, rows, picture, like)
-            self._asked[key] = self._clock
-            return entry.edits
-
-    def _made(self, key, weights_key, patches, rows, picture: Picture, like: Tensor) -> _Entry:
-        edits = [patch.edit(picture, like) for patch in patches]
-        weights = self._weights.get(weights_key)
-        new = weights is None
-        if new:
-            weights = self._weights[weights_key] = FoldedWeights(edits, like.device, like.dtype)
-        for edit in edits:
-            edit.rows = None if rows is None else torch.tensor(rows, device=like.device)
-        folded = FoldedEdits(edits, weights)
-        entry = _Entry(folded, folded.nbytes_for(picture.size), patches)
-        self._forget_the_unused()
-        held = sum(each.nbytes for each in self._entries.values())
-        if not self._entries or held + weights.nbytes + entry.nbytes <= BUDGET:
-            self._entries[key] = entry
-        for patch in patches:
-            patch.tuner.runs.add(self._run())
-        make_room(entry.nbytes + weights.nbytes * new, like.device)
-        return entry
-
-    def _forget_the_unused(self) -> None:
-        """Let go what others were asked for twice each without it.
-
-        Windows and areas that go round in a circle are never forgotten so, and never push each other out: those that
-        found room stay, and the rest is made at each use.
-        """
-        for key in list(self._asked):
-            since = self._clock - self._asked[key]
-            others = sum(last > self._asked[key] for last in self._asked.values())
-            if since > 2 * others + 2:
-                del self._asked[key]
-                self._entries.pop(key, None)
-
 
 def _sorted(patches: list[SkipPatch]) -> list[SkipPatch]:
     """In an order that the nodes' order does not change, so that not even rounding depends on it."""
@@ -222,5 +158,5 @@ def _sorted(patches: list[SkipPatch]) -> list[SkipPatch]:
 
     ordered = sorted(patches, key=key)
     if any(key(a) == key(b) for a, b in itertools.pairwise(ordered)):
-        ordered.sort(key=lambda patch: (key(patch), patch.digest()))
+        ordered.sort(key=lambda patch: (key(patch), patch.shown()))
     return ordered

@@ -7,8 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...scedit_core import SCEditError
-from .. import folders
 from ..host.control import SCEditControl
+from .given_paths import contents, inside_input
 from .on_model import (
     KINDS,
     OWN_HINTS,
@@ -135,7 +135,7 @@ class SCEditDistillControlNet(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder=None, **_widgets) -> str:
         """Changes with the pictures of the folder, so that new ones are trained on."""
-        return folders.contents(folders.inside_input(one(folder) or ""))
+        return contents(inside_input(one(folder) or ""))
 
     @classmethod
     def execute(cls, model, control_net, name, steps, **widgets: Any) -> io.NodeOutput:

@@ -113,7 +113,13 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _is_foreign(layer: nn.Module) -> bool:
-    """Whether the layer has a way of its own from what it stores to its weight, such as those of packs for GGUF."""
+    """Whether the layer computes in a way of its own.
+
+    From what it stores to its weight, as those of packs for GGUF, or around its input, as those of packs for seamless
+    pictures, which pad it with what lies at its other side.
+    """
+    if isinstance(layer, nn.Conv2d) and ("_conv_forward" in vars(layer) or layer.padding_mode != "zeros"):
+        return True
     if not isinstance(layer, _HOST_LAYER):
         return False
     ways = (getattr(type(layer), name, None) for name in ("forward_comfy_cast_weights", "cast_bias_weight"))

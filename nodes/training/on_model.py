@@ -30,6 +30,7 @@ from ...scedit_core.fitting.settings import (
 from .. import folders
 from ..host.managed import ManagedTuner
 from .delivering import delivered, on_its_output, places_of, tuner_outputs
+from .given_paths import contents, inside_input
 from .page import TrainingPage
 from .running import Sources, run_training, was_trained_here
 from .trainer_config import KINDS, STYLE
@@ -226,7 +227,7 @@ class SCEditTrainOnModel(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder=None, **_widgets) -> str:
         """Changes with the pictures of the folder, so that new ones are trained on."""
-        return folders.contents(folders.inside_input(one(folder) or ""))
+        return contents(inside_input(one(folder) or ""))
 
     @classmethod
     def execute(cls, model, name, kind, steps, **widgets: Any) -> io.NodeOutput:
@@ -266,7 +267,7 @@ def train_here(
     """Train as the widgets say; gives the tuner, loaded from its file, and the loss of each step."""
     name, run, output = places_of(name)
     page.at(name, run, output)
-    folder = folders.inside_input(given.get("folder") or "")
+    folder = inside_input(given.get("folder") or "")
     _check(sources, folder, kind)
     settings = settings_of(Path(output), run, folder, kind, steps, given)
     if os.path.exists(output) and not was_trained_here(run):

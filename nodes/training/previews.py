@@ -21,8 +21,9 @@ from ...scedit_core import CSCTuner, SCTuner
 from ...scedit_core.fitting.base import TextStates
 from ...scedit_core.fitting.following import edges_followed
 from ...scedit_core.fitting.run_folder import Stopped
+from ..host.hints import Hint
 from ..host.managed import ManagedTuner
-from ..host.patch import ImageHint, SkipPatch, patched
+from ..host.patch import SkipPatch, patched
 from .picture_set import Picture
 from .teacher import HostTeacher
 
@@ -105,7 +106,7 @@ class HostPreviews:
             with torch.inference_mode(False):
                 held = copy.deepcopy(by).requires_grad_(False)
             managed = ManagedTuner(held, "the tuner in training", "", mapped=False)
-            hint = ImageHint(managed, shown.movedim(1, -1), "crop") if isinstance(by, CSCTuner) else None
+            hint = Hint(managed, shown) if isinstance(by, CSCTuner) else None
             model = patched(model, SkipPatch(managed, 1.0, hint=hint))
         return sample(model, picture.text, self._empty, picture.mean.shape, SEED + i, control)
 

@@ -15,6 +15,7 @@ from ...scedit_core import SCEditError
 from .. import folders
 from . import trainer_config
 from .delivering import delivered, on_its_output, places_of, tuner_outputs
+from .given_paths import contents, inside_input
 from .page import TrainingPage
 from .trainer_process import TrainingProcess, check_requirements
 from .wording import on_the_node
@@ -123,10 +124,10 @@ class SCEditTrainTuner(io.ComfyNode):
 
         The host gives None for what comes from another node; it looks at that node by itself.
         """
-        file = folders.inside_input(config_file or "")
+        file = inside_input(config_file or "")
         base = ckpt_name and folder_paths.get_full_path("checkpoints", ckpt_name)
-        named = [base or "", folders.inside_input(folder or ""), file, *(trainer_config.paths_in(file) if file else [])]
-        return " ".join(folders.contents(path) for path in named)
+        named = [base or "", inside_input(folder or ""), file, *(trainer_config.paths_in(file) if file else [])]
+        return " ".join(contents(path) for path in named)
 
     @classmethod
     def execute(
@@ -164,7 +165,7 @@ class SCEditTrainTuner(io.ComfyNode):
         page.at(name, run, output)
         config = trainer_config.from_widgets(
             base=folder_paths.get_full_path_or_raise("checkpoints", ckpt_name),
-            folder=folders.inside_input(folder),
+            folder=inside_input(folder),
             kind=kind,
             preset=preset,
             steps=steps,
@@ -174,7 +175,7 @@ class SCEditTrainTuner(io.ComfyNode):
             annotators=folder_paths.get_folder_paths(folders.ANNOTATORS),
         )
         if config_file.strip():
-            config = trainer_config.with_file(config, trainer_config.from_file(folders.inside_input(config_file)))
+            config = trainer_config.with_file(config, trainer_config.from_file(inside_input(config_file)))
         _check_pictures(config)
         config |= {"output": output, "run": str(run)}
         trainer_config.write(config, run / _CONFIG)

@@ -104,5 +104,5 @@ def test_another_detector_in_its_place_is_used(run, models_folder):
 
 
 def test_the_pack_under_test_is_the_one_that_runs(pack, run):
-    assert pack.nodes["SCEditCanny"].__module__ == f"{PACK_NAME}.nodes.conditions.canny"
+    assert pack.nodes["SCEditCanny"].__module__ == f"{PACK_NAME}.nodes.conditions.pixels"
     assert run("SCEditCanny").max() == 255

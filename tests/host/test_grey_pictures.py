@@ -61,11 +61,11 @@ def test_white_is_white_and_black_is_black(pack, tmp_path, mode, width):
     assert hint.unique().tolist() == [0, 1]
     for value in (0, 255):
         mask = load_mask(Image.new("L", (width, 64), value).convert(mode), tmp_path, "red")
-        assert (pack.hints.as_mask(mask) == value / 255).all()
+        assert (pack.patch.as_mask(mask) == value / 255).all()
     if mode == "LA":  # the host's MASK is what is transparent
         for value in (0, 255):
             image = Image.merge("LA", (Image.new("L", (width, 64), 9), Image.new("L", (width, 64), value)))
-            assert (pack.hints.as_mask(load(image, tmp_path)[1]) == 1 - value / 255).all()
+            assert (pack.patch.as_mask(load(image, tmp_path)[1]) == 1 - value / 255).all()
 
 
 def test_a_white_mask_from_a_file_is_no_mask(pack, tmp_path):

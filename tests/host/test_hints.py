@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import comfy.context_windows
 import comfy.patcher_extension
 import comfy.utils
@@ -100,6 +102,19 @@ def test_one_hint_encoding_in_a_run(pack, model, route):
             found = sample(model, *control_prompts(control, other), steps=4)
         assert encodings.count == 4
         assert relative(found, first) > 0.01
+
+
+def test_a_tuner_twice_in_a_chain_is_told_apart_by_hints_that_are_read_once(pack, model, monkeypatch):
+    """Not in each step: a large hint takes tens of milliseconds."""
+    control, images, read, digest = csc_tuner(pack), [picture(1), picture(1).flip(1)], [], hashlib.blake2b
+    monkeypatch.setattr(hashlib, "blake2b", lambda shown: read.append(len(shown)) or digest(shown))
+    found = []
+    for first, second in (images, images[::-1]):
+        positive, negative = control_prompts(control, first)
+        prompts = control_prompts(control, second, positive=positive, negative=negative)
+        found.append(sample(model, *prompts, steps=3))
+    assert len(read) == 2 * 2
+    assert torch.equal(*found)  # in whatever order
 
 
 @pytest.mark.parametrize("route", ["model", "control"])

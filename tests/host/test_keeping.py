@@ -65,10 +65,10 @@ def test_64_frames_in_windows_of_16_hold_at_most_0_7_gib(pack, monkeypatch):
     control = pack.managed.ManagedTuner(tuner, "canny.safetensors", "canny", mapped=False)
     monkeypatch.setattr(pack.run, "make_room", lambda *_: None)
     image = torch.empty(64, 3, 8, 8, device="meta")
-    hint = pack.patch.ImageHint(control, image.movedim(1, -1), "crop")
+    hint = pack.hints.Hint(control, image)
     patch = pack.patch.SkipPatch(control, 1.0, hint=hint)
     made: list[tuple] = []
-    monkeypatch.setattr(pack.hints.Features, "_encoded", lambda self: made.append(self.rows) or features(self.rows))
+    monkeypatch.setattr(pack.patch.Features, "_encoded", lambda self: made.append(self.rows) or features(self.rows))
 
     def features(rows):
         layout = tuner.layout

@@ -10,6 +10,7 @@ import comfy.ops
 import kept_bytes
 import pytest
 import torch
+import torch.nn.functional as F
 from small_model import TEXT_WIDTH, outputs_of, prompt, randomise, relative, small_model
 from small_tuners import apply_sc, layout, sc_tuner
 from train_on_model_widgets import latents
@@ -230,6 +231,26 @@ def test_layers_cast_whatever_the_host_offloads_meanwhile(training):
     assert gone.comfy_cast_weights  # still offloaded
     comfy.model_patcher.wipe_lowvram_weight(gone)
     assert not any(getattr(layer, "comfy_cast_weights", False) for layer in unet.modules())
+
+
+def test_convolutions_of_seamless_pictures_have_the_gradient_of_their_own_padding(training):
+    """Around both sides by `padding_mode`, and around one by a forward of the pack's own, put on the layer."""
+
+    def across(x, weight, bias):
+        return F.conv2d(F.pad(x, (1, 1, 0, 0), "circular"), weight, bias, padding=(1, 0))
+
+    with torch.inference_mode(False):
+        unet = small_model().model.diffusion_model.requires_grad_(False)
+        conv = unet.out[2]
+        x = torch.randn(1, conv.in_channels, 4, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        plain = torch.autograd.grad(conv(x).square().sum(), x)[0]
+        for name, own in (("padding_mode", "circular"), ("_conv_forward", across)):
+            setattr(conv, name, own)
+            expected = torch.autograd.grad(conv(x).square().sum(), x)[0]
+            with training.frozen_layers.trained_through(unet, False, False):
+                found = torch.autograd.grad(conv(x).square().sum(), x)[0]
+            assert relative(found, expected) < 1e-6
+            assert relative(found, plain) > 1e-2
 
 
 def test_zero_terminal_snr_and_velocity_are_seen(training):
