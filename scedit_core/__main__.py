@@ -1,4 +1,8 @@
-"""python -m scedit_core inspect | convert | merge | prune | annotators: tuner files, and detectors of conditions."""
+"""python -m scedit_core inspect | convert | merge | prune | annotators: tuner files, and detectors of conditions.
+
+Also as `python FOLDER/scedit_core ...`, from anywhere and with Python's embedded builds for Windows, which look for no
+module in the current folder.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,15 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+
+if not __package__:  # called as a folder
+    import runpy
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    runpy.run_module("scedit_core", run_name="__main__", alter_sys=True)  # which exits
 
 from .conditions.annotators import ANNOTATORS, default_folder, download
 from .converting import TARGETS, convert_tuner, nil_blocks, without_blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from torch import nn
 
 from ...scedit_core.conditions.annotators import annotator, installed_weights
 from ..folders import ANNOTATORS
+
+_PACK = Path(__file__).resolve().parents[2]
 
 
 class ManagedDetector:
@@ -54,7 +57,7 @@ def managed_detector(name: str, load: Callable[[Path], nn.Module]) -> ManagedDet
     load: makes the module of a weight file.  Raises ConditionError where it is missing or damaged.
     """
     try:
-        path = installed_weights(name, folder_paths.get_folder_paths(ANNOTATORS))
+        path = installed_weights(name, folder_paths.get_folder_paths(ANNOTATORS), _command(name))
     except Exception:
         _in_use.pop(name, None)
         raise
@@ -64,6 +67,12 @@ def managed_detector(name: str, load: Callable[[Path], nn.Module]) -> ManagedDet
         _in_use.pop(name, None)  # its memory is free before the next one takes some
         _in_use[name] = ManagedDetector(name, state, load(path))
     return _in_use[name]
+
+
+def _command(name: str) -> str:
+    """What fetches a detector, called from anywhere."""
+    folder = folder_paths.get_folder_paths(ANNOTATORS)[0]
+    return f'"{sys.executable}" "{_PACK / "scedit_core"}" annotators --folder "{folder}" --download {name}'
 
 
 def fingerprint(names: Iterable[str]) -> str:

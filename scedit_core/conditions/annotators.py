@@ -141,20 +141,22 @@ def names_for(condition: str) -> list[str]:
     return [each.name for each in ANNOTATORS.values() if each.condition == condition]
 
 
-def installed_weights(name: str, roots: Iterable[str | os.PathLike]) -> Path:
+def installed_weights(name: str, roots: Iterable[str | os.PathLike], command: str | None = None) -> Path:
     """The weight file of an installed detector.
 
-    roots: folders that hold detectors, such as models/scedit_annotators.  Raises ConditionError that says what to put
-    where: folder, file names, size, licence and repository.
+    roots:   folders that hold detectors, such as models/scedit_annotators.
+    command: a line that fetches it, told where it is missing.
+    Raises ConditionError that says what to put where: folder, size, licence, repository and file names.
     """
     wanted, roots = annotator(name), list(roots)
     path = wanted.weight_file(roots)
     if path is None:
         files = " or ".join(wanted.weights) + "".join(f", {other}" for other in wanted.others)
         where = shown(Path(roots[0]) / name) if roots else f"{FOLDER}/{name}"
+        way = "take" if command is None else "fetch it with the next line, or take"
         raise ConditionError(
-            f"{wanted.condition}: expected {files} in {where}, found none; take {wanted.megabytes} MB "
-            f"({wanted.licence}) from huggingface.co/{wanted.repository}"
+            f"{wanted.condition}: expected a detector in {where}, found none; {way} {wanted.megabytes} MB "
+            f"({wanted.licence}) from huggingface.co/{wanted.repository}: {files}" + (f"\n{command}" if command else "")
         )
     return path
 

@@ -58,7 +58,7 @@ def released_control(family: str, condition: str) -> ModelFile:
 
 def detector(name: str, what: str) -> ModelFile:
     """A detector of a condition, which the pack's command fetches."""
-    command = f"`python -m scedit_core annotators --download {name}`"
+    command = f"`python scedit_core annotators --download {name}`"
     return ModelFile(
         name, "scedit_annotators", "detector", what, "", f"{command}, called in the folder of this pack, fetches it"
     )

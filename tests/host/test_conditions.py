@@ -130,7 +130,7 @@ def test_soft_edges_are_those_of_the_core(pack, annotators):
 )
 def test_models_of_transformers(pack, annotators, node, name, kind, options):
     image, run = noise(2, 70, 130, 3), partial(execute, pack.nodes[node])
-    with pytest.raises(pack.core.SCEditError, match=f"expected model.safetensors or .*{name}, found none"):
+    with pytest.raises(pack.core.SCEditError, match=f"expected a detector in .*{name}, found none"):
         run(image=image, detector=name, **options)
     install_model(kind, annotators, name)
     found = run(image=image, detector=name, **options).args[0]
@@ -179,10 +179,10 @@ def test_a_detector_is_gone_when_the_host_unloads_it(pack, annotators):
 
 def test_poses_are_those_of_the_core(pack, annotators):
     image, run = noise(2, 90, 70, 3), partial(execute, pack.nodes[POSE])
-    with pytest.raises(pack.core.SCEditError, match=r"rtdetr-r50, found none; take 172 MB .*PekingU"):
+    with pytest.raises(pack.core.SCEditError, match=r"rtdetr-r50, found none; .*take 172 MB .*PekingU"):
         run(*FINDERS, 0.0, 0.0, True, image)
     folders = [install_model("rtdetr", annotators, FINDERS[0])]
-    with pytest.raises(pack.core.SCEditError, match=r"vitpose-base, found none; take 344 MB .*usyd-community"):
+    with pytest.raises(pack.core.SCEditError, match=r"vitpose-base, found none; .*take 344 MB .*usyd-community"):
         run(*FINDERS, 0.0, 0.0, True, image)
     folders.append(install_model("vitpose", annotators, FINDERS[1]))
     drawn, keypoints, text = run(*FINDERS, 0.0, 0.0, True, image).args
@@ -262,7 +262,7 @@ def test_a_missing_detector_is_one_sentence(pack, annotators):
         execute(pack.nodes[SOFT_EDGE], noise(1, 24, 24, 3), *DEFAULTS[SOFT_EDGE])
     for said in ("models/scedit_annotators/hed", "ControlNetHED.pth", "29 MB", "Apache-2.0", "lllyasviel/Annotators"):
         assert said in str(raised.value)
-    assert "\n" not in str(raised.value)
+    assert str(raised.value).count("\n") == 1  # the command
 
 
 def test_a_connected_tuner_sets_the_options(pack, annotators):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,15 @@ def test_unknown_names(tmp_path, one_sentence):
     with pytest.raises(ConditionError) as raised:
         installed_weights("crystal ball", [tmp_path])
     one_sentence(raised, "crystal ball", "hed")
+
+
+def test_the_command_runs_where_python_knows_no_folder(tmp_path):
+    """As Python's embedded builds for Windows do: -I leaves the current folder out of its path."""
+    folder = Path(__file__).resolve().parents[2] / "scedit_core"
+    command = [sys.executable, "-I", str(folder), "annotators", "--folder", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("missing") == len(ANNOTATORS)
 
 
 def test_the_command_lists_installed_and_missing(tmp_path, capsys):
