@@ -82,7 +82,7 @@ class Walk:
             (f"Run says which file is missing: {style['error']}", graphs.PIXEL_ART["sd15"].name in style["error"]),
             ("and what to do", advice in style["error"]),
             ("the control's too", graphs.XL["canny"].name in control["error"] and advice in control["error"]),
-            (f"a loader without tuners: {none['error']}", none["error"].startswith("models/scedit: expected a tuner")),
+            (f"a loader without tuners: {none['error']}", none["error"].startswith("tuner_name: expected a tuner")),
             ("on the page too", none["error"].strip().split("\n")[0] in none["says"]),
         ]
 
