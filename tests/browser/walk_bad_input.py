@@ -38,17 +38,15 @@ Seen = tuple[list[dict], str]  # what the page said to each task, and the server
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
     """For as long as the context is open; root needs another way than others."""
-    folder.mkdir()
-    ways = (["chattr", "+i", str(folder)], ["chattr", "-i", str(folder)]) if os.geteuid() == 0 else None
-    folder.chmod(0o555)
-    if ways:
-        subprocess.run(ways[0], check=True)
+    root = os.geteuid() == 0
+    locked, free = (
+        (["chattr", "-R", "+i"], ["chattr", "-R", "-i"]) if root else (["chmod", "-R", "a-w"], ["chmod", "-R", "u+w"])
+    )
+    subprocess.run([*locked, str(folder)], check=True)
     try:
         yield
     finally:
-        if ways:
-            subprocess.run(ways[1], check=True)
-        folder.chmod(0o755)
+        subprocess.run([*free, str(folder)], check=True)
 
 
 class Walk:
@@ -162,6 +160,9 @@ class Walk:
     def read_only_user(self, base: Path) -> list[tuple[str, bool]]:
         """A user directory that nobody can write to: the pack needs none."""
         place_files(base)
+        settings = base / "fixed" / "default" / "comfy.settings.json"
+        settings.parent.mkdir(parents=True)
+        settings.write_text('{"Comfy.TutorialCompleted": true}')  # else ComfyUI's own page does not begin
         with read_only(base / "fixed"):
             task = {"name": "read_only", "api": help_graphs.csc_tuner(), "run": True}
             (result,), log = self.seen(base, [task], (DEMO_NODES,), ("--user-directory", str(base / "fixed")))
@@ -215,7 +216,11 @@ def main() -> int:
     for name in given.cases or CASES:
         case: Callable[[Path], list[tuple[str, bool]]] = getattr(walk, name)
         with tempfile.TemporaryDirectory(prefix="ComfyUI-") as folder:
-            for what, holds in case(Path(folder)):
+            try:
+                found = case(Path(folder))
+            except (RuntimeError, KeyError) as error:
+                found = [(f"{type(error).__name__}: {error}", False)]
+            for what, holds in found:
                 print("yes" if holds else "NO ", f"{name}: {what}", flush=True)
                 wrong += not holds
     return 1 if wrong else 0
