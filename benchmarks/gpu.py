@@ -235,7 +235,9 @@ def main() -> int:
         if told["state"] == "interrupted":
             break
     draw(report.path)
-    _print_end(report, begun)
+    print(f"{time.monotonic() - begun:.0f} s in all")
+    for name, told in report.parts.items():
+        print(f"{name:<32}{told['state']:>12}  {told.get('reason', '')}")
     return int(any(told["state"] in ("failed", "interrupted") for told in report.parts.values()))
 
 
@@ -276,24 +278,17 @@ def _environment(options: argparse.Namespace) -> dict[str, str]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if options.dry_run:
         environment |= {"CUDA_VISIBLE_DEVICES": ""}
-    missing = [name for name in WHEELS if importlib.util.find_spec(name) is None]
+    missing = [wheel for name, wheel in WHEELS.items() if importlib.util.find_spec(name) is None]
     if missing and options.wheels is None:
-        print(f"missing here: {', '.join(WHEELS[name] for name in missing)}; see --fetch-wheels and --wheels")
+        print(f"missing here: {', '.join(missing)}; see --fetch-wheels and --wheels")
     elif missing:
         site = ROOT / "build" / "site"
-        wheels = [_wheel(options.wheels, name) for name in missing]
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--upgrade"]
-        subprocess.run([*command, "--target", str(site), *map(str, wheels)], check=True)
+        command += ["--find-links", str(options.wheels), "--target", str(site), *missing]
+        if subprocess.run(command, check=False).returncode:  # pip has told which
+            raise SystemExit(f"{options.wheels}: expected a wheel of each, found some missing; see --fetch-wheels")
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(site.resolve()), os.environ.get("PYTHONPATH")]))
     return environment
-
-
-def _wheel(folder: Path, module: str) -> Path:
-    name = re.sub("[-.]", "_", WHEELS[module].split("==")[0])
-    found = sorted(folder.glob(f"{name}-*.whl"))
-    if not found:
-        raise SystemExit(f"{folder}: expected a wheel of {WHEELS[module]}, found none; fetch it with --fetch-wheels")
-    return found[-1]
 
 
 def _host(options: argparse.Namespace) -> Path | None:
@@ -357,12 +352,6 @@ def _stopped(process: subprocess.Popen) -> int:
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
-
-
-def _print_end(report: Report, begun: float) -> None:
-    print(f"{time.monotonic() - begun:.0f} s in all")
-    for name, told in report.parts.items():
-        print(f"{name:<32}{told['state']:>12}  {told.get('reason', '')}")
 
 
 def _file_name(card: str) -> str:

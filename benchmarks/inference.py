@@ -2,7 +2,7 @@
 
     python -m benchmarks.inference [--host COMFYUI] [--model sd15 sdxl] [--latent N] [--width 320] [--dtype bfloat16]
                                    [--steps 4] [--rounds N] [--variants ...] [--compile] [--channels-last]
-                                   [--times-only] [--out FILE.json] [--plot FILE.png]
+                                   [--times-only] [--before CHECKOUT] [--operators] [--out FILE.json] [--plot FILE.png]
 
 Tuners run as the nodes of a ComfyUI checkout apply them (--host, else COMFYUI_PATH, else ~/comfy/ComfyUI).  A U-Net of
 the true shape with random weights samples one picture with a positive and a negative prompt, which is batch 2: in half
@@ -13,27 +13,41 @@ a CPU the edits of skips and the computing of controls, those of others too, are
 the same step less what they took, which no other work disturbs; and FLOPs and the most bytes that tensors hold at once,
 weights included, are counted, where on a GPU the allocator tells them; --times-only leaves both out.  The first step
 of a run, which encodes hints, is a column of its own.  Ctrl+C ends it with the rounds so far.
+
+With --before, another checkout of this pack such as an earlier build, each variant runs beside the same one of that
+build in place of the base: `edits` and `first edits` are the time in edits over that build's, after the first step and
+in it.  With --operators nothing is timed: the operators that a step gains are counted by torch's profiler, views among
+them, in a U-Net of the true structure but few channels, since neither width nor size changes them.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import statistics
 import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
 from benchmarks import plots
 from benchmarks.frame import finish, host_version, keep_memory, listen_to_ctrl_c, machine, parser, show
-from benchmarks.inference_host import HostBackend, load_host
+from benchmarks.inference_host import BEFORE, HostBackend, load_host
 from benchmarks.inference_turns import in_turns
 from benchmarks.step_counts import StepCost
 
 TARGETS = {"SC-Tuner": 1.03, "CSC-Tuner": 1.04, "four CSC-Tuners": 1.12}
+OPERATORS = {"SC-Tuner": 150, "CSC-Tuner": 180, "four CSC-Tuners": 200, "four CSC, two SC-Tuners": 200}  # at most
 LATENTS = {"sd15": 64, "sdxl": 128}
 BASE = "base"
+_FORMS = {
+    "step_ms": "{:.1f}", "first_step_ms": "{:.1f}", "ratio": "{:.3f}", "inside": "{:.3f}", "target": "{:.2f}",
+    "flops": "{:.3f}", "weights_mb": "{:.0f}", "peak_mb": "{:.0f}", "inside_before": "{:.3f}", "edits": "{:.2f}",
+    "first_edits": "{:.2f}", "operators": "{}", "at_most": "{}", "ratio_interval": "{0[0]:.3f} to {0[1]:.3f}",
+}  # fmt: skip
+Spans = list[tuple[float, float]]  # of each step: seconds, and those in edits
 
 
 def main() -> None:
@@ -47,56 +61,81 @@ def main() -> None:
     for model in options.model:
         # a CPU is slow, and takes half of the model's own side, where a tuner's share is the larger
         latent = options.latent or LATENTS[model] // (1 if torch.cuda.is_available() else 2)
-        only = None if options.variants is None else [BASE, *options.variants]
-        backend = HostBackend(host, model, latent, options.width, options.compile, options.channels_last, only)
+        only = options.variants and [BASE, *options.variants, *(BEFORE + name for name in options.variants)]
+        backend = HostBackend(
+            host, model, latent, options.width, options.compile, options.channels_last, only, options.before
+        )
         report |= {"backend": backend.title, "device": backend.device, "dtype": backend.dtype}
-        report["models"][model] = {"latent": latent, "width": options.width, "rows": _rows(backend, options)}
+        rows = _counted(backend) if options.operators else _timed(backend, options)
+        report["models"][model] = {"latent": latent, "width": options.width, "rows": rows}
         _show(report, model)
     finish(report, options, plots.sampling)
 
 
-def _rows(backend: HostBackend, options: argparse.Namespace) -> list[dict[str, Any]]:
-    names = backend.variants
+def _timed(backend: HostBackend, options: argparse.Namespace) -> list[dict[str, Any]]:
+    names = [name for name in backend.variants if not name.startswith(BEFORE)]
+    others = {name: BEFORE + name if options.before else BASE for name in names[1:]}
+    others = {name: other for name, other in others.items() if other in backend.variants}
     # a CPU times inside a step, for which few rounds do, and is slow
     rounds = options.rounds or (2 if backend.device.startswith("CPU") else 8)
     costs = {}
-    for name in names:
+    for name in dict.fromkeys([BASE, *others, *others.values()]):
         costs[name] = (0, 0) if options.times_only else _cost(backend, name)
         print(f"ready: {name}", file=sys.stderr)
-    first: dict[str, list[float]] = {name: [] for name in names}
-    later: dict[str, list[float]] = {name: [] for name in names}
-    ratios: dict[str, list[float]] = {name: [] for name in names}
-    inside: dict[str, list[float]] = {name: [] for name in names}
+    runs: dict[str, list[list[Spans]]] = {name: [] for name in others}
     try:
         for done in range(rounds):
-            for name in names[1:]:
-                base, beside = in_turns(backend, (BASE, name), options.steps)
-                for each, steps in ((BASE, base), (name, beside)):
-                    first[each].append(steps[0][0])
-                    later[each] += [whole for whole, _ in steps[1:]]
-                ratios[name] += [b / a for (a, _), (b, _) in zip(base[1:], beside[1:], strict=True)]
-                inside[name] += [whole / (whole - edits) for whole, edits in beside[1:] if edits]
+            for name, other in others.items():
+                runs[name].append(in_turns(backend, (other, name), options.steps))
             print(f"round {done + 1} of {rounds}", file=sys.stderr)
     except KeyboardInterrupt:
-        if not ratios[names[-1]]:
+        if not all(runs.values()):
             raise
-    weights = {name: sum(each.nbytes for each in backend.weights(name)) for name in names}
+    base = [[run[0], run[0]] for each in runs.values() for run in each]
+    flops, weights = costs[BASE][0], sum(each.nbytes for each in backend.weights(BASE))
     return [
         {
             "variant": name,
-            "step_ms": round(1000 * statistics.median(later[name]), 2),
-            "first_step_ms": round(1000 * statistics.median(first[name]), 2),
-            "pairs": len(ratios[name]),
-            "ratio": round(statistics.median(ratios[name] or [1.0]), 4),
-            "ratio_interval": [round(r, 4) for r in _interval(ratios[name] or [1.0])],
-            "inside": round(statistics.median(inside[name]), 4) if inside[name] else None,
+            **_times(runs.get(name) or base),
             "target": TARGETS.get(name),
-            "weights_mb": round((weights[name] - weights[BASE]) / 1e6, 1),
-            "flops": round(costs[name][0] / costs[BASE][0], 4) if costs[BASE][0] else None,
+            "weights_mb": round((sum(each.nbytes for each in backend.weights(name)) - weights) / 1e6, 1),
+            "flops": round(costs[name][0] / flops, 4) if flops else None,
             "peak_mb": round(costs[name][1] / 1e6, 1) or None,
         }
-        for name in names
+        for name in ([] if options.before else [BASE]) + list(others)
     ]
+
+
+def _times(runs: list[list[Spans]]) -> dict[str, Any]:
+    """Of runs of another variant and this one, a step of one after a step of the other."""
+    first = [(run[0][0], run[1][0]) for run in runs]
+    later = [pair for run in runs for pair in zip(run[0][1:], run[1][1:], strict=True)]
+    ratios = [own[0] / other[0] for other, own in later]
+    times = {
+        "step_ms": round(1000 * median(own[0] for _, own in later), 2),
+        "first_step_ms": round(1000 * median(own[0] for _, own in first), 2),
+        "pairs": len(later),
+        "ratio": round(median(ratios), 4),
+        "ratio_interval": [round(ratio, 4) for ratio in _interval(ratios)],
+        "inside": _median(whole / (whole - edits) for _, (whole, edits) in later if edits),
+    }
+    if any(other[1] for other, _ in later):  # that of another build
+        times["inside_before"] = _median(whole / (whole - edits) for (whole, edits), _ in later)
+        times["edits"] = _median(own[1] / other[1] for other, own in later)
+        times["first_edits"] = _median(own[1] / other[1] for other, own in first)
+    return times
+
+
+def _median(values: Iterable[float]) -> float | None:
+    values = list(values)
+    return round(median(values), 4) if values else None
+
+
+def _interval(values: list[float]) -> tuple[float, float]:
+    """Where the median lies with a confidence of 95 %, from the order of the values alone."""
+    ordered, n = sorted(values), len(values)
+    reach = 0.98 * math.sqrt(n)
+    return ordered[max(0, math.floor(n / 2 - reach))], ordered[min(n - 1, math.ceil(n / 2 + reach) - 1)]
 
 
 def _cost(backend: HostBackend, name: str) -> tuple[int, int]:
@@ -110,30 +149,44 @@ def _cost(backend: HostBackend, name: str) -> tuple[int, int]:
     return flops[1] - flops[0], cost.peak
 
 
-def _interval(values: list[float]) -> tuple[float, float]:
-    """Where the median lies with a confidence of 95 %, from the order of the values alone."""
-    ordered, n = sorted(values), len(values)
-    reach = 0.98 * math.sqrt(n)
-    return ordered[max(0, math.floor(n / 2 - reach))], ordered[min(n - 1, math.ceil(n / 2 + reach) - 1)]
+def _counted(backend: HostBackend) -> list[dict[str, Any]]:
+    """The base's operators, and those that a step gains by each variant."""
+    counts = {
+        name: step_operators(lambda steps, name=name: backend.run(name, steps, lambda: None))
+        for name in backend.variants
+    }
+    base = counts[BASE]
+    return [
+        {"variant": name, "operators": count - base * (name != BASE), "at_most": OPERATORS.get(name)}
+        for name, count in counts.items()
+    ]
+
+
+def step_operators(run: Callable[[int], Any]) -> int:
+    """Operators of one step after the first, which makes what the others use; `run` samples that many steps."""
+    run(1)  # loads
+    return _operators(lambda: run(3)) - _operators(lambda: run(2))
+
+
+def _operators(run: Callable[[], Any]) -> int:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        run()
+    return sum(each.count for each in seen.key_averages() if each.key.startswith("aten::"))
 
 
 def _show(report: dict[str, Any], model: str) -> None:
     told = report["models"][model]
     title = f"{model}, latent {told['latent']}, width {told['width']}, batch {report['batch']}; "
     title += f"{report['backend']}, {report['device']}, {report['dtype']}, {report['compiled'] or 'eager'}"
-    forms = {
-        "step_ms": "{:.1f}", "first_step_ms": "{:.1f}", "ratio": "{:.3f}", "inside": "{:.3f}", "target": "{:.2f}",
-        "flops": "{:.3f}", "weights_mb": "{:.0f}", "peak_mb": "{:.0f}",
-    }  # fmt: skip
+    keys = [key for key in _FORMS if any(row.get(key) is not None for row in told["rows"])]
     lines = [
         [
             row["variant"],
-            *("" if row[key] is None else form.format(row[key]) for key, form in forms.items()),
-            "{:.3f} to {:.3f}".format(*row["ratio_interval"]),
+            *("" if row.get(key) is None else _FORMS[key].format(row[key]) for key in keys),
         ]
         for row in told["rows"]
     ]
-    show(title, ["variant", *(key.replace("_", " ") for key in forms), "ratio, 95 %"], lines)
+    show(title, ["variant", *(key.replace("_", " ") for key in keys)], lines)
 
 
 def _options() -> argparse.Namespace:
@@ -148,9 +201,13 @@ def _options() -> argparse.Namespace:
     made.add_argument("--times-only", action="store_true", help="count neither FLOPs nor bytes")
     made.add_argument("--compile", nargs="?", const="inductor", help="compile the U-Net, with this backend")
     made.add_argument("--channels-last", action="store_true", help="the U-Net's weights in that order")
+    made.add_argument("--before", type=Path, help="another checkout of this pack, to run beside it")
+    made.add_argument("--operators", action="store_true", help="count operators, time nothing")
     options = made.parse_args()
     if options.steps < 2:
         made.error(f"--steps: expected at least 2, since the first is told apart, found {options.steps}; raise it")
+    if options.operators:
+        options.latent, options.width, options.dtype, options.plot = 16, 32, "float32", None
     host_version(options.host)
     return options
 

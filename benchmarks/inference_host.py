@@ -19,30 +19,17 @@ NAME = "scedit_pack_benchmarked"
 BEFORE = "before: "
 _SHAPES = {
     "sd15": {
-        "num_heads": 8,
-        "num_head_channels": -1,
-        "use_linear_in_transformer": False,
-        "context_dim": 768,
-        "channel_mult": (1, 2, 4, 4),
-        "num_res_blocks": [2, 2, 2, 2],
-        "transformer_depth": [1] * 6 + [0, 0],
-        "transformer_depth_output": [1] * 9 + [0] * 3,
-        "transformer_depth_middle": 1,
+        "num_heads": 8, "num_head_channels": -1, "use_linear_in_transformer": False, "context_dim": 768,
+        "channel_mult": (1, 2, 4, 4), "num_res_blocks": [2, 2, 2, 2], "transformer_depth": [1] * 6 + [0, 0],
+        "transformer_depth_output": [1] * 9 + [0] * 3, "transformer_depth_middle": 1,
     },
     "sdxl": {
-        "num_heads": -1,
-        "num_head_channels": 64,
-        "use_linear_in_transformer": True,
-        "context_dim": 2048,
-        "channel_mult": (1, 2, 4),
-        "num_res_blocks": [2, 2, 2],
-        "transformer_depth": [0, 0, 2, 2, 10, 10],
-        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-        "transformer_depth_middle": 10,
-        "adm_in_channels": 2816,
-        "num_classes": "sequential",
+        "num_heads": -1, "num_head_channels": 64, "use_linear_in_transformer": True, "context_dim": 2048,
+        "channel_mult": (1, 2, 4), "num_res_blocks": [2, 2, 2], "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "transformer_depth_middle": 10,
+        "adm_in_channels": 2816, "num_classes": "sequential",
     },
-}
+}  # fmt: skip
 
 
 class HostBackend:

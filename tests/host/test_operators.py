@@ -11,7 +11,7 @@ from small_model import sample, small_model
 from small_tuners import apply_csc, apply_sc, control_prompts, csc_tuner, sc_tuner
 
 sys.path.append(str(PACK_ROOT))  # behind the host's: the folder of benchmarks itself holds a module named training
-from benchmarks.inference_operators import MOST, step_operators
+from benchmarks.inference import OPERATORS, step_operators
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def controlled(pack, count: int) -> list:
     return list(prompts)
 
 
-@pytest.mark.parametrize("name", MOST)
+@pytest.mark.parametrize("name", OPERATORS)
 def test_operators_added_to_a_step(pack, model, base, name):
     """On the whole step, sampler included, with positive and negative prompt in one batch."""
     controls = {"CSC-Tuner": 1, "four CSC-Tuners": 4, "four CSC, two SC-Tuners": 4}.get(name, 0)
@@ -42,9 +42,9 @@ def test_operators_added_to_a_step(pack, model, base, name):
         edited = apply_sc(pack, edited, sc_tuner(pack, 21 + seed), 0.5)
     prompts = controlled(pack, controls)
     added = step_operators(lambda steps: sample(edited, *prompts, steps=steps)) - base
-    assert 12 * 2 <= added <= MOST[name]  # at least the two products on each of 12 skips
+    assert 12 * 2 <= added <= OPERATORS[name]  # at least the two products on each of 12 skips
 
 
 def test_a_control_on_the_model_adds_as_few(pack, model, base):
     edited = apply_csc(pack, model, csc_tuner(pack))
-    assert step_operators(lambda steps: sample(edited, steps=steps)) - base <= MOST["CSC-Tuner"]
+    assert step_operators(lambda steps: sample(edited, steps=steps)) - base <= OPERATORS["CSC-Tuner"]
