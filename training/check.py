@@ -37,6 +37,7 @@ from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_tensor
 from scedit_core.pictures.sources import wording_of
 
 from .bases.base_model import BaseModel
+from .bases.heads import check_against_base
 from .config import TrainConfig
 from .data.cache import cache_key
 from .data.encoding import Encoder, framed_mask, ready_hint
@@ -102,6 +103,7 @@ def run_check(config: TrainConfig, console: Console | None = None) -> int:
     console = console or Console()
     check_places(config)
     check_optimizer(config.loop)
+    check_against_base(config)
     check_writable(config.output)
     with open_run(config.run_folder):  # which no other run may use
         pass

@@ -30,6 +30,7 @@ from scedit_core.fitting.sweep import train_sweep, variants
 from scedit_core.fitting.tuner_file import check_writable
 
 from .bases.base_model import BaseModel
+from .bases.heads import check_against_base
 from .bases.loading import load_base
 from .bases.teacher import load_teacher
 from .config import TrainConfig
@@ -69,6 +70,7 @@ def train(
     main = accelerator.is_main_process
     check_places(config)
     check_optimizer(config.loop)
+    check_against_base(config)
     check_writable(config.output)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(open_run(config.run_folder, config.output, main, since))

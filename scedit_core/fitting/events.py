@@ -50,11 +50,20 @@ class Events:
         self._pace, self._batch = Pace(), 1
 
     def emit(self, event: str, **values: Any) -> None:
-        """Tell `event`.  A step is told with its speed, memory and time left, where `values` do not say them."""
+        """Tell `event`.  A step is told with its speed, memory and time left, where `values` do not say them.
+
+        seconds_left: of a step, what a budget of minutes leaves at most.
+        """
         if event == "plan":
             self._batch = values.get("batch", 1)
         if event == "step":
-            values = {**self._pace.step(values["step"], values["steps"], self._batch), **values}
+            paced, most = (
+                self._pace.step(values["step"], values["steps"], self._batch),
+                values.pop("seconds_left", None),
+            )
+            if most is not None:
+                paced["eta_seconds"] = max(0.0, min(paced["eta_seconds"], most))
+            values = {**paced, **values}
         else:
             self._pace.pause()
         self._tell({"event": event, "time": _now(), **plain(values)})

@@ -130,6 +130,7 @@ def tell(run: Run, told: Told) -> None:
         grad_norm=norm,
         learning_rate=told.rate,
         **({} if told.skipped is None else {"skipped": told.skipped}),
+        **({} if run.budget is None else {"seconds_left": run.budget.left}),
     )
 
 

@@ -51,5 +51,6 @@ def _sizes(run: Run) -> list[tuple[int, int, int]]:
     """Width, height and number of the pictures of each size, the most frequent first, where pictures are counted."""
     if not hasattr(run.data, "buckets"):
         return []
-    counts = Counter(example.bucket for example in run.data.examples)
+    every = (getattr(example, "sizes", ()) or (example.bucket,) for example in run.data.examples)
+    counts = Counter(size for sizes in every for size in sizes)
     return [(*size, count) for size, count in counts.most_common()]

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
+import small_checkpoints as small
 
 from training.__main__ import main
 
 pytestmark = pytest.mark.usefixtures("unwatched")
 
 
-def run(tmp_path, values, capsys) -> str:
+def run(tmp_path, values, capsys, command="train") -> str:
     path = tmp_path / "run.yaml"
     path.write_text(json.dumps(values))
-    assert main(["train", str(path)]) == 2
+    assert main([command, str(path)]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert "Traceback" not in message
@@ -103,3 +104,37 @@ def test_output_that_cannot_be_written(tmp_path, values, capsys):
     (tmp_path / "file").write_text("")
     values["output"] = str(tmp_path / "file" / "tuner.safetensors")
     assert "expected a place that can be written" in run(tmp_path, values, capsys)
+
+
+@pytest.mark.parametrize("base", ["file", "folder"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"text": {"clip_skip": -1}}, "text.clip_skip: expected -2 or none for SDXL"),
+        ({"vae": "wide"}, "vae: expected latents of 4 channels, as the base has them, found 16 in"),
+        ({"vae": "nothing"}, "vae: expected a diffusers folder with a VAE's config.json, found none in"),
+        ({"tuner": {"kind": "sc", "blocks": [9]}}, "tuner.blocks: expected numbers from 0 to 8 for this base"),
+        ({"loop": {"block_rates": {9: 2.0}}}, "loop.block_rates: expected blocks that are trained"),
+    ],
+)
+def test_what_does_not_fit_the_base_is_refused_by_its_head(tmp_path, values, capsys, sdxl, base, change, words):
+    """Before anything is loaded or read: there is not even a picture."""
+    (tmp_path / "wide").mkdir()
+    (tmp_path / "wide" / "config.json").write_text('{"latent_channels": 16}')
+    (tmp_path / "nothing").mkdir()
+    values = {**values, "base": str(sdxl / base) + (".safetensors" if base == "file" else ""), **change}
+    values["data"] = {"folder": str(tmp_path / "no-pictures")}
+    for command in ("check", "train"):
+        assert words in run(tmp_path, values, capsys, command)
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory):
+    """A folder with the heads of a small SDXL: `file.safetensors` with its weights, and `folder` without any."""
+    root = tmp_path_factory.mktemp("sdxl")
+    pipeline = small.small_pipeline("sdxl", small.write_tokenizer(root / "words"))
+    small.write_checkpoint(root / "file.safetensors", small.checkpoint_weights(pipeline))
+    pipeline.save_pretrained(root / "folder")
+    for weights in (root / "folder").rglob("*.safetensors"):
+        weights.unlink()
+    return root

@@ -96,6 +96,8 @@ def test_a_step_is_told_with_pace_and_memory():
     assert told["images_per_second"] > 0
     assert told["eta_seconds"] == pytest.approx(2 * 6 / told["images_per_second"])
     assert told["time"][10] == "T"
+    events.emit("step", step=1, steps=10**9, loss=0.5, seconds_left=90.0)  # of a run in minutes
+    assert (kept.heard[-1]["eta_seconds"], "seconds_left" in kept.heard[-1]) == (90.0, False)
 
 
 def test_pace_leaves_pauses_out():

@@ -65,7 +65,8 @@ def test_a_report_stands_alone_and_tells_what_was(control_values, tmp_path):
     write_log(
         tmp_path,
         [
-            {"event": "plan", "images": 5, "batch": 2, "base": "tiny", "condition": "canny", "resolution": 64},
+            {"event": "plan", "images": 5, "batch": 2, "base": "tiny", "condition": "canny", "resolution": 64}
+            | {"steps": 40, "epochs": 8.0},
             *steps(20, 20),
             VALIDATION | CONTROL | {"step": 10},
             VALIDATION | CONTROL | {"step": 20, "by_timestep": rows},
@@ -85,6 +86,7 @@ def test_a_report_stands_alone_and_tells_what_was(control_values, tmp_path):
         "1.00 %: it follows its hint.",
         "3 files were skipped",
         "0.15000",
+        "rounds through them4.0",  # of 8 that were planned
         "type: canny",
         "after step 20, on 8 pictures",
     ):

@@ -20,7 +20,7 @@ from .base_model import BaseModel
 from .folder import load_folder
 from .separate_vae import load_vae
 from .single_file import load_single_file
-from .text_encoding import TextOptions
+from .text_encoding import TextOptions, layer_of
 
 Prediction = Literal["auto", "epsilon", "v_prediction"]
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -102,23 +102,8 @@ def text_options(
     """How captions are encoded by a pipeline.  Raises BaseModelError for a layer that it cannot give."""
     if text is None:
         return TextOptions()
-    layer, layers = text.clip_skip, pipeline.text_encoder.config.num_hidden_layers
-    if isinstance(pipeline, StableDiffusionXLPipeline):
-        if layer not in (None, -2):
-            raise BaseModelError(
-                f"text.clip_skip: expected -2 or none for SDXL, whose U-Net knows that layer alone, found {layer}; "
-                "take it out"
-            )
-        return TextOptions(text.max_tokens, None, text.weights)
-    if layer is not None:
-        unread = 1 if family == "sd2" else 0  # ComfyUI counts the last layer too, which SD 2.x does not read
-        if not 1 + unread <= -layer <= layers:
-            raise BaseModelError(
-                f"text.clip_skip: expected from {-1 - unread} to {-layers}, since the text encoder has "
-                f"{layers + unread} layers, found {layer}; correct it"
-            )
-        layer = None if layer == -1 - unread else layer + unread
-    return TextOptions(text.max_tokens, layer, text.weights)
+    sdxl, layers = isinstance(pipeline, StableDiffusionXLPipeline), pipeline.text_encoder.config.num_hidden_layers
+    return TextOptions(text.max_tokens, layer_of(text.clip_skip, layers, sdxl, family), text.weights)
 
 
 def _place(path: Path, allow_download: bool) -> tuple[Path, str]:

@@ -25,8 +25,9 @@ def load_vae(path: Path, dtype: torch.dtype, channels: int, sdxl: bool) -> Autoe
 
     Raises BaseModelError, in one sentence, for what is none, and for one of other latents.
     """
+    check_vae(path, channels)
     try:
-        vae = _from_folder(path, dtype) if path.is_dir() else _from_file(path, dtype, sdxl)
+        return _from_folder(path, dtype) if path.is_dir() else _from_file(path, dtype, sdxl)
     except BaseModelError:
         raise
     except Exception as error:  # whatever the libraries below raise, it is a broken or unusual file
@@ -35,27 +36,48 @@ def load_vae(path: Path, dtype: torch.dtype, channels: int, sdxl: bool) -> Autoe
             f"vae: expected a VAE of SD 1.5, SD 2.x or SDXL at {path}, found one that fails to load ({line}); choose "
             "another, or take vae out for the base's own"
         ) from error
-    found = vae.config.latent_channels
+
+
+def check_vae(path: Path, channels: int) -> None:
+    """Raise BaseModelError, by the head of what lies at `path` alone, where it is no VAE or one of other latents."""
+    if path.is_dir():
+        try:
+            found = json.loads((_inner(path) / "config.json").read_text("utf-8")).get("latent_channels", 4)
+        except (OSError, ValueError, AttributeError) as error:
+            raise BaseModelError(
+                f"vae: expected a diffusers folder with a VAE's config.json, found none in {path}; choose another, or "
+                "take vae out for the base's own"
+            ) from error
+    else:
+        header = CheckpointHeader(path)
+        found = header.shapes[f"{_prefix(header)}decoder.conv_in.weight"][1]
     if found != channels:
         raise BaseModelError(
             f"vae: expected latents of {channels} channels, as the base has them, found {found} in {path}; choose a "
             "VAE of the base's family, or take vae out for the base's own"
         )
-    return vae
+
+
+def _inner(path: Path) -> Path:
+    return path / "vae" if (path / "vae" / "config.json").is_file() else path
+
+
+def _prefix(header: CheckpointHeader) -> str:
+    prefix = next((p for p in (VAE, "vae.", "") if f"{p}decoder.conv_in.weight" in header.shapes), None)
+    if prefix is None:
+        raise BaseModelError(
+            f"vae: expected a file with a VAE, found none in {header.path}; choose one of ComfyUI's models/vae"
+        )
+    return prefix
 
 
 def _from_folder(path: Path, dtype: torch.dtype) -> AutoencoderKL:
-    inner = path / "vae" if (path / "vae" / "config.json").is_file() else path
-    return AutoencoderKL.from_pretrained(inner, torch_dtype=dtype, local_files_only=True, use_safetensors=True)
+    return AutoencoderKL.from_pretrained(_inner(path), torch_dtype=dtype, local_files_only=True, use_safetensors=True)
 
 
 def _from_file(path: Path, dtype: torch.dtype, sdxl: bool) -> AutoencoderKL:
     header = CheckpointHeader(path)
-    prefix = next((p for p in (VAE, "vae.", "") if f"{p}decoder.conv_in.weight" in header.shapes), None)
-    if prefix is None:
-        raise BaseModelError(
-            f"vae: expected a file with a VAE, found none in {path}; choose one of ComfyUI's models/vae"
-        )
+    prefix = _prefix(header)
     shapes = header.below(prefix)
     told = json.loads((CONFIGS / ("sdxl" if sdxl else "sd15") / "vae" / "config.json").read_text("utf-8"))
     weights = header.read(

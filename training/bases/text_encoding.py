@@ -16,6 +16,8 @@ from transformers import CLIPTokenizer
 
 from scedit_core.fitting.base import TextStates
 
+from ..errors import BaseModelError
+
 CHUNK = 75  # tokens of a chunk, beside its beginning and end
 _WHOLE = 8  # a part of fewer tokens is not parted between two chunks
 _ESCAPED = (("\\)", "\0\1"), ("\\(", "\0\2"))
@@ -47,6 +49,29 @@ class TextOptions:
 
 
 PLAIN = TextOptions()
+
+
+def layer_of(clip_skip: int | None, layers: int, sdxl: bool, family: str | None) -> int | None:
+    """The layer for `TextOptions`.  layers: of the first text encoder.  family: "sd2" is counted from the layer before.
+
+    Raises BaseModelError for one that the base does not have, or that its U-Net does not know.
+    """
+    if sdxl:
+        if clip_skip not in (None, -2):
+            raise BaseModelError(
+                f"text.clip_skip: expected -2 or none for SDXL, whose U-Net knows that layer alone, found {clip_skip}; "
+                "take it out"
+            )
+        return None
+    if clip_skip is None:
+        return None
+    unread = 1 if family == "sd2" else 0  # ComfyUI counts the last layer too, which SD 2.x does not read
+    if not 1 + unread <= -clip_skip <= layers:
+        raise BaseModelError(
+            f"text.clip_skip: expected from {-1 - unread} to {-layers}, since the text encoder has "
+            f"{layers + unread} layers, found {clip_skip}; correct it"
+        )
+    return None if clip_skip == -1 - unread else clip_skip + unread
 
 
 def encode(

@@ -190,6 +190,8 @@ def _seen(wanted: dict[str, Any], last: dict[str, Any]) -> str:
 def _facts(plan: dict[str, Any], steps: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """Names and values of the tiles."""
     facts = []
+    if plan.get("epochs") and plan.get("steps") and steps:  # of those that were made, not of those that were planned
+        plan = {**plan, "epochs": plan["epochs"] * steps[-1]["step"] / plan["steps"]}
     for key, name, form in (
         ("images", "pictures", "{:,}"),
         ("resolution", "resolution", "{} px"),

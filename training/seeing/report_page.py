@@ -23,6 +23,7 @@ h1 { font-size: 30px; line-height: 1.2; margin: 0 0 4px; }
 h2 { font-size: 20px; margin: 40px 0 12px; }
 h3 { font-size: 15px; font-weight: 600; margin: 0 0 8px; }
 p { margin: 0 0 12px; max-width: 72ch; }
+h1, p, li { overflow-wrap: anywhere; }
 .soft { color: var(--soft); }
 .verdict { font-size: 20px; margin: 24px 0; padding: 16px 20px; background: var(--card);
   border-left: 4px solid var(--one); max-width: none; }
