@@ -52,10 +52,11 @@ def training(report: dict, path: Path) -> None:
 def quality(report: dict, path: Path) -> None:
     """Write a PNG: a panel for each task, how fast controls learn, and what style costs in agreement."""
     plt, tasks = pyplot(), [task for task in _TASKS if task in report["tasks"]]
-    figure, panels = plt.subplots(1, len(tasks), figsize=(5.2 * len(tasks), 4.2), squeeze=False, layout="constrained")
+    figure, panels = plt.subplots(1, len(tasks), figsize=(5.2 * len(tasks), 5.6), squeeze=False, layout="constrained")
     for panel, task in zip(panels[0], tasks, strict=True):
         (_control if task in ("control", "distilling") else _style)(panel, report["tasks"][task])
         panel.set_title(_TASKS[task])
+        panel.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12))
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.25)
     figure.savefig(path, dpi=110)
@@ -79,7 +80,6 @@ def _control(panel, rows: list[dict]) -> None:
         )
     panel.set_xlabel("training steps")
     panel.set_ylabel("edge F1 against the hint")
-    panel.legend(fontsize=7)
 
 
 def _style(panel, rows: list[dict]) -> None:
@@ -94,4 +94,3 @@ def _style(panel, rows: list[dict]) -> None:
     panel.set_ylim(0, 1.05)
     panel.set_xlabel("share of pictures in the style")
     panel.set_ylabel("prompt agreement")
-    panel.legend(fontsize=8, loc="lower left")

@@ -82,6 +82,22 @@ def test_what_distilling_costs_is_that_of_the_report():
         )
 
 
+def test_distilling_and_todays_style_are_those_of_the_reports():
+    rows = {row["method"]: row["seeds"] for row in _results("distilling")["tasks"]["distilling"]}
+    table = {cells[0]: cells for cells in _table("what is trained, and on what")}
+    assert table.keys() - {"base, no control"} == rows.keys() - {"base"}
+    for name, seeds in rows.items():
+        for column, steps in enumerate(("125", "250", "500", "1000"), start=2):
+            if name != "base":
+                mean = statistics.mean(seed["marks"][steps]["edge_f1"] for seed in seeds)
+                assert table[name][column].split()[0] == f"{mean:.2f}", (name, steps)
+    rows = {row["method"]: row["seeds"][0]["marks"] for row in _results("style")["tasks"]["style"]}
+    for name, _, *cells in _table("style, today's model"):
+        (marks,) = rows.pop(name).values()
+        assert cells == [f"{marks[mark]:.2f}" for mark in ("style", "agreement", "diversity")], name
+    assert not rows
+
+
 # method, over which other, savings, what, at most, at which models; at batch 4 at SD 1.5 alone
 @pytest.mark.parametrize(
     ("method", "other", "savings", "what", "batch", "at_most", "models"),
