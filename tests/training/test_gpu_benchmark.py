@@ -114,3 +114,15 @@ def test_wheels_are_the_versions_that_training_pins():
     assert len(shared) >= 4
     for line in shared:
         assert re.search(rf"^{re.escape(line)}\b", pins, re.MULTILINE), line
+
+
+def test_each_way_to_be_faster_is_tried_beside_the_plain_one():
+    """Compiled, channels-last and CUDA graphs: one part each, of the same methods and savings as an eager part."""
+    trained = {part.name: part.arguments for part in gpu.PARTS if part.script == "training"}
+    for option in ("--compile ", "--compile cudagraphs", "--channels-last"):
+        parts = [arguments for arguments in trained.values() if option in arguments]
+        assert parts, option
+        assert all("--methods SC-Tuner 'LoRA r64'" in arguments for arguments in parts)
+    eager = trained["training SD 1.5"]
+    assert "--compile" not in eager
+    assert "--savings 'frozen layers'" in eager
