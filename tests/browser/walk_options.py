@@ -20,7 +20,7 @@ def walk_parser(description: str) -> argparse.ArgumentParser:
 
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """What is given, with `options` for the server; OUT is there then, and the host can be imported, on the CPU."""
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()  # names may come after the options
     given.out.mkdir(parents=True, exist_ok=True)
     given.options = ["--front-end-root", str(given.frontend)] if given.frontend else []
     sys.path.insert(0, str(given.host))
