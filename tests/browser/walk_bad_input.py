@@ -66,7 +66,11 @@ class Walk:
             return results, server.log.read_text()
 
     def without_files(self, base: Path) -> list[tuple[str, bool]]:
-        """Templates on an empty ComfyUI; a loader whose list has nothing but what to do."""
+        """Templates on a ComfyUI with their checkpoints alone; a loader whose list has nothing but what to do."""
+        checkpoints = base / "models" / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        for name in graphs.CHECKPOINTS.values():  # without one the server says no more than that
+            (checkpoints / name).touch()
         loaded = {"1": node("SCEditLoadSCTuner", tuner_name="put a tuner into models/scedit and press R")}
         loaded |= {"2": node("SCEditTunerInfo", tuner=("1", 0)), "3": node("PreviewAny", source=("2", 0))}
         tasks = [
