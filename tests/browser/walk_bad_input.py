@@ -153,7 +153,7 @@ class Walk:
 
     def chinese(self, base: Path) -> list[tuple[str, bool]]:
         """Searches on a Chinese page."""
-        wanted = {"风格": "SC-Tuner", "控制": "CSC-Tuner", "训练": "SCEdit", "边缘": "SCEdit", "scedit": "SC-Tuner"}
+        wanted = {"风格": "SC 微调器", "控制": "CSC 微调器", "训练": "SCEdit", "边缘": "SCEdit", "scedit": "SCEdit"}
         (result,), _ = self.seen(base, [{"name": "chinese", "search": list(wanted), "locale": "zh"}])
         found = result.get("found", {})
         return [
