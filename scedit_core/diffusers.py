@@ -51,6 +51,7 @@ def attach(
     """
     layout = SkipLayout.from_diffusers(unet.config)
     edits, hints = [], []
+    device, dtype = unet.device, unet.dtype  # asked once, since diffusers walks through all modules for each
     for tuner, strength, hint in tuners:
         reason = layout.mismatch(tuner.layout)
         if reason:
@@ -58,7 +59,7 @@ def attach(
         if isinstance(tuner, CSCTuner) == (hint is None):
             found = "none" if hint is None else "a hint for an SC-Tuner"
             raise HintError(f"hint: expected one for each CSC-Tuner and None for others, found {found}; pass it")
-        edits.append(Edit(_beside(unet, tuner), strength))
+        edits.append(Edit(_beside(tuner, device, dtype), strength))
         hints.append(hint)
     encoded: dict[tuple, list] = {}
     size: list[int] = [0, 0]  # of the hint for the latent that the U-Net is at
@@ -150,13 +151,12 @@ def _for_each(kwargs: dict, copies: int, begins: bool) -> dict:
     }
 
 
-def _beside(unet: nn.Module, tuner: SCTuner | CSCTuner) -> SCTuner | CSCTuner:
-    """The tuner itself where it can work under `unet` as it is, else a copy on its device and in its dtype."""
-    where = next(tuner.parameters()).device
-    trainable = tuner.dtype == torch.float32 and unet.dtype in _HALF
-    if where == unet.device and (tuner.dtype == unet.dtype or trainable):
+def _beside(tuner: SCTuner | CSCTuner, device: torch.device, dtype: torch.dtype) -> SCTuner | CSCTuner:
+    """The tuner itself where it can work under a U-Net as it is, else a copy on its device and in its dtype."""
+    trainable = tuner.dtype == torch.float32 and dtype in _HALF
+    if next(tuner.parameters()).device == device and (tuner.dtype == dtype or trainable):
         return tuner
-    return copy.deepcopy(tuner).to(unet.device, unet.dtype)
+    return copy.deepcopy(tuner).to(device, dtype)
 
 
 def _fitted(hint: Tensor, size: Sequence[int], tuner: CSCTuner) -> Tensor:

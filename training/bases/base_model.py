@@ -65,7 +65,7 @@ class BaseModel:
     @property
     def unet_device(self) -> torch.device:
         """Where the U-Net works."""
-        return self.unet.device
+        return next(self.unet.parameters()).device  # for `unet.device` diffusers walks through all modules
 
     @property
     def latent_channels(self) -> int:
@@ -156,20 +156,20 @@ class BaseModel:
         sizes: [B,6] for SDXL: original height and width, crop top and left, target height and width, in pixels.
         Raises ValueError where SDXL gets none.
         """
-        text = text.to(self.unet.device, self.unet.dtype)
+        text = text.to(self.unet_device, self.compute_dtype)
         if not self.needs_sizes:
             return {"encoder_hidden_states": text.states}
         if sizes is None or text.pooled is None:
             raise ValueError("unet_inputs: expected sizes [B,6] and pooled text states for SDXL, found none; pass them")
         # In float32, since bfloat16 has no 1023; the U-Net casts after it made sines of them.
-        conditions = {"text_embeds": text.pooled, "time_ids": moved(sizes, self.unet.device, torch.float32)}
+        conditions = {"text_embeds": text.pooled, "time_ids": moved(sizes, self.unet_device, torch.float32)}
         return {"encoder_hidden_states": text.states, "added_cond_kwargs": conditions}
 
     @torch.no_grad()
     def skips(self, noisy: Tensor, timesteps: Tensor, text: TextStates, sizes: Tensor | None) -> list[Tensor]:
         """See FrozenBase."""
         return encoder_skips(
-            self.unet, noisy.to(self.unet.device, self.compute_dtype), timesteps, **self.unet_inputs(text, sizes)
+            self.unet, noisy.to(self.unet_device, self.compute_dtype), timesteps, **self.unet_inputs(text, sizes)
         )
 
     def predict(
@@ -187,12 +187,12 @@ class BaseModel:
             self._move_decoder(self.unet.device)
         inputs = self.unet_inputs(text, sizes)
         if added is not None:
-            zero = noisy.new_zeros((), device=self.unet.device, dtype=self.compute_dtype)
+            zero = noisy.new_zeros((), device=self.unet_device, dtype=self.compute_dtype)
             *skips, middle = (zero if each is None else each for each in (*added.skips[::-1], added.middle))
             # Without a middle residual diffusers would take the others for a T2I-Adapter's.
             inputs |= {"down_block_additional_residuals": tuple(skips), "mid_block_additional_residual": middle}
         with encoder_without_graph(self.unet), attach(self.unet, edits, apart):
-            return self.unet(noisy.to(self.unet.device, self.compute_dtype), timesteps, return_dict=False, **inputs)[0]
+            return self.unet(noisy.to(self.unet_device, self.compute_dtype), timesteps, return_dict=False, **inputs)[0]
 
     def rest_decoder(self) -> None:
         """See FrozenBase."""

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from scedit_core import CSCTuner, SCTuner
+from scedit_core.fitting.recomputing import recompute
 
 from ..config import MemoryConfig
-from .checkpointing import checkpoint_adapters, checkpoint_decoder, checkpoint_hint_encoder
+from .checkpointing import checkpoint_decoder
 from .compiling import compile_blocks
 from .float8 import store_in_8_bits
 from .frozen_layers import freeze_layers, freeze_output_layers
@@ -33,8 +34,6 @@ def prepare_unet(unet: nn.Module, memory: MemoryConfig, compute_dtype: torch.dty
 
 
 def prepare_tuner(tuner: SCTuner | CSCTuner, memory: MemoryConfig) -> None:
-    """Change `tuner` in place.  Its output and gradients stay equal, bit for bit, and so do its weights' names."""
+    """Change `tuner` in place; outputs and gradients stay equal, bit for bit."""
     if memory.checkpointing or memory.frozen_convolutions:
-        checkpoint_adapters(tuner)
-    if memory.checkpointing and isinstance(tuner, CSCTuner):
-        checkpoint_hint_encoder(tuner)
+        recompute(tuner, hints=memory.checkpointing)
