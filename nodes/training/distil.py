@@ -16,11 +16,11 @@ from .on_model import (
     LossMapWire,
     SCEditTrainOnModel,
     one,
-    shown_on_page,
     single,
     sources_of,
     train_here,
 )
+from .page import shown_on_page
 from .running import Sources, Teaching
 from .teacher import check_kind
 
@@ -148,7 +148,7 @@ class SCEditDistillControlNet(io.ComfyNode):
             file or type(control).__name__,
             *(None if given[phase] == _DEFAULT else given[phase] for phase in ("residuals", "predictions")),
         )
-        with shown_on_page(cls, name, given) as page:
+        with shown_on_page(cls, name, given.get("resume", True)) as page:
             check_kind(control)
             kind = _kind(given["condition"], sources)
             tuner, losses = train_here(page, name, kind, steps, sources, given)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
 import folder_paths
 from comfy_api.latest import io
 
@@ -31,10 +28,9 @@ from .. import folders
 from ..host.managed import ManagedTuner
 from .delivering import delivered, on_its_output, places_of, tuner_outputs
 from .given_paths import contents, inside_input
-from .page import TrainingPage
+from .page import TrainingPage, shown_on_page
 from .running import Sources, run_training, was_trained_here
 from .trainer_config import KINDS, STYLE
-from .wording import on_the_node
 
 OWN_HINTS, NONE = "own hints", "none"
 LossMapWire = io.Custom("LOSS_MAP")
@@ -239,26 +235,9 @@ class SCEditTrainOnModel(io.ComfyNode):
         }
         name, kind, steps = one(name), one(kind), one(steps)
         sources = sources_of(one(model), given)
-        with shown_on_page(cls, name, given) as page:
+        with shown_on_page(cls, name, given.get("resume", True)) as page:
             tuner, losses = train_here(page, name, kind, steps, sources, given)
         return io.NodeOutput(*on_its_output(tuner), {"loss": losses}, steps, ui={"text": [f"Saved {tuner.source}"]})
-
-
-@contextlib.contextmanager
-def shown_on_page(node: type[io.ComfyNode], name: str, given: dict[str, Any]) -> Iterator[TrainingPage]:
-    """The training page of a node, which is told how what is done meanwhile ends."""
-    page = TrainingPage(getattr(node.hidden, "unique_id", None), name)
-    try:
-        yield page
-    except comfy.model_management.InterruptProcessingException:
-        resume = given.get("resume", True)
-        page.end("stopped", ("stopped" if resume else "stopped_resume_off", {"step": page.step}))
-        raise
-    except Exception as error:
-        if isinstance(error, SCEditError):
-            error.args = (on_the_node(str(error)),)
-        page.end("failed", str(error))
-        raise
 
 
 def train_here(

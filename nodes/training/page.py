@@ -6,14 +6,18 @@ Every page gets it, not only the one that queued the graph: as messages, and for
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 from aiohttp import web
 
+from ...scedit_core import SCEditError
 from ...scedit_core.fitting.verdict import verdict
 from ..sentences import with_short_paths
 from .wording import on_the_node
@@ -77,7 +81,7 @@ class TrainingPage:
         _previews.pop(name, None)
         self._tell()
 
-    def hear(self, event: dict[str, Any]) -> None:
+    def take(self, event: dict[str, Any]) -> None:
         """Show an event of the trainer; unknown ones are none of the page's business."""
         kind, state = event.get("event"), self._state
         if isinstance(event.get("step"), int):
@@ -103,6 +107,9 @@ class TrainingPage:
         else:
             return
         self._tell()
+
+    def close(self) -> None:
+        """Of no use to a page, which waits for `end`."""
 
     def end(self, state: str, *words: Words) -> None:
         """The last word: state is "finished", "stopped" or "failed"."""
@@ -168,6 +175,25 @@ class TrainingPage:
         server = _server()
         if server is not None:
             server.send_sync(MESSAGE, state)
+
+
+@contextlib.contextmanager
+def shown_on_page(node: type, name: str, resume: bool, has_keys: bool = False) -> Iterator[TrainingPage]:
+    """The training page of a node's class, which is told how what is done meanwhile ends.
+
+    Raises what was raised meanwhile, SCEditErrors in the words of the node.
+    """
+    page = TrainingPage(getattr(node.hidden, "unique_id", None), name, has_keys)
+    try:
+        yield page
+    except comfy.model_management.InterruptProcessingException:
+        page.end("stopped", ("stopped" if resume else "stopped_resume_off", {"step": page.step}))
+        raise
+    except Exception as error:
+        if isinstance(error, SCEditError):
+            error.args = (on_the_node(str(error), has_keys),)
+        page.end("failed", str(error))
+        raise
 
 
 def _server() -> Any:

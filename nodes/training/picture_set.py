@@ -1,6 +1,6 @@
 """The pictures that a MODEL is trained on: latents and conditionings of the graph, or a folder with VAE and CLIP.
 
-All is encoded once and kept in memory; what chance decides is drawn as the command line draws it.
+All is encoded once and kept in files; what chance decides is drawn as the command line draws it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ...scedit_core.conditions.fitting import fit_hint, fitting_of
@@ -30,6 +31,7 @@ from ...scedit_core.fitting.settings import Settings
 from ...scedit_core.pictures.finding import find_candidates
 from ...scedit_core.pictures.framing import Framing, bucket_of, bucket_sizes
 from ...scedit_core.pictures.reading import read_picture, to_tensor
+from .encoded import Encoded
 from .host_base import HostBase
 
 COMPLETION = "completion"
@@ -38,37 +40,49 @@ _PIXELS = 8  # of a picture for one of its latents
 
 @dataclass
 class Picture:
-    """One picture, encoded, on the CPU.
+    """One picture, encoded, in files that are read for each step that shows it.
 
     digest:  changes with what the picture shows.
-    mean:    [4,h,w] and its deviation `std`, of latents as the model sees them.
-    text:    one row, of its caption.
-    hint:    [3,8h,8w] as uint8 for a control: what a step's hint is made of.
+    bucket:  width and height of the latents.
     sizes:   what SDXL is told of it.
+    latents_file: of `mean` and `std`.  text_file: of `text`.  hint_file: of `pixels`, of a control.
     """
 
     name: str
     caption: str
     digest: str
-    mean: Tensor
-    std: Tensor | None
-    text: TextStates
+    bucket: tuple[int, int]
     sizes: tuple[float, ...]
-    pixels: Tensor | None = None
+    latents_file: Path
+    text_file: Path
+    hint_file: Path | None = None
     mask: None = None
     weight: float = 1.0
 
     @property
-    def hint(self) -> SimpleNamespace | None:
-        """What a checkpoint knows of the hint."""
-        if self.pixels is None:
-            return None
-        return SimpleNamespace(digest=_digest(self.pixels))
+    def mean(self) -> Tensor:
+        """[4,h,w] of the latents as the model sees them."""
+        return load_file(self.latents_file)["mean"]
 
     @property
-    def bucket(self) -> tuple[int, int]:
-        """Width and height of the latents."""
-        return self.mean.shape[-1], self.mean.shape[-2]
+    def std(self) -> Tensor | None:
+        """Its deviation, [4,h,w]."""
+        return load_file(self.latents_file).get("std")
+
+    @property
+    def text(self) -> TextStates:
+        """One row, of its caption."""
+        return TextStates(**load_file(self.text_file))
+
+    @property
+    def pixels(self) -> Tensor | None:
+        """[3,8h,8w] as uint8: what a step's hint is made of."""
+        return None if self.hint_file is None else load_file(self.hint_file)["pixels"]
+
+    @property
+    def hint(self) -> SimpleNamespace | None:
+        """What a checkpoint knows of the hint."""
+        return None if self.hint_file is None else SimpleNamespace(digest=_digest(self.pixels))
 
 
 @dataclass
@@ -91,7 +105,7 @@ class PictureSet:
         condition = self.config.data.condition
         self._per_step = condition is not None and condition.type == COMPLETION
         for picture in () if self._per_step else (*self.examples, *self.held):
-            if picture.pixels is not None and is_blank(picture.pixels):
+            if picture.hint_file is not None and is_blank(picture.pixels):
                 self.remarks.add(*BLANK_HINTS, name=picture.name)
 
     def _hold_out(self) -> None:
@@ -115,9 +129,10 @@ class PictureSet:
         latents, texts, hints = [], [], []
         for row in range(part[0], size, part[1]):
             picture = pictures[row]
-            latents.append(picture.mean if picture.std is None else picture.mean + picture.std * draws.noise[row])
+            mean, std = picture.mean, picture.std
+            latents.append(mean if std is None else mean + std * draws.noise[row])
             texts.append(self.empty if draws.no_caption[row] else picture.text)
-            if picture.pixels is not None:
+            if picture.hint_file is not None:
                 hint = self._hint(picture, generator_for(seed, step, f"hidden {row}"))
                 hints.append(torch.zeros_like(hint) if draws.no_hint[row] else hint)
         return self._batch(pictures[part[0] :: part[1]], latents, texts, hints)
@@ -127,7 +142,7 @@ class PictureSet:
         hints = [
             self._hint(each, generator_for(0, 0, f"hidden of {each.digest}"))
             for each in examples
-            if each.pixels is not None
+            if each.hint_file is not None
         ]
         return self._batch(examples, [e.mean for e in examples], [e.text for e in examples], hints)
 
@@ -148,7 +163,9 @@ class PictureSet:
         )
 
 
-def from_folder(config: Settings, base: HostBase, vae: Any, clip: Any, say: Callable[..., None]) -> list[Picture]:
+def from_folder(
+    config: Settings, base: HostBase, encoded: Encoded, vae: Any, clip: Any, say: Callable[..., None]
+) -> list[Picture]:
     """The pictures of `data.folder` with their captions, encoded by the graph's VAE and CLIP.
 
     Raises DataError for a folder without pictures; files that cannot be read are told and left out.
@@ -165,9 +182,9 @@ def from_folder(config: Settings, base: HostBase, vae: Any, clip: Any, say: Call
     sizes = bucket_sizes(config.data.resolution)
     captions = dict.fromkeys(candidate.caption or "" for candidate in found.candidates)
     total = len(captions) + len(found.candidates)
-    texts: dict[str, TextStates] = {}
+    words: dict[str, Path] = {}
     for done, caption in enumerate(captions, 1):  # all of them first: a small GPU holds CLIP or VAE, not both
-        texts[caption] = encode_text(clip, caption)
+        words[caption] = encoded.keep(**vars(encode_text(clip, caption)))
         say("caching", done=done, total=total, hits=0, misses=done)
     pictures = []
     for done, candidate in enumerate(found.candidates, 1 + len(captions)):
@@ -182,20 +199,21 @@ def from_folder(config: Settings, base: HostBase, vae: Any, clip: Any, say: Call
         mean, std = _moments(vae, base, pixels.permute(1, 2, 0)[None])
         digest = hashlib.blake2b(Path(candidate.path).read_bytes(), digest_size=16).hexdigest()
         sizes_told = tuple(map(float, framing.micro_conditions))
-        hint = _framed_pixels(pixels) if config.data.condition is not None else None
-        pictures.append(Picture(candidate.name, caption, digest, mean, std, texts[caption], sizes_told, hint))
+        shown = None if config.data.condition is None else encoded.keep(pixels=_framed_pixels(pixels))
+        files = encoded.keep(mean=mean, std=std), words[caption], shown
+        pictures.append(Picture(candidate.name, caption, digest, mean.shape[:0:-1], sizes_told, *files))
         say("caching", done=done, total=total, hits=0, misses=done)
     if not pictures:
         raise DataError(f"{config.data.folder}: expected pictures that can be read, found none; replace them")
     return pictures
 
 
-def from_graph(config: Settings, base: HostBase, latents: Sequence[dict], positive: Sequence[list]) -> list[Picture]:
+def from_graph(base: HostBase, encoded: Encoded, latents: Sequence[dict], positive: Sequence[list]) -> list[Picture]:
     """Pictures of the graph: LATENT and CONDITIONING as core's dataset nodes give them, one caption to a picture.
 
     Raises DataError where there are none, where the counts differ, and for latents of another model.
     """
-    samples = [each for latent in latents for each in latent["samples"].clone().float()]
+    samples = [each for latent in latents for each in latent["samples"]]
     texts = [row for conditioning in positive for row in _rows(conditioning)]
     if not samples:
         raise DataError("latents: expected at least one picture, found none; connect pictures through VAE Encode")
@@ -212,17 +230,28 @@ def from_graph(config: Settings, base: HostBase, latents: Sequence[dict], positi
                 f"latents: expected {base.latent_channels} channels for {base.layout.title}, found "
                 f"{list(each.shape)}; encode the pictures with the VAE of this checkpoint"
             )
-    pictures = []
+    pictures, words = [], {}
     for i, (latent, text) in enumerate(zip(samples, texts, strict=True)):
+        latent = latent.clone().float()
         height, width = (float(side * _PIXELS) for side in latent.shape[-2:])
         told = (height, width, 0.0, 0.0, height, width)
         mean = base.model.model.process_latent_in(latent[None])[0]
-        shown = _digest(text.states) if text.pooled is None else _digest(text.states) + _digest(text.pooled)
-        pictures.append(Picture(f"{i:06d}", shown, _digest(latent), mean, None, text, told))
+        caption = _digest(text.states) if text.pooled is None else _digest(text.states) + _digest(text.pooled)
+        if id(text) not in words:
+            words[id(text)] = encoded.keep(**vars(text))
+        files = encoded.keep(mean=mean), words[id(text)]
+        pictures.append(Picture(f"{i:06d}", caption, _digest(latent), mean.shape[:0:-1], told, *files))
     return pictures
 
 
-def give_hints(config: Settings, pictures: list[Picture], images: Sequence[Tensor] | None, device: Any, say) -> None:
+def give_hints(
+    config: Settings,
+    encoded: Encoded,
+    pictures: list[Picture],
+    images: Sequence[Tensor] | None,
+    device: Any,
+    say: Callable[..., None],
+) -> None:
     """Give every picture its hint: the own one of `images` [B,H,W,C], or made from its pixels as the condition says.
 
     Raises DataError where there are not as many hints as pictures or they have other proportions, ConditionError
@@ -230,7 +259,7 @@ def give_hints(config: Settings, pictures: list[Picture], images: Sequence[Tenso
     """
     condition = config.data.condition
     if images is not None:
-        own = [each.clone() for batch in images for each in batch]
+        own = [each for batch in images for each in batch]
         if len(own) != len(pictures):
             raise DataError(
                 f"hints: expected one for each of {len(pictures)} pictures, found {len(own)}; connect as many hints as "
@@ -244,10 +273,10 @@ def give_hints(config: Settings, pictures: list[Picture], images: Sequence[Tenso
                     f"hints: expected the shape of their pictures, found hint {i} of {hint.shape[1]}x{hint.shape[0]} "
                     f"for a picture of {width}x{height}; make hints from the same pictures"
                 )
-            fitted = fit_hint(hint.movedim(-1, 0)[None].float(), height, width, fitting)[0]
-            picture.pixels = _framed_pixels(fitted)
+            fitted = fit_hint(hint.clone().movedim(-1, 0)[None].float(), height, width, fitting)[0]
+            picture.hint_file = encoded.keep(pixels=_framed_pixels(fitted))
         return
-    if any(picture.pixels is None for picture in pictures):
+    if any(picture.hint_file is None for picture in pictures):
         raise DataError(
             f"hints: expected pictures to make {condition.type} hints of, found latents alone; connect hints that were "
             "made of the same pictures, or name a folder"
@@ -258,7 +287,7 @@ def give_hints(config: Settings, pictures: list[Picture], images: Sequence[Tenso
     for done, picture in enumerate(pictures, 1):
         with torch.inference_mode():
             made = make(picture.pixels.permute(1, 2, 0)[None].float() / 255)[0].permute(2, 0, 1)
-        picture.pixels = _framed_pixels(made.clone().cpu())
+        picture.hint_file = encoded.keep(pixels=_framed_pixels(made.clone().cpu()))
         say("caching", done=done, total=len(pictures), hits=0, misses=done)
 
 

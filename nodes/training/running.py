@@ -25,6 +25,7 @@ from ...scedit_core.fitting.objective import Objective
 from ...scedit_core.fitting.optimizing import build_ema, build_optimizer, build_schedule, check_optimizer, grouped
 from ...scedit_core.fitting.processes import OneProcess
 from ...scedit_core.fitting.rates import rate_remarks
+from ...scedit_core.fitting.recomputing import recompute
 from ...scedit_core.fitting.resuming import resume
 from ...scedit_core.fitting.run import Run
 from ...scedit_core.fitting.run_folder import RunFolder, Stopped, open_run
@@ -32,6 +33,7 @@ from ...scedit_core.fitting.settings import Settings, TeacherSettings
 from ...scedit_core.fitting.step import TrainingStep
 from ...scedit_core.fitting.sweep import train_sweep, variants
 from ...scedit_core.fitting.tuner_file import check_writable
+from .encoded import Encoded
 from .host_base import HostBase
 from .page import TrainingPage
 from .picture_set import PictureSet, encode_text, from_folder, from_graph, give_hints
@@ -94,12 +96,12 @@ def run_training(
     # Nodes run in inference mode, in which nothing can be trained.
     with torch.inference_mode(False), torch.enable_grad(), open_run(settings.run_folder, settings.output) as folder:
         log, report = EventLog(folder.path / EVENTS_FILE), Report(folder.path, settings.output.stem)
-        listeners = [log, report, _Page(page)]
+        listeners = [log, report, page]
         with contextlib.closing(_Events(listeners)) as events:
-            followed = _Folder(folder.path, page)
+            followed, encoded = _Folder(folder.path, page), Encoded(folder.path / "encoded")
             try:
                 with followed.interruptible():
-                    _train(settings, sources, checkpointing, start, followed, events, sweep or {})
+                    _train(settings, sources, checkpointing, start, followed, encoded, events, sweep or {})
             except Stopped as stop:
                 events.emit("stopped", reason=stop.args[0], resume=start)
                 raise comfy.model_management.InterruptProcessingException from None
@@ -112,6 +114,7 @@ def run_training(
                 raise
             finally:
                 gc.collect()
+                encoded.remove()
                 comfy.model_management.soft_empty_cache()
     steps = latest_run_of_steps(read_events(settings.run_folder / EVENTS_FILE))
     return [event["loss"] for event in steps if event["event"] == "step" and event.get("loss") is not None]
@@ -123,6 +126,7 @@ def _train(
     checkpointing: bool,
     start: str,
     folder: _Folder,
+    encoded: Encoded,
     events: Events,
     sweep: Mapping[str, Sequence[Any]],
 ) -> None:
@@ -142,11 +146,11 @@ def _train(
         _try_out(teacher)
     settings = replace(settings, data=replace(settings.data, model=base.fingerprint()))
     if sources.latents is not None:
-        pictures = from_graph(settings, base, sources.latents, sources.positive or [_empty_caption(clip)])
+        pictures = from_graph(base, encoded, sources.latents, sources.positive or [_empty_caption(clip)])
     else:
-        pictures = from_folder(settings, base, sources.vae, sources.clip, say)
+        pictures = from_folder(settings, base, encoded, sources.vae, sources.clip, say)
     if settings.data.condition is not None:
-        give_hints(settings, pictures, sources.hints, base.unet_device, say)
+        give_hints(settings, encoded, pictures, sources.hints, base.unet_device, say)
     lessons = None
     if teacher is not None:
         told = sources.teaching
@@ -157,6 +161,7 @@ def _train(
     base.know_empty(empty or pictures[0].text)
     data = PictureSet(pictures, settings, base.needs_sizes, empty)
     tuner = new_tuner(settings.tuner, base.layout, loop.seed).to(base.unet_device)
+    recompute(tuner, hints=checkpointing)
     optimizer = build_optimizer(grouped(tuner, loop), loop)
     half = base.compute_dtype == torch.float16
     processes = OneProcess(base.unet_device, loop.accumulate)
@@ -202,7 +207,7 @@ def _train(
         if previews is not None:
             previews.afterwards = lambda: _load_again(base, teacher)
         if members:
-            train_sweep(run, members, start)
+            train_sweep(run, members, start, lambda tuner: recompute(tuner, hints=checkpointing))
         else:
             train_to_end(run, previews)
 
@@ -291,20 +296,6 @@ class _Events(Events):
         for remark in values.get("remarks", ()):
             remark |= {key: on_the_node(said) for key, said in remark.items() if isinstance(said, str)}
         super().emit(event, **values)
-
-
-class _Page:
-    """The page as a listener."""
-
-    def __init__(self, page: TrainingPage) -> None:
-        self._page = page
-
-    def take(self, event: dict[str, Any]) -> None:
-        """Show an event."""
-        self._page.hear(event)
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def _memory(base: HostBase, pictures: Sequence[Any], batch: int, checkpointing: bool) -> float:

@@ -16,9 +16,8 @@ from .. import folders
 from . import trainer_config
 from .delivering import delivered, on_its_output, places_of, tuner_outputs
 from .given_paths import contents, inside_input
-from .page import TrainingPage
+from .page import TrainingPage, shown_on_page
 from .trainer_process import TrainingProcess, check_requirements
-from .wording import on_the_node
 
 _LOOK_SECONDS = 0.2
 _CONFIG = "node.yaml"  # beside the config.yaml in which the trainer spells out all its keys
@@ -144,44 +143,29 @@ class SCEditTrainTuner(io.ComfyNode):
         resume=True,
         config_file="",
     ) -> io.NodeOutput:
-        page = TrainingPage(getattr(cls.hidden, "unique_id", None), name, has_keys=True)
-        try:
-            return cls._trained(
-                page, ckpt_name, folder, name, kind, preset, steps, resolution, caption, low_memory, resume, config_file
+        with shown_on_page(cls, name, resume, has_keys=True) as page:
+            check_requirements()
+            name, run, output = places_of(name)
+            page.at(name, run, output)
+            config = trainer_config.from_widgets(
+                base=folder_paths.get_full_path_or_raise("checkpoints", ckpt_name),
+                folder=inside_input(folder),
+                kind=kind,
+                preset=preset,
+                steps=steps,
+                resolution=resolution,
+                caption=caption,
+                low_memory=low_memory,
+                annotators=folder_paths.get_folder_paths(folders.ANNOTATORS),
             )
-        except comfy.model_management.InterruptProcessingException:
-            page.end("stopped", ("stopped" if resume else "stopped_resume_off", {"step": page.step}))
-            raise
-        except Exception as error:
-            page.end("failed", str(error))
-            raise
-
-    @classmethod
-    def _trained(
-        cls, page, ckpt_name, folder, name, kind, preset, steps, resolution, caption, low_memory, resume, config_file
-    ) -> io.NodeOutput:
-        check_requirements()
-        name, run, output = places_of(name)
-        page.at(name, run, output)
-        config = trainer_config.from_widgets(
-            base=folder_paths.get_full_path_or_raise("checkpoints", ckpt_name),
-            folder=inside_input(folder),
-            kind=kind,
-            preset=preset,
-            steps=steps,
-            resolution=resolution,
-            caption=caption,
-            low_memory=low_memory,
-            annotators=folder_paths.get_folder_paths(folders.ANNOTATORS),
-        )
-        if config_file.strip():
-            config = trainer_config.with_file(config, trainer_config.from_file(inside_input(config_file)))
-        _check_pictures(config)
-        config |= {"output": output, "run": str(run)}
-        trainer_config.write(config, run / _CONFIG)
-        _free_models()
-        _train(TrainingProcess(run / _CONFIG, run, resume, _on_cpu()), page, resume)
-        return io.NodeOutput(*on_its_output(delivered(name, output)), ui={"text": [f"Saved {output}"]})
+            if config_file.strip():
+                config = trainer_config.with_file(config, trainer_config.from_file(inside_input(config_file)))
+            _check_pictures(config)
+            config |= {"output": output, "run": str(run)}
+            trainer_config.write(config, run / _CONFIG)
+            _free_models()
+            _train(TrainingProcess(run / _CONFIG, run, resume, _on_cpu()), page, resume)
+            return io.NodeOutput(*on_its_output(delivered(name, output)), ui={"text": [f"Saved {output}"]})
 
 
 def _train(process: TrainingProcess, page: TrainingPage, resume: bool) -> None:
@@ -196,7 +180,7 @@ def _train(process: TrainingProcess, page: TrainingPage, resume: bool) -> None:
     def look() -> None:
         for event in process.events():
             heard[str(event.get("event"))] = event
-            page.hear(event)
+            page.take(event)
 
     try:
         while process.running:
@@ -224,7 +208,7 @@ def _train(process: TrainingProcess, page: TrainingPage, resume: bool) -> None:
             f"training: expected to train to the end, found it stopped at step {page.step} by another program; {way_on}"
         )
     else:
-        sentence = on_the_node(heard.get("error", {}).get("message") or process.failure(), has_keys=True)
+        sentence = heard.get("error", {}).get("message") or process.failure()
     raise SCEditError(sentence)
 
 
