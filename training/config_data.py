@@ -266,8 +266,3 @@ class DataConfig(Section):
     def has_hints(self) -> bool:
         """Whether there are ready hints in folders."""
         return self.hints is not None or any(entry.hints is not None for entry in self.folders)
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether there are masks in folders."""
-        return self.masks is not None or any(entry.masks is not None for entry in self.folders)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -75,18 +76,30 @@ def train(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(open_run(config.run_folder, config.output, main, since))
         events = stack.enter_context(contextlib.closing(open_events(config, console or Console(), main)))
-        try:
+        with told_of_the_end([events], config, start):
             run = prepare(config, accelerator, folder, events, allow_download)
             return None if cache_only else _train(run, start)
-        except Stopped as stop:
-            events.emit("stopped", reason=stop.args[0], resume=start)
-            return None
-        except torch.OutOfMemoryError as error:
-            events.emit("error", message=str(out_of_memory(config)))
-            raise out_of_memory(config) from error
-        except SCEditError as error:
-            events.emit("error", message=str(error))
-            raise
+    return None
+
+
+@contextlib.contextmanager
+def told_of_the_end(events: Sequence[Events], config: TrainConfig, start: str) -> Iterator[None]:
+    """While open, a wish to stop ends the work, and errors are told as one sentence before they are raised."""
+
+    def tell(event: str, **values: Any) -> None:
+        for each in events:
+            each.emit(event, **values)
+
+    try:
+        yield
+    except Stopped as stop:
+        tell("stopped", reason=stop.args[0], resume=start)
+    except torch.OutOfMemoryError as error:
+        tell("error", message=str(out_of_memory(config)))
+        raise out_of_memory(config) from error
+    except SCEditError as error:
+        tell("error", message=str(error))
+        raise
 
 
 def prepare(

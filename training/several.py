@@ -7,20 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from scedit_core import SCEditError
 from scedit_core.fitting.run import Run
-from scedit_core.fitting.run_folder import Stopped, open_run
+from scedit_core.fitting.run_folder import open_run
 from scedit_core.fitting.several import train_students
 from scedit_core.fitting.tuner_file import check_writable
 
 from .config import TrainConfig
 from .data.survey import cache_folder
 from .errors import ConfigError
-from .loop import out_of_memory, prepare
+from .loop import prepare, told_of_the_end
 from .places import check_places
 from .seeing.listening import open_events
 from .seeing.previews import Previews
@@ -61,7 +59,7 @@ def train_several(
         opened = zip(configs, told, strict=True)
         events = [stack.enter_context(contextlib.closing(open_events(*each))) for each in opened]
         runs: list[Run] = []
-        try:
+        with told_of_the_end(events, configs[0], start):
             for config, *place in zip(configs, folders, events, strict=True):
                 shared = runs[0].base if runs else None
                 runs.append(prepare(config, accelerator, *place, allow_download, shared=shared))
@@ -73,20 +71,7 @@ def train_several(
                 with contextlib.suppress(OSError):  # no room: the report is then without it
                     write_run_config(config)
             return train_students(runs, previews, start)
-        except Stopped as stop:
-            _tell(events, "stopped", reason=stop.args[0], resume=start)
-            return None
-        except torch.OutOfMemoryError as error:
-            _tell(events, "error", message=str(out_of_memory(configs[0])))
-            raise out_of_memory(configs[0]) from error
-        except SCEditError as error:
-            _tell(events, "error", message=str(error))
-            raise
-
-
-def _tell(events: Sequence[Any], event: str, **values: Any) -> None:
-    for each in events:
-        each.emit(event, **values)
+    return None
 
 
 def _alike(configs: Sequence[TrainConfig], start: str) -> list[TrainConfig]:

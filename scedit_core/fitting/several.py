@@ -31,7 +31,7 @@ from .objective import loss_of
 from .planning import plan
 from .run import Run
 from .run_folder import Stopped
-from .sweep import resume_together
+from .sweep import passes_together, resume_together
 from .told import Told
 
 
@@ -70,13 +70,7 @@ def train_students(runs: Sequence[Run], previews: Sequence[Previews | None], sta
 
 def update_students(runs: Sequence[Run]) -> list[Told]:
     """One optimiser update of each, and what it has come to, as `loop.update` gives it."""
-    losses: list[list[Tensor]] = [[] for _ in runs]
-    for piece in range(runs[0].config.loop.accumulate):
-        found = _losses(runs, piece)
-        scaled = [run.scaler.scale(loss) for run, loss in zip(runs, found, strict=True)]
-        runs[0].accelerator.backward(torch.stack(scaled).sum())  # no tuner has a part in another's loss
-        for kept, loss in zip(losses, found, strict=True):
-            kept.append(loss.detach())
+    losses = passes_together(runs, lambda piece: _losses(runs, piece))
     return [apply_update(run, kept) for run, kept in zip(runs, losses, strict=True)]
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..tuners import CSCTuner, SCTuner
 from .checkpoints import checkpoints_in
@@ -86,7 +87,7 @@ def train_sweep(
 
     Raises Stopped where the run is asked to stop, after all were saved, and TrainingError where all were put aside.
     """
-    runs = {label: _beside(shared, config, prepare) for label, config in configs.items()}
+    runs = {label: beside(shared, config, prepare) for label, config in configs.items()}
     sound = {label: run for label, run in runs.items() if start == "never" or not _failure(run)}
     members = sound or dict(runs)
     if resume_together(list(members.values()), anew=start == "never"):
@@ -134,19 +135,17 @@ def train_sweep(
     part = shared.config.output.with_name(f".{shared.config.output.stem}.part")
     shutil.copyfile(best["file"], part)
     os.replace(part, shared.config.output)
-    shared.events.emit("note", message=f"best of {len(rows)}: {best['label']}, loss {best['loss']:.4g}")
+    shared.events.emit("note", message=f"best of {len(rows)}: {best['label']}, loss {_rank(best):.4g}")
     shared.events.emit("finished", step=steps, path=str(shared.config.output))
     return shared.config.output
 
 
-def _told(shared: Run, members: dict[str, Run], label: str, told: Told | TrainingError) -> list[float]:
+def _told(shared: Run, members: dict[str, Run], label: str, told: Told) -> list[float]:
     """The loss of an update, which is told; none of one that cannot go on, which is then no longer of the `members`.
 
     Raises TrainingError where it was the last of them.
     """
     try:
-        if isinstance(told, TrainingError):
-            raise told
         tell(members[label], told)
         return [told.read()[0]]
     except TrainingError as error:
@@ -165,29 +164,33 @@ def _failure(run: Run) -> str | None:
     return last[0]["message"] if last and last[0]["event"] == "error" else None
 
 
-def update_together(runs: Sequence[Run]) -> list[Told | TrainingError]:
-    """One optimiser update of each, and what it has come to, as `loop.update` gives or raises it."""
-    first, losses = runs[0], [[] for _ in runs]
-    for piece in range(first.config.loop.accumulate):
-        batch, problem, hints, masks = posed(first, piece)
+def update_together(runs: Sequence[Run]) -> list[Told]:
+    """One optimiser update of each, and what it has come to, as `loop.update` gives it."""
+
+    def losses(piece: int) -> list[Tensor]:
+        batch, problem, hints, masks = posed(runs[0], piece)
         edits = [(run.tuner, 1.0, hints) for run in runs]
-        said = first.base.predict(problem.noisy, problem.timesteps, batch.text, batch.sizes, edits, apart=True)
+        said = runs[0].base.predict(problem.noisy, problem.timesteps, batch.text, batch.sizes, edits, apart=True)
         weights = moved(batch.weights, said.device)
-        found = [loss_of(each, problem, masks, weights) for each in said.chunk(len(runs))]
+        return [loss_of(each, problem, masks, weights) for each in said.chunk(len(runs))]
+
+    return [apply_update(run, kept) for run, kept in zip(runs, passes_together(runs, losses), strict=True)]
+
+
+def passes_together(runs: Sequence[Run], losses: Callable[[int], list[Tensor]]) -> list[list[Tensor]]:
+    """The forward and backward passes of the next update of `runs`, of each of which `losses` gives the loss of one;
+    gives all losses of each run, on the device."""
+    kept: list[list[Tensor]] = [[] for _ in runs]
+    for piece in range(runs[0].config.loop.accumulate):
+        found = losses(piece)
         scaled = [run.scaler.scale(loss) for run, loss in zip(runs, found, strict=True)]
-        first.accelerator.backward(torch.stack(scaled).sum())  # no tuner has a part in another's loss
-        for kept, loss in zip(losses, found, strict=True):
-            kept.append(loss.detach())
-    results: list[Told | TrainingError] = []
-    for run, kept in zip(runs, losses, strict=True):
-        try:
-            results.append(apply_update(run, kept))
-        except TrainingError as error:
-            results.append(error)
-    return results
+        runs[0].accelerator.backward(torch.stack(scaled).sum())  # no tuner has a part in another's loss
+        for each, loss in zip(kept, found, strict=True):
+            each.append(loss.detach())
+    return kept
 
 
-def _beside(shared: Run, config: Any, prepare: Callable[[SCTuner | CSCTuner], None]) -> Run:
+def beside(shared: Run, config: Any, prepare: Callable[[SCTuner | CSCTuner], None]) -> Run:
     """A run with a tuner of its own on the base and the pictures of another."""
     tuner = new_tuner(config.tuner, shared.base.layout, config.loop.seed).to(shared.accelerator.device)
     prepare(tuner)

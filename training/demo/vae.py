@@ -48,12 +48,6 @@ def psnr(vae: AutoencoderTiny, images: np.ndarray) -> float:
     return -10 * math.log10(((y - x) / 2).square().mean().item())
 
 
-def psnr_by_style(vae: AutoencoderTiny, count: int = 64, seed: int = 400) -> dict[str, float]:
-    """dB of the reconstruction of held-out scenes: plain, of the family without and with grain, and tuners' styles."""
-    kinds = {"plain": "plain", "family": "family without grain", "grain": "grainy", **{s: s for s in TUNER_STYLES}}
-    return {name: psnr(vae, rendered(count, seed, kind, held_out=True)[0]) for name, kind in kinds.items()}
-
-
 def train_vae(folder: Path, steps: int, decoder_steps: int, start: Path | None, seed: int = 1) -> AutoencoderTiny:
     """Train both halves for `steps`, then the decoder alone, resuming from `folder`.
 
