@@ -2,12 +2,14 @@
 
     python -m benchmarks.train_in_host [--host COMFYUI] [--model sd15 | sdxl] [--latent 32] [--rank 64] [--steps 6]
                                        [--batches 1 4] [--checkpointing] [--stored fp32 | bf16 | fp8] [--width 320]
-                                       [--only scedit] [--out FILE.json]
+                                       [--only scedit] [--count] [--out FILE.json]
 
 COMFYUI is a checkout that has Train LoRA (v0.28.0 or newer).  Both nodes are run as ComfyUI runs them, on the same
 MODEL of the true shape with random weights, the same latents, captions, batch and compute dtype, and AdamW.  Prints a
 table and writes JSON: steps per second (the median of all steps but the first), and bytes that autograd keeps for the
 backward pass of a step, each storage once, without weights, gradients and optimiser state, which are listed apart.
+--count trains nothing: it counts one step of our node on tensors without numbers, and the most that all of them hold at
+once, with weights, gradients and AdamW's state.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import time
 from typing import Any
 
 from benchmarks.frame import MIB, finish, host_version, listen_to_ctrl_c, machine, parser, show
-from benchmarks.inference_host import load_host, randomise, unet_config
+from benchmarks.inference_host import NAME, load_host, randomise, unet_config
+from benchmarks.step_counts import SavedBytes, StepCost, fused_attention
 
 _TEXT = {"sd15": 768, "sdxl": 2048}
 
@@ -51,8 +54,8 @@ class Watch:
         return tensor
 
 
-def model_of(host: Any, name: str, stored: str, width: int) -> Any:
-    """A MODEL of the true shape with random weights, which core's node can load again."""
+def model_of(host: Any, name: str, stored: str, width: int, meta: bool = False) -> Any:
+    """A MODEL of the true shape with random weights, which core's node can load again; or with none, where `meta`."""
     torch, comfy = host.torch, host.comfy
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 
@@ -63,7 +66,10 @@ def model_of(host: Any, name: str, stored: str, width: int) -> Any:
         config = supported(shape)
         config.unet_config |= shape | {"dtype": dtypes[stored]}
         config.manual_cast_dtype = torch.bfloat16 if stored == "fp8" else None
-        model = config.get_model({}, "", device=torch.device("cpu"))
+        model = config.get_model({}, "", device=torch.device("meta" if meta else "cpu"))
+        if meta:
+            model.model_sampling.to("meta")
+            return comfy.model_patcher.ModelPatcher(model, torch.device("meta"), torch.device("meta"))
         randomise(host, model.diffusion_model, 0)
         return comfy.model_patcher.ModelPatcher(model, host.device, host.offload)
 
@@ -104,6 +110,42 @@ def measured(host: Any, model: Any, run: Any) -> dict[str, Any]:
         "seconds": time.perf_counter() - begun,
         "weights_mib": sum(p.nbytes for p in model.model.parameters()) / MIB,
     }
+
+
+def counted(host: Any, options: argparse.Namespace, batch: int) -> dict[str, Any]:
+    """What one step of a style by our node costs."""
+    torch, meta, modules = host.torch, host.torch.device("meta"), f"{NAME}.nodes.training"
+    bases, layers = (importlib.import_module(f"{modules}.{each}") for each in ("host_base", "frozen_layers"))
+    texts, recomputing = (
+        importlib.import_module(f"{NAME}.scedit_core.fitting.{each}") for each in ("base", "recomputing")
+    )
+    shaped = model_of(host, options.model, options.stored, options.width, meta=True)
+    base = bases.HostBase(shaped, "auto", options.checkpointing, None)
+    model = base.model.model
+    model.requires_grad_(False)
+    tuner = host.pack.core.SCTuner(base.layout, device=meta)
+    recomputing.recompute(tuner)
+    weights = [t for module in (model, tuner) for t in (*module.parameters(), *module.buffers())]
+    adamw = [torch.empty_like(p) for p in (*tuner.parameters(), *tuner.parameters())]
+    kept, side, xl = SavedBytes([model, tuner]), 8.0 * options.latent, options.model == "sdxl"
+    with (
+        torch.inference_mode(False),
+        layers.trained_through(model.diffusion_model, options.checkpointing, False),
+        fused_attention(),
+        StepCost([*weights, *adamw]) as cost,
+    ):
+        noisy = torch.empty(batch, 4, options.latent, options.latent, device=meta)
+        states, pooled = torch.zeros(batch, 77, _TEXT[options.model]), torch.zeros(batch, 1280) if xl else None
+        sizes = torch.tensor([[side, side, 0, 0, side, side]] * batch) if xl else None
+        given = noisy, torch.zeros(batch, device=meta), texts.TextStates(states, pooled), sizes
+        with kept.counting():
+            said = base.predict(*given, [(tuner, 1.0, None)])
+        found = {"kept_mib": kept.total() / MIB}
+        said.float().square().mean().backward()
+    found |= {"peak_mib": cost.peak / MIB, "launches": cost.launches}
+    for name, module in (("weights_mib", model), ("trained_mib", tuner)):
+        found[name] = sum(p.nbytes for p in module.parameters()) / MIB
+    return found
 
 
 def scedit(host: Any, model: Any, latents: list, positive: list, options: argparse.Namespace, batch: int) -> Any:
@@ -160,6 +202,9 @@ def main() -> None:
         folder_paths.models_dir = folder_paths.output_directory = folder
         folder_paths.folder_names_and_paths["scedit"] = ([folder], {".safetensors"})
         for batch in options.batches:
+            if options.count:
+                rows.append({"method": "scedit", "batch": batch, **counted(host, options, batch)})
+                continue
             latents, positive = pictures(host, options.model, max(options.batches), options.latent)
             for name, made in (("scedit", scedit), ("lora", lora)):
                 if options.only in (None, name):
@@ -169,6 +214,7 @@ def main() -> None:
                     rows.append({"method": name, "batch": batch, **found})
                     del model
     heads = ["method", "batch", "steps_per_second", "kept_mib", "peak_mib", "weights_mib", "trained_mib", "seconds"]
+    heads = [head for head in heads if head in rows[0]]
     lines = [[f"{row[key]:.4g}" if isinstance(row[key], float) else str(row[key]) for key in heads] for row in rows]
     show(f"{options.model}, {8 * options.latent} px, ComfyUI {host.version}, {host.device}", heads, lines)
     settings = {key: value for key, value in vars(options).items() if key not in ("host", "out")}
@@ -186,6 +232,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--checkpointing", action="store_true")
     made.add_argument("--stored", choices=["fp32", "bf16", "fp8"], default="fp32")
     made.add_argument("--only", choices=["scedit", "lora"])
+    made.add_argument("--count", action="store_true", help="one step of our node on tensors without numbers")
     options = made.parse_args()
     host_version(options.host)
     return options

@@ -180,3 +180,18 @@ def test_every_command_of_the_figures_is_a_script():
     names = set(re.findall(r"-m benchmarks\.(\w+)", FIGURES + (ROOT / "Makefile").read_text("utf-8")))
     assert {"inference", "training", "quality", "waits", "gpu"} <= names
     assert all(importlib.util.find_spec(f"benchmarks.{name}") for name in names)
+
+
+def test_training_on_the_model_is_that_of_the_report():
+    rows = _results("train_in_host")["rows"]
+    names = {"scedit": "*Train SCEdit on Model*", "lora": "*Train LoRA*"}
+    figures = [
+        [f"{row['steps_per_second']:.2f}", f"{row['kept_mib']:.0f}", f"{row['trained_mib']:.0f}"] for row in rows
+    ]
+    found = [[cells[0], *cells[1:]] for cells in _table("node | batch")]
+    wanted = [
+        [names[row["method"]].strip("*"), str(row["batch"]), *cells] for row, cells in zip(rows, figures, strict=True)
+    ]
+    assert found == wanted
+    (counted,) = _results("train_in_host_sdxl")["rows"]
+    assert f"a peak of {counted['peak_mib'] / 1024:.1f} GiB by count" in FIGURES
