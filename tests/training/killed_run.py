@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable
 
 import torch
-import warm
 
 from scedit_core.fitting import loop as fitting
 from training import loop
@@ -18,8 +17,6 @@ from training.seeing.previews import Previews
 
 def run(values: dict, point: str | None = None) -> None:
     """Train as `values` say; die at `point` where one is named."""
-    warm.check()
-    torch.set_num_threads(1)
     if point is not None:
         POINTS[point]()
     loop.train(parse_config(values))

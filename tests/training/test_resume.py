@@ -35,11 +35,16 @@ def processes():
 
 def in_process(processes, function, *arguments) -> int:
     """Its exit status after that function."""
-    process = processes.Process(target=function, args=arguments)
+    process = processes.Process(target=_checked, args=(function, *arguments))
     process.start()
     process.join(120)
     assert process.exitcode is not None, f"still running after 120 s: {arguments[-1]}"
     return process.exitcode
+
+
+def _checked(function, *arguments) -> None:
+    warm.check()
+    function(*arguments)
 
 
 def long_values(values: dict, folder: Path, kind: str) -> dict:
@@ -125,14 +130,15 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, base_folder, thr
     """Two CPU processes that exchange gradients by gloo; the files of both show that they stayed identical.
 
     Each way gives the same bits every time.  Between them sums run in another order: gradients of up to 4e-3 differ by
-    4e-8 at most, and AdamW, which divides each by its own size, makes of that up to a thousandth of a step where a
-    gradient is next to nothing (7.5e-7 at a rate of 1e-3).
+    4e-8 at most.  AdamW divides each by its own size, which would make a part of a whole step of that, another one on
+    each processor, where a gradient is next to nothing; with an eps of 1e-3 it is 4e-5 of a step everywhere.
     """
-    found, rate = {}, 5e-4
+    found, rate = {}, 5e-3
     for count in (1, 2):
         folder = tmp_path / str(count)
         values = long_values(plain_values(base_folder, three_pictures), folder, "csc")
         values["loop"] |= {"batch": 4 // count, "steps": 4, "accumulate": 2, "learning_rate": rate, "ema": None}
+        values["loop"]["optimizer_arguments"] = {"eps": 1e-3}
         values["previews"] = values["validation"] = {"every": 0}
         folder.mkdir()
         config = folder / "run.yaml"
@@ -154,7 +160,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, base_folder, thr
     (one,), (first, second) = found[1], found[2]
     assert_same(first, second)
     for name, tensor in one.items():
-        torch.testing.assert_close(first[name], tensor, atol=2e-3 * rate, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(first[name], tensor, atol=1e-3 * rate, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def assert_same(found: dict, expected: dict) -> None:

@@ -105,7 +105,7 @@ def test_a_checkpoint_from_elsewhere_is_kept_here_when_the_run_stops(quiet, tmp_
     elsewhere = run_folder(quiet) / "checkpoints" / "step-000004"
     quiet["output"] = str(tmp_path / "other.safetensors")
     monkeypatch.setattr(fitting, "plan", lambda run: (run.folder.path / "stop").touch() or {})
-    monkeypatch.setattr(fitting, "update", lambda run: fitting.Told(0, 0.0, None, torch.zeros(2)))
+    monkeypatch.setattr(fitting, "update", lambda run: fitting.Told(4, 0.0, fitting.Arriving(torch.zeros(2))))
     assert train(quiet, start=str(elsewhere)) is None
     assert steps_kept(run_folder(quiet)) == [4]
 

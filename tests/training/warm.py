@@ -27,11 +27,13 @@ def processes(*folders: Path):
 
 
 def check() -> None:
-    """Raise where the fork server, of which this process is a copy, has not imported the trainer."""
+    """The first thing in such a process; raises where the fork server has not imported the trainer."""
     if "warm_imports" not in sys.modules:
         raise RuntimeError(
             "the fork server has not imported the trainer: python tests/training/warm_imports.py says why"
         )
+    # torch replaces its pool of threads in a copy at first use, and two threads that come at once find none.
+    sys.modules["torch"].set_num_threads(1)
 
 
 class Started:
