@@ -132,6 +132,15 @@ def test_sampling_is_that_of_the_report(report, time):
         assert table[name][time + 1] == f"{row['flops']:.3f}", name
 
 
+def test_one_pass_beside_the_earlier_build_is_that_of_the_report():
+    models = _results("inference_before")["models"]
+    for name, *cells in _table("variant | SD 1.5, 512 px: before"):
+        for model, told in (("sd15", cells[:3]), ("sdxl", cells[3:])):
+            row = next((each for each in models[model]["rows"] if each["variant"] == name), None)
+            expected = row and [f"{row['inside_before']:.3f}", f"{row['inside']:.3f}", f"{row['edits']:.2f}"]
+            assert told == (expected or ["", "", ""]), name
+
+
 def test_what_the_readme_claims_are_rows_of_the_reports():
     claims = re.findall(r"^\| \[(.*?)\]\(docs/figures\.md#(\w+)\) \| (.*?) \| (.*?) \|$", README, re.MULTILINE)
     assert {f"\n## {place.capitalize()}\n" for _, place, *_ in claims} <= {
