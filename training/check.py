@@ -25,10 +25,10 @@ from scedit_core.fitting.errors import TrainingError
 from scedit_core.fitting.events import Events
 from scedit_core.fitting.loop import update
 from scedit_core.fitting.machine import peak_memory_mib
-from scedit_core.fitting.optimizing import check_optimizer
 from scedit_core.fitting.remarks import Remarks, printable
 from scedit_core.fitting.run import Run
 from scedit_core.fitting.run_folder import RunFolder, open_run
+from scedit_core.fitting.sweep import variants
 from scedit_core.fitting.tuner_file import check_writable, save_trained
 from scedit_core.fitting.validation import Validation
 from scedit_core.pictures.finding import refuse_tagless
@@ -37,7 +37,6 @@ from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_tensor
 from scedit_core.pictures.sources import wording_of
 
 from .bases.base_model import BaseModel
-from .bases.heads import check_against_base
 from .config import TrainConfig
 from .data.cache import cache_key
 from .data.encoding import Encoder, framed_mask, ready_hint
@@ -53,7 +52,7 @@ from .data.survey import Survey, cache_folder, check_survey, survey
 from .data.training_set import TrainingSet, remarks_on_captions, remarks_on_sizes
 from .errors import DataError
 from .loop import out_of_memory, prepare
-from .places import check_places
+from .refusing import refuse_early
 from .seeing.contact_sheet import Shown, draw_contact_sheet
 from .seeing.previews import scenes_of
 
@@ -101,10 +100,7 @@ def run_check(config: TrainConfig, console: Console | None = None) -> int:
     start.  Raises SCEditError, after all that was found is printed, where it would not.
     """
     console = console or Console()
-    check_places(config)
-    check_optimizer(config.loop)
-    check_against_base(config)
-    check_writable(config.output)
+    refuse_early(config)
     with open_run(config.run_folder):  # which no other run may use
         pass
     found = read_folders(config, console) if config.data.shards is None else read_shards(config, console)
@@ -353,6 +349,9 @@ def estimate(config: TrainConfig, trial: Trial) -> list[str]:
         whole = f"{trial.steps}" if loop.epochs is None else f"{trial.steps}, {loop.epochs:g} epochs"
         hours = _hours(trial.seconds * trial.steps)
         lines.append(f"time: {trial.seconds:.2f} s an update, {hours} for {whole} (previews and validation aside)")
+    if config.sweep is not None:
+        count = len(variants(config, config.sweep.values()))
+        lines.append(f"sweep: both are of one tuner; {count} take more of both, and time up to {count} times as much")
     if trial.missing and trial.per_picture is not None:
         caching = _hours(trial.per_picture * trial.missing)
         lines.append(f"caching: {trial.missing} pictures to encode, {trial.per_picture:.2f} s each, {caching} in all")

@@ -94,6 +94,8 @@ class ObjectiveConfig(Section):
             raise ValueError(
                 f"expected one of min_snr_gamma and weighting, found {self.min_snr_gamma:g} and {self.weighting}"
             )
+        if self.loss != "huber" and (self.huber_delta, self.huber_schedule) != (0.1, "constant"):
+            raise ValueError(f"expected loss: huber beside huber_delta and huber_schedule, found {self.loss}")
         if self.timestep_range is not None and self.timestep_range[0] > self.timestep_range[1]:
             raise ValueError(f"expected a timestep_range from low to high, found {list(self.timestep_range)}")
         return self
@@ -257,7 +259,8 @@ class TrainConfig(Section):
     @property
     def phases(self) -> Phases:
         """What is said of the phases, where there is a teacher."""
-        return Phases(self.teacher.residuals, self.teacher.predictions, self.data.captions != "none")
+        captioned = any((each.captions or self.data.captions) != "none" for each in (self.data.folders or (self.data,)))
+        return Phases(self.teacher.residuals, self.teacher.predictions, captioned)
 
     def values(self) -> dict[str, Any]:
         """All of it as JSON has it; nothing of a teacher where there is none, as runs without one were always told."""
@@ -288,6 +291,8 @@ class TrainConfig(Section):
                     f"expected loop.steps or loop.epochs with {key}, which has to know its updates beforehand, found "
                     "loop.minutes"
                 )
+        if self.teacher is not None and self.sweep is not None:
+            raise ValueError("expected a teacher or a sweep, found both; take one of them out")
         if self.data.shards is not None and self.loop.epochs is not None:
             raise ValueError(
                 "expected loop.steps or loop.minutes for shards, whose pictures are not counted, found loop.epochs"

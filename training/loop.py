@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from scedit_core.fitting.loop import train_to_end
 from scedit_core.fitting.machine import DTYPES, frozen_dtype
 from scedit_core.fitting.new_tuner import new_tuner, trainable
 from scedit_core.fitting.objective import Objective
-from scedit_core.fitting.optimizing import build_ema, build_optimizer, build_schedule, check_optimizer, grouped
+from scedit_core.fitting.optimizing import build_ema, build_optimizer, build_schedule, grouped
 from scedit_core.fitting.processes import agreed
 from scedit_core.fitting.rates import rate_remarks
 from scedit_core.fitting.resuming import resume
@@ -28,10 +29,8 @@ from scedit_core.fitting.run import Run
 from scedit_core.fitting.run_folder import RunFolder, Stopped, open_run
 from scedit_core.fitting.step import TrainingStep
 from scedit_core.fitting.sweep import train_sweep, variants
-from scedit_core.fitting.tuner_file import check_writable
 
 from .bases.base_model import BaseModel
-from .bases.heads import check_against_base
 from .bases.loading import load_base
 from .bases.teacher import load_teacher
 from .config import TrainConfig
@@ -42,7 +41,7 @@ from .errors import ConfigError, TrainingError
 from .length import likely_steps, settle_budget, with_epochs_counted
 from .memory.compiling import with_compiling_settled
 from .memory.preparing import prepare_tuner, prepare_unet
-from .places import check_places
+from .refusing import refuse_early
 from .seeing.listening import open_events
 from .seeing.previews import Previews
 from .seeing.run_config import write_run_config
@@ -69,10 +68,9 @@ def train(
     """
     accelerator = Accelerator(gradient_accumulation_steps=config.loop.accumulate, mixed_precision="no")
     main = accelerator.is_main_process
-    check_places(config)
-    check_optimizer(config.loop)
-    check_against_base(config)
-    check_writable(config.output)
+    refuse_early(config, start)
+    if config.sweep is not None and accelerator.num_processes > 1:
+        raise ConfigError(f"sweep: expected one process, found {accelerator.num_processes}; start one alone")
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(open_run(config.run_folder, config.output, main, since))
         events = stack.enter_context(contextlib.closing(open_events(config, console or Console(), main)))
@@ -164,7 +162,10 @@ def prepare(
     if config.teacher is not None:
         told = config.teacher
         teacher = load_teacher(told.controlnet, base, dtype, told.kind, told.strength)
-        lessons = Lessons(base, teacher, config.phases, loop.steps)
+        phases = config.phases
+        if data.examples and not any(example.caption for example in data.examples):  # where they are optional
+            phases = replace(phases, captioned=False)
+        lessons = Lessons(base, teacher, phases, loop.steps)
     optimizer = build_optimizer(grouped(tuner, loop), loop)
     run = Run(
         config=config,
@@ -188,20 +189,17 @@ def prepare(
     run.remarks.take(data.remarks)
     if run.budget is None:
         run.remarks.take(rate_remarks(loop))
+    if config.sweep is not None and config.previews.every and config.previews.model_fields_set:
+        run.remarks.add("no previews are drawn in a sweep", "draw with its tuners in ComfyUI")
     return run
 
 
 def _train(run: Run, start: str) -> Path:
     config, main = run.config, run.accelerator.is_main_process
     if config.sweep is not None:
-        if run.accelerator.num_processes > 1 or run.lessons is not None:
-            found = "several" if run.lessons is None else "a teacher"
-            raise ConfigError(
-                f"sweep: expected one process and no teacher, found {found}; take sweep out, or the other"
-            )
-        write_run_config(config)
+        members = variants(config, config.sweep.values())
         return train_sweep(
-            run, variants(config, config.sweep.values()), start, lambda tuner: prepare_tuner(tuner, config.memory)
+            run, members, start, lambda tuner: prepare_tuner(tuner, config.memory), lambda: _tell_config(config)
         )
     drawn = config.previews.every and main
     teacher = run.lessons and run.lessons.teacher
@@ -212,9 +210,13 @@ def _train(run: Run, start: str) -> Path:
     resume(run, start)  # when nothing is left that may be refused: an earlier run is put aside
     settle_budget(run)
     if main:
-        with contextlib.suppress(OSError):  # no room: the report is then without it
-            write_run_config(run.config)
+        _tell_config(run.config)
     return train_to_end(run, previews)
+
+
+def _tell_config(config: TrainConfig) -> None:
+    with contextlib.suppress(OSError):  # no room: the report is then without it
+        write_run_config(config)
 
 
 def out_of_memory(config: TrainConfig) -> TrainingError:

@@ -13,13 +13,12 @@ from rich.console import Console
 from scedit_core.fitting.run import Run
 from scedit_core.fitting.run_folder import open_run
 from scedit_core.fitting.several import train_students
-from scedit_core.fitting.tuner_file import check_writable
 
 from .config import TrainConfig
 from .data.survey import cache_folder
 from .errors import ConfigError
 from .loop import prepare, told_of_the_end
-from .places import check_places
+from .refusing import refuse_early
 from .seeing.listening import open_events
 from .seeing.previews import Previews
 from .seeing.run_config import write_run_config
@@ -51,8 +50,7 @@ def train_several(
             f"several configurations: expected one process, found {accelerator.num_processes}; start them one by one"
         )
     for config in configs:
-        check_places(config)
-        check_writable(config.output)
+        refuse_early(config)
     told = [console or Console(), *(Console(quiet=True) for _ in configs[1:])]
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(open_run(each.run_folder, each.output, True, since)) for each in configs]
@@ -75,7 +73,8 @@ def train_several(
 
 
 def _alike(configs: Sequence[TrainConfig], start: str) -> list[TrainConfig]:
-    """The configurations with one cache.  Raises ConfigError where they cannot share a run."""
+    """The configurations with one cache, and two checkpoints kept at least: where a run is killed while they are saved,
+    all go back to the one before.  Raises ConfigError where they cannot share a run."""
     first = configs[0]
     if start not in ("auto", "never"):
         raise ConfigError(f"--resume: expected auto or never for several configurations, found {start}; leave it out")
@@ -103,7 +102,12 @@ def _alike(configs: Sequence[TrainConfig], start: str) -> list[TrainConfig]:
     if len(outputs) < len(configs):
         raise ConfigError(f"output: expected one for each configuration, found {len(outputs)} for {len(configs)}")
     cache = cache_folder(first)
-    return [config.model_copy(update={"data": config.data.model_copy(update={"cache": cache})}) for config in configs]
+    alike = []
+    for config in configs:
+        data = config.data.model_copy(update={"cache": cache})
+        saving = config.saving.model_copy(update={"keep": max(2, config.saving.keep)})
+        alike.append(config.model_copy(update={"data": data, "saving": saving}))
+    return alike
 
 
 def _shared(config: TrainConfig) -> dict[str, Any]:

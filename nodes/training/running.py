@@ -93,6 +93,8 @@ def run_training(
     """
     check_optimizer(settings.loop)
     check_writable(settings.output)
+    if sweep:
+        variants(settings, sweep)  # which refuses what cannot be, before anything is encoded
     # Nodes run in inference mode, in which nothing can be trained.
     with torch.inference_mode(False), torch.enable_grad(), open_run(settings.run_folder, settings.output) as folder:
         log, report = EventLog(folder.path / EVENTS_FILE), Report(folder.path, settings.output.stem)

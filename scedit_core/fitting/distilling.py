@@ -102,7 +102,8 @@ class Lessons:
         before: what `planned` gave.
         """
         if self._phases.residuals is None and before.get("residuals") is not None:
-            phases = replace(self._phases, residuals=before["residuals"])
+            captioned = self._phases.captioned or (self._phases.predictions is None and before.get("predictions") == 0)
+            phases = replace(self._phases, residuals=before["residuals"], captioned=captioned)
             self.residuals, self.predictions = phases.of(self._steps)
 
     @property

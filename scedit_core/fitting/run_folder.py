@@ -29,6 +29,7 @@ class RunFolder:
         self.path = path
         self.is_open = True  # else it is only looked at, and hears no wishes
         self._signal: str | None = None
+        self._beside: RunFolder | None = None  # another run of this process, opened before, which hears signals too
 
     @property
     def checkpoints(self) -> Path:
@@ -83,6 +84,8 @@ class RunFolder:
         if self._signal:  # a second one does not wait for the end of the step
             raise KeyboardInterrupt
         self._signal = signal.Signals(number).name
+        if self._beside is not None:
+            self._beside._on_signal(number, _frame)
 
 
 @contextlib.contextmanager
@@ -160,4 +163,5 @@ def _listen(run: RunFolder, stack: contextlib.ExitStack) -> None:
             before = signal.signal(number, run._on_signal)
         except ValueError:  # only the main thread may listen
             return
+        run._beside = getattr(before, "__self__", None) if getattr(before, "__name__", "") == "_on_signal" else None
         stack.callback(signal.signal, number, before)

@@ -20,7 +20,6 @@ from .loop import (
     apply_update,
     before_the_first,
     do_what_is_due,
-    due_now,
     finish,
     measuring,
     posed,
@@ -31,7 +30,7 @@ from .objective import loss_of
 from .planning import plan
 from .run import Run
 from .run_folder import Stopped
-from .sweep import passes_together, resume_together
+from .sweep import due_together, passes_together, resume_together
 from .told import Told
 
 
@@ -59,8 +58,8 @@ def train_students(runs: Sequence[Run], previews: Sequence[Previews | None], sta
                 raise Stopped(wish)
             for run, told in zip(runs, update_students(runs), strict=True):
                 tell(run, told)
-            places = zip(runs, validations, previews, strict=True)
-            wishes = [do_what_is_due(run, due_now(run), *others) for run, *others in places]
+            places = zip(runs, due_together(runs), validations, previews, strict=True)
+            wishes = [do_what_is_due(*each) for each in places]
     except Stopped:
         for run in runs:
             save_whole(run)

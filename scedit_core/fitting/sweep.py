@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from ..tuners import CSCTuner, SCTuner
-from .checkpoints import checkpoints_in
-from .earlier import forget_surplus, put_aside
+from .checkpoints import checkpoints_in, load_checkpoint
+from .earlier import forget_surplus
 from .errors import ConfigError, TrainingError
 from .event_log import EVENTS_FILE, EventLog, latest_run_of_steps, read_events
 from .events import Events
-from .loop import apply_update, do_what_is_due, due_now, finish, posed, save_whole, tell
+from .loop import apply_update, before_the_first, do_what_is_due, due_now, finish, posed, save_whole, tell
 from .machine import moved
 from .new_tuner import new_tuner, trainable
 from .objective import loss_of
@@ -48,7 +48,8 @@ REPORT_FILE, RESULT_FILE = "sweep.html", "sweep.json"
 def variants(config: Any, sweep: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """The settings of each tuner by its label, such as "learning_rate 0.0002, ratio 2": all combinations.
 
-    Raises ConfigError for keys that a sweep cannot have, for none and for too many.
+    Each keeps two checkpoints at least: where a run is killed while they are saved, all go back to the one before.
+    Raises ConfigError for keys that a sweep cannot have, for none, for too many and for tuners that would be alike.
     """
     sweep = {key: list(values) for key, values in sweep.items() if values}
     unknown = sorted(set(sweep) - set(KEYS))
@@ -60,6 +61,7 @@ def variants(config: Any, sweep: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         raise ConfigError(
             f"sweep: expected lists for {', '.join(KEYS)}, of at most {MOST} tuners together, found {found}; correct it"
         )
+    _refuse_alike(config.tuner, sweep)
     found = {}
     for values in itertools.product(*sweep.values()):
         chosen = dict(zip(sweep, values, strict=True))
@@ -67,14 +69,38 @@ def variants(config: Any, sweep: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         name = "_".join(f"{key}-{_said(value)}" for key, value in chosen.items()).replace(" ", "")
         made = _changed(config, "", output=config.output.with_name(f"{config.output.stem}_{name}.safetensors"))
         made = _changed(made, "", **_place(config, name))
+        made = _changed(made, "saving", keep=max(2, config.saving.keep))
         for key, value in chosen.items():
             made = _changed(made, KEYS[key], **{key: value})
         found[label] = made
     return found
 
 
+def _refuse_alike(tuner: Any, sweep: Mapping[str, Sequence[Any]]) -> None:
+    """Raise ConfigError for lists that make no difference."""
+    for key, values in sweep.items():
+        said = [_said(value) for value in values]
+        twice = next((each for each in said if said.count(each) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"sweep.{key}: expected values that differ, found {twice} twice; take one of them out")
+        if KEYS[key] == "tuner" and tuner.start_from is not None:
+            raise ConfigError(
+                f"sweep.{key}: expected none beside tuner.start_from, whose file says the shape, found "
+                f"{', '.join(said)}; take one of the two out"
+            )
+    if "kernel" in sweep and tuner.kind == "sc":
+        raise ConfigError(
+            "sweep.kernel: expected none for a style (kind sc), which reads no hints, found "
+            f"{', '.join(map(_said, sweep['kernel']))}; take it out"
+        )
+
+
 def train_sweep(
-    shared: Run, configs: Mapping[str, Any], start: str, prepare: Callable[[SCTuner | CSCTuner], None] = lambda _: None
+    shared: Run,
+    configs: Mapping[str, Any],
+    start: str,
+    prepare: Callable[[SCTuner | CSCTuner], None] = lambda _: None,
+    begun: Callable[[], None] = lambda: None,
 ) -> Path:
     """Train a tuner for each of `configs` on what `shared` has been prepared with; gives the path of the best.
 
@@ -83,24 +109,31 @@ def train_sweep(
     longer finite is put aside, and the others continue.
 
     start:   "never" begins anew, else each resumes from the newest step that all of them have saved.
-    prepare: called with each new tuner, before it is trained.
+    prepare: called with each new tuner, before it is trained.  begun: called when earlier runs were put aside.
 
     Raises Stopped where the run is asked to stop, after all were saved, and TrainingError where all were put aside.
     """
     runs = {label: beside(shared, config, prepare) for label, config in configs.items()}
     sound = {label: run for label, run in runs.items() if start == "never" or not _failure(run)}
     members = sound or dict(runs)
+    saved = [label for label, run in members.items() if checkpoints_in(run.folder.checkpoints)]
     if resume_together(list(members.values()), anew=start == "never"):
+        if saved:
+            fresh = [label for label in members if label not in saved] or ["not all of them"]
+            why = "" if start == "never" else f", since no checkpoint of one step is there for {' and '.join(fresh)}"
+            there = os.path.normpath(shared.folder.path)
+            message = f"all tuners begin anew{why}; the earlier ones are kept in the folders earlier below {there}"
+            shared.events.emit("note", message=message)
         for run in [run for label, run in runs.items() if label not in members]:
             leave_earlier(run)
         members = dict(runs)
-        if shared.config.output.is_file():  # of an earlier training
-            put_aside(shared.folder.path, [], [shared.config.output])
-            forget_surplus(shared.folder.path)
+        leave_earlier(shared)  # a tuner that was there, or a run that was no sweep
+        forget_surplus(shared.folder.path)
+    begun()
     for run in members.values():
         run.events.emit("plan", **plan(run))
     done = next(iter(members.values())).step
-    shared.events.emit("plan", **plan(shared) | {"first_step": done, "tuners": len(members)})
+    shared.events.emit("plan", **plan(shared) | {"first_step": done, "tuners": len(members), "swept": list(members)})
     shared.events.emit("remarks", remarks=[remark.values() for remark in shared.remarks])
     measured = shared.config.validation.every
     validations = {
@@ -108,13 +141,17 @@ def train_sweep(
     }
     steps = shared.config.loop.steps
     try:
+        with shared.folder.interruptible():
+            for label, run in members.items():
+                before_the_first(run, validations[label], None)
         while done < steps:
             with shared.folder.interruptible():
                 losses = []
                 for label, told in zip(list(members), update_together(list(members.values())), strict=True):
                     losses += _told(shared, members, label, told)
-                for label, run in members.items():
-                    do_what_is_due(run, due_now(run), validations[label], None)
+                due = due_together(list(members.values()), shared.folder.save_wish())
+                for (label, run), what in zip(members.items(), due, strict=True):
+                    do_what_is_due(run, what, validations[label], None)
             shared.step = done = done + 1
             shared.events.emit("step", step=done, steps=steps, loss=sum(losses) / len(losses))
             wish = shared.folder.stop_wish()
@@ -131,13 +168,24 @@ def train_sweep(
             run.events.close()
     rows = [_row(label, run) for label, run in runs.items()]
     best = min((row for row in rows if row["file"]), key=_rank)
-    _write(shared.folder.path, rows, best)
+    compared = _write(shared.folder.path, rows, best)
     part = shared.config.output.with_name(f".{shared.config.output.stem}.part")
     shutil.copyfile(best["file"], part)
     os.replace(part, shared.config.output)
-    shared.events.emit("note", message=f"best of {len(rows)}: {best['label']}, loss {_rank(best):.4g}")
+    said = f"best of {len(rows)}: {best['label']}, loss {_rank(best):.4g}"
+    shared.events.emit("note", message=f"{said}; all of them are in {os.path.normpath(compared)}")
     shared.events.emit("finished", step=steps, path=str(shared.config.output))
     return shared.config.output
+
+
+def due_together(runs: Sequence[Run], asked: bool = False) -> list[set[str]]:
+    """What is due of each after an update.  asked: whether a checkpoint is wanted.
+
+    When one is saved all are, since they resume from a step that each of them has saved.
+    """
+    due = [due_now(run) for run in runs]
+    saving = {"save"} if asked or any("save" in each for each in due) else set()
+    return [each | saving for each in due]
 
 
 def _told(shared: Run, members: dict[str, Run], label: str, told: Told) -> list[float]:
@@ -214,19 +262,35 @@ def beside(shared: Run, config: Any, prepare: Callable[[SCTuner | CSCTuner], Non
 
 
 def resume_together(runs: Sequence[Run], anew: bool) -> bool:
-    """All go back to the newest step that each of them has saved, or begin anew; what they leave is put aside.
+    """All go back to the newest step that each of them has saved whole, or begin anew; what they leave is put aside.
 
     Whether they begin anew.
     """
-    steps = [{path.name for path in checkpoints_in(run.folder.checkpoints)} for run in runs]
-    common = sorted(set.intersection(*steps))
+    step = None if anew else _newest_whole(runs)
+    if step is not None:
+        for run in runs:  # all before anything is moved, since a checkpoint may be refused
+            run.restore(run.folder.checkpoints / step)
     for run in runs:
-        if anew or not common:
+        if step is None:
             leave_earlier(run)
         else:
-            run.restore(run.folder.checkpoints / common[-1])
             leave_later(run)
-    return anew or not common
+    return step is None
+
+
+def _newest_whole(runs: Sequence[Run]) -> str | None:
+    """The name of the newest checkpoint that each of `runs` has and that can be read."""
+    steps = [{path.name for path in checkpoints_in(run.folder.checkpoints)} for run in runs]
+    for name in sorted(set.intersection(*steps), reverse=True):
+        for run in runs:
+            try:
+                load_checkpoint(run.folder.checkpoints / name)
+            except TrainingError as error:
+                run.events.emit("note", message=str(error))
+                break
+        else:
+            return name
+    return None
 
 
 def _row(label: str, run: Run) -> dict[str, Any]:
@@ -256,8 +320,8 @@ def _rank(row: dict[str, Any]) -> float:
     return math.inf if row["loss"] is None else row["loss"]
 
 
-def _write(folder: Path, rows: list[dict[str, Any]], best: dict[str, Any]) -> None:
-    """The comparison, for people and for programs."""
+def _write(folder: Path, rows: list[dict[str, Any]], best: dict[str, Any]) -> Path:
+    """The comparison, for people and for programs; gives that for people."""
     told = "".join(
         f"<tr{' class=best' if row is best else ''}><td>{html.escape(row['label'])}</td>"
         f"<td>{'' if row['loss'] is None else format(row['loss'], '.5f')}</td><td>{row['parameters']:,}</td>"
@@ -276,6 +340,7 @@ def _write(folder: Path, rows: list[dict[str, Any]], best: dict[str, Any]) -> No
         part = folder / f"{name}.part"
         part.write_text(text, "utf-8")
         os.replace(part, folder / name)
+    return folder / REPORT_FILE
 
 
 def _changed(config: Any, section: str, **values: Any) -> Any:

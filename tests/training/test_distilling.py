@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -283,6 +285,31 @@ def test_a_stopped_run_resumes_in_its_phase_bit_for_bit(taught_values, tmp_path,
     resumed = load_tuner(run(taught_values)).state_dict()
     assert folder.is_dir()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("said", ["none of several folders", "optional, and there are none"])
+def test_pictures_without_captions_are_seen_to_have_none(taught_values, controlnet, tmp_path, said):
+    """They are half residuals, half predictions, wherever it is said; a run that began otherwise goes on as it did."""
+    taught_values["teacher"] = {"controlnet": str(controlnet)}
+    taught_values["loop"]["steps"] = 4
+    folder = shutil.copytree(taught_values["data"].pop("folder"), tmp_path / "plain")
+    if said == "none of several folders":
+        taught_values["data"]["folders"] = [{"folder": str(folder), "captions": "none"}]
+    else:
+        for path in folder.glob("*.txt"):
+            path.unlink()
+        taught_values["data"] |= {"folder": str(folder), "captions": "optional"}
+    run(taught_values)
+    (plan,) = events(taught_values, "plan")
+    assert plan["teacher"] == {"name": "edges", "residuals": 2, "predictions": 2, "pictures": 0}
+
+
+def test_a_run_that_took_pictures_for_captioned_goes_on_so():
+    lessons = Lessons(None, SimpleNamespace(digest="0"), Phases(captioned=False), 16)
+    lessons.keep({"residuals": 2, "predictions": 0})
+    assert (lessons.residuals, lessons.predictions) == (2, 0)
+    lessons.keep({"residuals": 4, "predictions": 4})
+    assert (lessons.residuals, lessons.predictions) == (4, 12)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -301,6 +302,24 @@ def test_wishes_count_from_when_the_run_was_asked_for(quiet, tmp_path):
     assert train(quiet, since=stop.stat().st_mtime - 5) is None  # made while the libraries were loading
     assert [e["reason"] for e in events(quiet, "stopped")] == ["a stop file"]
     assert len(events(quiet, "plan")) == 1
+
+
+@pytest.mark.parametrize("torn", [b"", b"torn", b"\x80\x02cnowhere\nnothing\n.", b"PK\x03\x04", bytes(4096)])
+def test_a_torn_checkpoint_is_passed_over_for_the_one_before(quiet, torn):
+    train(quiet)
+    (run_folder(quiet) / "checkpoints" / "step-000004" / "state.pt").write_bytes(torn)
+    assert train(quiet) is not None
+    assert events(quiet, "plan")[-1]["first_step"] == 2
+    assert [e["message"] for e in events(quiet, "note") if "expected a whole checkpoint" in e["message"]]
+
+
+def test_runs_of_one_process_all_hear_ctrl_c(tmp_path):
+    """Several controls in one run: the first of them may be encoding for hours when it comes."""
+    with open_run(tmp_path / "1") as one, open_run(tmp_path / "2") as other, open_run(tmp_path / "3") as third:
+        signal.raise_signal(signal.SIGINT)
+        assert [each.stop_wish() for each in (one, other, third)] == ["SIGINT"] * 3
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_stop_before_the_first_step_leaves_the_earlier_run_in_place(quiet, monkeypatch):

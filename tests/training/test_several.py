@@ -12,6 +12,7 @@ import torch
 from diffusers import ControlNetModel
 from PIL import Image, ImageOps
 from rich.console import Console
+from training_runs import steps_kept
 
 from scedit_core import load_tuner
 from scedit_core.fitting import several as loop
@@ -114,6 +115,21 @@ def test_a_stopped_run_resumes_bit_for_bit(both, tmp_path, monkeypatch):
     for before, path in zip(whole, together(again), strict=True):
         after = load_tuner(path).state_dict()
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_when_one_is_saved_all_are(both, tmp_path):
+    """They resume from a step that all of them have saved."""
+    both[0]["saving"], both[1]["saving"] = {"every": 2, "keep": 1}, {"every": 3, "keep": 1}
+    together(both)
+    kept = [steps_kept(Path(each["output"]).with_suffix(".run")) for each in both]
+    assert kept == [[4, 6], [4, 6]]
+
+
+def test_what_does_not_fit_the_base_is_told_before_it_is_loaded(both):
+    both[1]["tuner"]["blocks"] = [99]
+    with pytest.raises(ConfigError, match=r"tuner\.blocks: expected numbers from 0 to"):
+        together(both)
+    assert not Path(both[1]["output"]).with_suffix(".run").exists()
 
 
 def test_what_cannot_share_a_run_is_told(both, tmp_path, capsys):

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from training_runs import steps_kept
 
 from scedit_core import CSCTuner, SCTuner, SkipLayout, load_tuner, save_tuner
 from scedit_core.fitting import sweep
 from scedit_core.fitting.errors import ConfigError, TrainingError
 from scedit_core.fitting.event_log import EVENTS_FILE, read_events
+from training.__main__ import main
 from training.bases.loading import load_base
+from training.check import run_check
 from training.config_file import parse_config
 from training.loop import train
 
@@ -146,6 +149,134 @@ def test_a_tuner_that_diverges_is_put_aside_and_stays_there(quiet):
 def test_sweeps_that_cannot_be_are_refused(quiet, lists, found):
     with pytest.raises(ConfigError, match=f"sweep: expected lists for .*, found {found}"):
         sweep.variants(parse_config(quiet), lists)
+
+
+def a_rate_twice(values, tmp_path):
+    return {"learning_rate": [1e-3, 1.0000001e-3]}, "sweep.learning_rate: expected values that differ, found 0.001 tw"
+
+
+def kernels_of_a_style(values, tmp_path):
+    return {"kernel": [1, 3]}, "sweep.kernel: expected none for a style"
+
+
+def blocks_that_the_base_lacks(values, tmp_path):
+    return {"blocks": [[0, 1], [99]]}, "tuner.blocks: expected numbers from 0 to "
+
+
+def shapes_beside_a_file_that_has_one(values, tmp_path):
+    values["tuner"]["start_from"] = str(save_tuner(SCTuner(SkipLayout((8,), (1,))), tmp_path / "old.safetensors"))
+    return {"ratio": [0.5, 1.0]}, "sweep.ratio: expected none beside tuner.start_from"
+
+
+def a_start_that_is_one_of_its_outputs(values, tmp_path):
+    start = Path(values["output"]).with_name("tuner_learning_rate-0.0003.safetensors")
+    start.parent.mkdir(parents=True)
+    values["tuner"]["start_from"] = str(save_tuner(SCTuner(SkipLayout((8,), (1,))), start))
+    return {"learning_rate": [1e-3, 3e-4]}, "output: expected a place that nothing is read from"
+
+
+def anothers_file_at_one_of_its_outputs(values, tmp_path):
+    Path(values["output"]).parent.mkdir(parents=True)
+    Path(values["output"]).with_name("tuner_learning_rate-0.0003.safetensors").write_text("somebody's")
+    return {"learning_rate": [1e-3, 3e-4]}, "output: expected a new name, or a tuner of this trainer"
+
+
+@pytest.mark.parametrize("command", ["check", "train"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        a_rate_twice,
+        kernels_of_a_style,
+        blocks_that_the_base_lacks,
+        shapes_beside_a_file_that_has_one,
+        a_start_that_is_one_of_its_outputs,
+        anothers_file_at_one_of_its_outputs,
+    ],
+)
+def test_check_and_train_refuse_a_sweep_before_anything_is_loaded(quiet, tmp_path, capsys, command, spoil):
+    lists, sentence = spoil(quiet, tmp_path)
+    (tmp_path / "run.yaml").write_text(json.dumps(quiet | {"sweep": lists}))
+    assert main([command, str(tmp_path / "run.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+    assert not parse_config(quiet).run_folder.exists()
+
+
+def test_the_plan_and_the_check_say_how_many_there_are(quiet, capsys):
+    quiet |= {"sweep": {"learning_rate": [1e-3, 3e-4]}, "previews": {"every": 5}}
+    quiet["loop"]["steps"] = 1
+    run_check(parse_config(quiet))
+    said = capsys.readouterr().out
+    assert "sweep: both are of one tuner; 2 take more of both" in said
+    assert "no previews are drawn in a sweep" in said
+    train(parse_config(quiet))
+    said = capsys.readouterr().out
+    assert "a sweep of 2 tuners, in place of that: learning_rate 0.001; learning_rate 0.0003" in said
+    assert "all of them are in " in said
+
+
+def test_a_sweep_resumes_by_itself_alone(quiet, tmp_path):
+    with pytest.raises(ConfigError, match="--resume: expected auto or never for a sweep, found latest"):
+        train(parse_config(quiet | {"sweep": SWEEP}), start="latest")
+
+
+def notes(config) -> list[str]:
+    return [e["message"] for e in read_events(config.run_folder / EVENTS_FILE) if e["event"] == "note"]
+
+
+def test_a_run_that_was_no_sweep_is_put_aside_with_all_that_a_report_would_show_of_it(quiet):
+    quiet |= {"validation": {**quiet["validation"], "every": 1}}
+    quiet["loop"]["steps"] = 2
+    config = parse_config(quiet)
+    before = train(config).read_bytes()
+    train(parse_config(quiet | {"sweep": {"learning_rate": [1e-3, 3e-4]}}))
+    assert not [name for name in ("checkpoints", "best.safetensors", "previews") if (config.run_folder / name).exists()]
+    kept = config.run_folder / "earlier" / "1"
+    assert (kept / config.output.name).read_bytes() == before
+    assert (kept / "checkpoints" / "step-000002").is_dir()
+    assert (kept / "best.safetensors").is_file()
+    assert "sweep:" in (config.run_folder / "config.yaml").read_text()
+
+
+def test_lists_that_changed_are_told_and_cost_nothing_that_was_saved(quiet):
+    quiet |= {"validation": {"every": 0}, "sweep": {"learning_rate": [1e-3, 3e-4]}}
+    quiet["loop"]["steps"] = 2
+    config = parse_config(quiet)
+    train(config)
+    assert not [note for note in notes(config) if "begin anew" in note]
+    quiet["sweep"] = {"learning_rate": [1e-3, 1e-4]}
+    before = config.output.with_name("tuner_learning_rate-0.001.safetensors").read_bytes()
+    train(parse_config(quiet))
+    (said,) = [note for note in notes(config) if "begin anew" in note]
+    assert said.startswith("all tuners begin anew, since no checkpoint of one step is there for learning_rate 0.0001; ")
+    kept = config.run_folder / "learning_rate-0.001" / "earlier" / "1"
+    assert (kept / "tuner_learning_rate-0.001.safetensors").read_bytes() == before
+    assert (kept / "checkpoints" / "step-000002").is_dir()
+
+
+def test_one_checkpoint_that_is_asked_for_is_one_of_all_and_a_torn_one_is_passed_over(quiet, monkeypatch):
+    quiet |= {"validation": {"every": 0}, "saving": {"every": 2, "keep": 1}, "sweep": {"learning_rate": [1e-3, 3e-4]}}
+    quiet["loop"]["steps"] = 5
+    config = parse_config(quiet)
+    folders = [config.run_folder / f"learning_rate-{rate}" for rate in ("0.001", "0.0003")]
+    original, calls = sweep.update_together, []
+
+    def update(runs):
+        calls.append(1)
+        if len(calls) == 3:
+            (config.run_folder / "save").touch()
+        if len(calls) == 4:
+            raise RuntimeError("a power cut")
+        return original(runs)
+
+    monkeypatch.setattr(sweep, "update_together", update)
+    with pytest.raises(RuntimeError, match="a power cut"):
+        train(config)
+    assert [steps_kept(folder) for folder in folders] == [[2, 3], [2, 3]]
+    (folders[1] / "checkpoints" / "step-000003" / "state.pt").write_bytes(b"torn")
+    assert train(config) is not None
+    assert len(calls) == 4 + 3  # on from step 2
 
 
 @pytest.mark.parametrize("kind", ["sc", "csc"])

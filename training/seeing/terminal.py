@@ -106,6 +106,8 @@ class Terminal:
             restarts = f" with {event['restarts']} restarts" if event.get("restarts") else ""
             rate = f"rate {event['learning_rate']:.1e} ({event['schedule']}{restarts}{warmup})"
             self._say(f"{event['optimizer']}, {rate}")
+        if event.get("swept"):
+            self._say(f"a sweep of {len(event['swept'])} tuners, in place of that: {'; '.join(event['swept'])}")
         if event.get("buckets"):
             shown = [f"{width}x{height}: {count}" for width, height, count in event["buckets"][:_SIZES]]
             more = f", and {len(event['buckets']) - _SIZES} more" if len(event["buckets"]) > _SIZES else ""
