@@ -122,6 +122,12 @@ class WordingConfig(Section):
     separator: Annotated[str, Field(min_length=1, max_length=10)] = ","
     variants: Annotated[int, Field(ge=2, le=1000)] = 8
 
+    @model_validator(mode="after")
+    def _something_to_keep_from(self) -> WordingConfig:
+        if self.keep_tags and not (self.shuffle_tags or self.drop_tags):
+            raise ValueError("expected shuffle_tags or drop_tags beside keep_tags, found neither")
+        return self
+
 
 class TextConfig(Section):
     """How captions are encoded, where it shall be otherwise than the base's own pipeline does.

@@ -42,15 +42,17 @@ def parse_config(values: dict, where: str = "configuration") -> TrainConfig:
     except ValidationError as error:
         first = error.errors()[0]
         section = _section_at(first["loc"])
-        key = ".".join(str(part) for part in first["loc"] if not _is_tag(part, first["loc"])) or "file"
+        key = ".".join(str(part) for part in first["loc"] if not _is_tag(part, first["loc"])) or ""
         if first["type"] == "extra_forbidden":
             known = ", ".join(section.model_fields)
             reason = f"{key}: expected one of the keys {known}, found an unknown key; correct or remove it"
         elif first["type"] == "missing":
             reason = f"{key}: expected a value, found none; add this key"
         else:
-            reason = f"{key}: {first['msg'].removeprefix('Value error, ')}, found {first['input']!r:.80}; correct it"
-        raise ConfigError(f"{where}: {reason}") from error
+            said = first["msg"].removeprefix("Value error, ")
+            found = "" if ", found " in said else f", found {first['input']!r:.80}"  # a sentence of ours says it itself
+            reason = f"{key}: {said}{found}{'' if ';' in said else '; correct it'}"
+        raise ConfigError(f"{where}: {reason.removeprefix(': ')}") from error
 
 
 def _resolved(section: Section, folder: Path) -> Any:

@@ -15,7 +15,7 @@ Places = Annotated[list[Path], BeforeValidator(lambda value: value if isinstance
 class Section(BaseModel):
     """A group of keys: frozen, and none but those it names."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def values(self) -> dict[str, Any]:
         """All of it as JSON has it."""

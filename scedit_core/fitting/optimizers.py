@@ -83,7 +83,9 @@ def kind_of(name: str) -> Kind:
     return KINDS[name]
 
 
-def build(name: str, parameters: list, rate: float, weight_decay: float, **arguments: Any) -> torch.optim.Optimizer:
+def build(
+    name: str, parameters: list, rate: float, weight_decay: float, arguments: Mapping[str, Any]
+) -> torch.optim.Optimizer:
     """The optimiser of that name for parameters or groups of them.
 
     Raises ConfigError where its package is not installed, and for arguments that it does not take.
@@ -105,14 +107,35 @@ def build(name: str, parameters: list, rate: float, weight_decay: float, **argum
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # some tell of their defaults
             made = known(parameters, lr=rate, weight_decay=weight_decay, **given)
-    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise ConfigError(
-            f"loop.optimizer_arguments: expected values that {name} can use, found {arguments} ({reason}); correct them"
-        ) from error
+    except _BY_BAD_VALUES as error:
+        raise _bad_values(name, arguments, error) from error
     if kind.own_mean:
         made.train()
     return made
+
+
+def try_update(name: str, made: torch.optim.Optimizer, arguments: Mapping[str, Any]) -> None:
+    """Have an optimiser make an update: some values are only read then.  Raises ConfigError for those it cannot use."""
+    if KINDS[name].package == "bitsandbytes":  # which has no update on a CPU
+        return
+    for group in made.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    try:
+        made.step()
+    except _BY_BAD_VALUES as error:
+        raise _bad_values(name, arguments, error) from error
+
+
+_BY_BAD_VALUES = (ValueError, TypeError, AssertionError, RuntimeError, LookupError, AttributeError)
+
+
+def _bad_values(name: str, arguments: Mapping[str, Any], error: Exception) -> ConfigError:
+    reason = " ".join(str(error).split())[:120]
+    return ConfigError(
+        f"loop.optimizer_arguments: expected values that {name} can use, found {dict(arguments)} ({reason}); correct "
+        "them"
+    )
 
 
 def _class_of(name: str, kind: Kind) -> type:

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..tuners import CSCTuner, SCTuner
 from .errors import ConfigError
-from .optimizers import KINDS, build
+from .optimizers import KINDS, build, try_update
 from .settings import LoopSettings
 
 _FUSED = ("adamw", "adam", "sgd")
@@ -32,7 +32,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter | dict], loop: LoopSetting
         arguments.setdefault("fused", True)  # one launch instead of a dozen
     if all("factor" not in group for group in groups):
         groups = plain
-    made = build(loop.optimizer, groups, loop.learning_rate, loop.weight_decay, **arguments)
+    made = build(loop.optimizer, groups, loop.learning_rate, loop.weight_decay, arguments)
     for group in made.param_groups:
         group["lr"] = loop.learning_rate * group.get("factor", 1.0)
     return made
@@ -64,7 +64,8 @@ def check_optimizer(loop: LoopSettings) -> None:
         )
     for key in loop.block_rates:
         _blocks_named(key)
-    build_optimizer([nn.Parameter(torch.zeros(2, 2))], loop)
+    made = build_optimizer([nn.Parameter(torch.zeros(2, 2))], loop)
+    try_update(loop.optimizer, made, loop.optimizer_arguments)
 
 
 def grouped(tuner: SCTuner | CSCTuner, loop: LoopSettings) -> list[nn.Parameter] | list[dict]:

@@ -8,6 +8,7 @@ from .optimizers import KINDS
 from .remarks import Remarks
 
 _WARMUP = 50  # updates
+_SHORT = 10  # updates from one beginning of the rate to the next
 
 
 class Rated(Protocol):
@@ -17,6 +18,7 @@ class Rated(Protocol):
     optimizer: str
     learning_rate: float
     warmup: int
+    restarts: int
 
 
 def default_rate(optimizer: str) -> float:
@@ -35,13 +37,20 @@ def default_warmup(steps: int) -> int:
 
 
 def rate_remarks(loop: Rated) -> Remarks:
-    """A warmup that does not end within the run, and a rate of which the optimiser makes nothing."""
+    """A warmup that does not end within the run, restarts that leave no time between them, and a rate of which the
+    optimiser makes nothing."""
     remarks = Remarks()
     if loop.warmup >= loop.steps:
         remarks.add(
             f"loop.warmup is {loop.warmup} in a run of {loop.steps} steps, so that the rate never reaches "
             f"loop.learning_rate: {(loop.steps - 1) / loop.warmup:.0%} of it at most",
             f"set it to {default_warmup(loop.steps)} or leave it out",
+        )
+    elif loop.restarts and loop.steps - loop.warmup < _SHORT * (loop.restarts + 1):
+        remarks.add(
+            f"loop.restarts is {loop.restarts} in a run of {loop.steps} steps, so that the rate begins anew after "
+            f"{(loop.steps - loop.warmup) / (loop.restarts + 1):.1f} of them",
+            "lower it",
         )
     low, high = KINDS[loop.optimizer].usable
     if not low <= loop.learning_rate <= high:

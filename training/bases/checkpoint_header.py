@@ -41,7 +41,8 @@ class CheckpointHeader:
                 self.metadata: Mapping[str, str] = dict(opened.metadata() or {})
         except Exception as error:  # whatever a broken file makes the parser raise, it is a broken file
             raise BaseModelError(
-                f"{path}: expected a whole .safetensors checkpoint, found {_damage(path, error)}; download it again"
+                f"{path}: expected a whole .safetensors checkpoint, found {_damage(path, error)}; "
+                f"{'download it again' if path.exists() else 'check the path'}"
             ) from error
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
@@ -78,7 +79,7 @@ def _damage(path: Path, error: Exception) -> str:
         with open(path, "rb") as opened:
             start = opened.read(16)
     except OSError as unreadable:
-        return f"one that cannot be opened ({unreadable.strerror})"
+        return f"one that cannot be opened ({unreadable.strerror})" if path.exists() else "nothing there"
     if start.startswith(b"version https://"):
         return "a Git LFS pointer of a file that was not fetched"
     if start.lstrip()[:1] == b"<":
