@@ -34,6 +34,7 @@ _MEANINGS = {
     "completion": "a control that completes pictures",
     OWN_HINTS: "a control by hints of your own, in a folder",
 }
+_WITHOUT_ONE = "a photo of zwx"  # what a subject without captions is called
 
 
 class Dialogue:
@@ -102,7 +103,8 @@ def ask_and_write(
         said = talk.answer("Memory of the GPU that will train, in GiB, or none", "--memory", memory, "none")
         room = None if said.lower() == "none" else _gib(said)
     made = propose(model, learn, pictures, found, room, own)
-    path = _free(file or pictures.parent / f"{pictures.name}-{learn}.yaml")
+    file = file or pictures.parent / f"{pictures.name}-{learn}.yaml"
+    path = _free(file if file.suffix in (".yaml", ".yml") else file.with_name(f"{file.name}.yaml"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text_of(made, path.stem), "utf-8")
@@ -136,6 +138,8 @@ def text_of(made: Proposal, name: str) -> str:
         f"  resolution: {made.resolution}   # {why['resolution']}",
         f"  captions: {made.captions}   # {why['captions']}",
     ]
+    if made.learn == SUBJECT and made.captions == "none":
+        lines += [f"  caption: {_quoted(_WITHOUT_ONE)}   # say what is on them, named with a rare word of your own"]
     if made.learn == OWN_HINTS:
         lines += ["  condition: {type: custom, name: own}   # name: what the hints show, for the tuner's file"]
         lines += [f"  hints: {_quoted(made.hints)}   # named as the pictures"]

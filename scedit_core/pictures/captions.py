@@ -127,7 +127,7 @@ def _lines(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = None
         yield number, entry if isinstance(entry, dict) else {}
 

@@ -68,6 +68,22 @@ def test_four_questions_and_the_file_passes_check(base_folder, pictures, tmp_pat
     assert again == tmp_path / "mine-style-2.yaml"  # nothing is written over
 
 
+@pytest.mark.parametrize(("said", "written"), [("mine", "mine.yaml"), ("v1.5", "v1.5.yaml"), ("a.yml", "a.yml")])
+def test_the_file_ends_as_yaml_does(base_folder, pictures, tmp_path, said, written):
+    told = (str(base_folder), str(pictures), "style", None, "none")
+    assert ask_and_write(tmp_path / said, *told, talk()[1]) == tmp_path / written
+
+
+def test_a_subject_without_captions_gets_a_name(base_folder, pictures, capsys):
+    for path in pictures.glob("*.txt"):
+        path.unlink()
+    named = {}
+    for learn in ("style", "subject"):
+        path = ask_and_write(None, str(base_folder), str(pictures), learn, None, "none", talk()[1])
+        named[learn] = load_config(path).data.caption
+    assert named == {"style": "", "subject": "a photo of zwx"}
+
+
 def test_with_options_nothing_is_asked_and_check_runs(base_folder, pictures, tmp_path, capsys):
     file = tmp_path / "edges.yaml"
     told = ["--base", str(base_folder), "--folder", str(pictures), "--learn", "canny", "--memory", "none"]

@@ -246,6 +246,17 @@ def test_bad_samples_are_named_and_the_rest_is_trained_on(values, base, bad_shar
         list(map(data.batch, range(8), [2] * 8))
 
 
+def test_a_torn_caption_is_told_where_captions_are_optional_and_not_read_where_they_are_none(values, tmp_path):
+    torn = {"a.png": colour(1), "a.json": b'{"text": "one', "b.png": colour(2), "b.json": b"[" * 100_000}
+    write_shard(tmp_path / "set.tar", torn | {"c.png": colour(3), "c.txt": b"\xff\xfe\x00"})
+    for captions, told in (("optional", ["a.json", "b.json", "c.txt"]), ("none", [])):
+        values["data"] = {"shards": str(tmp_path / "set.tar"), "resolution": 64, "captions": captions}
+        problems = []
+        found = list(samples_of([str(tmp_path / "set.tar")], parse_config(values).data, problems))
+        assert [problem.partition(":")[0].rpartition("/")[2] for problem in problems] == told
+        assert [sample.texts for sample in found] == [()] * (3 - len(told))
+
+
 def test_shards_without_pictures_and_too_few_shards(values, base, tmp_path):
     write_shard(tmp_path / "empty.tar", {"readme.txt": b"nothing"})
     values["data"] = {"shards": str(tmp_path / "empty.tar"), "resolution": 64}

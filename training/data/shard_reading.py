@@ -149,17 +149,19 @@ def _sample(key: str, members: dict[str, Any], config: DataConfig) -> Sample | N
     parts = {ending.split(".")[0]: data for ending, data in members.items() if ending.startswith(("hint.", "mask."))}
     wording = wording_of(config.wording)
     texts: tuple[str, ...] = ()
-    for name in _CAPTIONS:
+    for name in _CAPTIONS if config.captions != "none" else ():
         if not texts and name in members:
             texts = captions_in(decode_text(members[name], f"{key}.{name}"), wording.lines)
-    if not texts and "json" in members:
+    if not texts and "json" in members and config.captions != "none":
         try:
-            texts = texts_in(json.loads(members["json"]), wording.columns)
-        except (ValueError, AttributeError):
-            texts = ()
-    if config.captions == "none":
-        texts = ()
-    elif not texts and config.captions == "required":
+            told = json.loads(members["json"])
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{key}.json: expected JSON with {' or '.join(wording.columns)}, found something else; correct it, or "
+                "set data.captions to none"
+            ) from error
+        texts = texts_in(told, wording.columns) if isinstance(told, dict) else ()
+    if not texts and config.captions == "required":
         raise DataError(f"{key}: expected a caption ({key}.txt), found none; write it or set data.captions to optional")
     words = Captions(config.caption, texts or ("",), wording)
     if config.condition is not None and config.condition.type == "custom" and "hint" not in parts:
