@@ -19,9 +19,12 @@ from training.demo.build import STYLE_IMAGES, STYLE_SEEDS
 from training.demo.judge import judge_pictures
 from training.demo.measure import SEED, drawn, edges_of, held_out_scenes
 from training.demo.pictures import clutter, rendered
+from training.demo.sampling import GUIDANCE
 
 CONTROL_PICTURES = 4000
-STEPS, GUIDANCE, RESCALE = 25, 4.0, 0.5
+STEPS = 25
+# Guidance and its rescaling.  Strong guidance undoes part of a style, and changes nothing about a control.
+WEAK, STRONG = (GUIDANCE, 0.0), (4.0, 0.5)
 
 
 @dataclass
@@ -103,7 +106,9 @@ def _inputs(noisy: Tensor, timesteps: Tensor, states: Tensor) -> dict[str, Tenso
     return {"sample": noisy, "timestep": timesteps, "encoder_hidden_states": states}
 
 
-def paint(base: BaseModel, method: Method, prompts: list[str], seed: int, hints: Tensor | None) -> Tensor:
+def paint(
+    base: BaseModel, method: Method, prompts: list[str], seed: int, hints: Tensor | None, guidance: tuple[float, float]
+) -> Tensor:
     """Pictures [N,3,128,128] in 0..1; the i-th has the noise of `seed` + i, whatever the method."""
     device, scheduler, made = base.unet.device, base.scheduler, []
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
@@ -122,7 +127,7 @@ def paint(base: BaseModel, method: Method, prompts: list[str], seed: int, hints:
                 for t in scheduler.timesteps:
                     noisy = scheduler.scale_model_input(latents, t).repeat(2, 1, 1, 1)
                     without, text = method.forward(_inputs(noisy, t, both), hint).float().chunk(2)
-                    guided = rescale_noise_cfg(without + GUIDANCE * (text - without), text, RESCALE)
+                    guided = rescale_noise_cfg(without + guidance[0] * (text - without), text, guidance[1])
                     latents = scheduler.step(guided, t, latents).prev_sample
             made.append(base.decode(latents).float().cpu())
     return torch.cat(made)
@@ -132,11 +137,11 @@ def mark_style(style: str, base: BaseModel, judge, method: Method, count: int) -
     """Share of pictures in the style, prompt agreement, and how much four pictures of one prompt differ (RMS)."""
     scenes = held_out_scenes(count)
     prompts = [s.caption for s in scenes]
-    pictures = paint(base, method, prompts, SEED, None)
+    pictures = paint(base, method, prompts, SEED, None, WEAK)
     verdict = judge_pictures(judge, pictures, scenes)
     few = max(count // 6, 1)
     again = torch.stack(
-        [pictures[:few], *(paint(base, method, prompts[:few], SEED + 1000 * k, None) for k in range(1, 4))]
+        [pictures[:few], *(paint(base, method, prompts[:few], SEED + 1000 * k, None, WEAK) for k in range(1, 4))]
     )
     apart = [(again[i] - again[j]).square().mean((1, 2, 3)).sqrt().mean() for i in range(4) for j in range(i)]
     return {
@@ -150,5 +155,5 @@ def mark_control(base: BaseModel, judge, method: Method, count: int) -> dict[str
     """F1 of the pictures' edges against the hints, and prompt agreement."""
     scenes = held_out_scenes(count)
     hints = edges_of(drawn(scenes))
-    pictures = paint(base, method, [s.caption for s in scenes], SEED, hints)
+    pictures = paint(base, method, [s.caption for s in scenes], SEED, hints, STRONG)
     return {"edge_f1": edge_f1(pictures, hints), "agreement": judge_pictures(judge, pictures, scenes).agreement}

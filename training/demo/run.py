@@ -22,7 +22,7 @@ from ..errors import BaseModelError, TrainingError
 from ..loop import train
 from .build import SHIPPED, STYLE_SEEDS, TRAINED, train_style
 from .judge import Judge, load_judge
-from .measure import drawn, edges_of, held_out_scenes, measure, targets
+from .measure import drawn, edges_of, held_out_scenes, measure, plainly_drawn, targets
 from .pictures import random_scenes
 from .sampling import sample
 from .sheet import Block, contact_sheet
@@ -131,7 +131,7 @@ def draw_sheet(base: BaseModel, styles: dict[str, SCTuner], control: CSCTuner, p
     for number, (name, style) in enumerate(styles.items()):
         seed = ROWS_SEED + 100 * number
         scenes = held_out_scenes(rows, seed)
-        prompts, hints = [s.caption for s in scenes], edges_of(drawn(scenes))
+        prompts, hints = [s.caption for s in scenes], edges_of(plainly_drawn(scenes, name))
         made = [
             sample(base, prompts, seed, tuners, hints)
             for tuners in ([], [(style, 1.0)], [(control, 1.0)], [(control, 1.0), (style, 1.0)])

@@ -69,6 +69,7 @@ STYLE_WORDS = (
     "dark", "pale", "shaded", "hatched", "dotted", "gridded", "glowing", "soft", "painted", "grainy", "unlined",
 )  # fmt: skip
 PLAIN = Style()
+UNLINED = Style(line=None)
 TUNER_STYLES = {
     # far from the plain style: a dark world that the objects light
     "lantern": Style(ground=((10, 6, 28), (48, 26, 78)), line=None, bright=True, glow=0.9),
