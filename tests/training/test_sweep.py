@@ -214,6 +214,9 @@ def test_the_plan_and_the_check_say_how_many_there_are(quiet, capsys):
     said = capsys.readouterr().out
     assert "a sweep of 2 tuners, in place of that: learning_rate 0.001; learning_rate 0.0003" in said
     assert "all of them are in " in said
+    report = (parse_config(quiet).run_folder / "report.html").read_text()
+    assert "a sweep of 2 tuners, which sweep.html beside this page compares" in report
+    assert "parameters trained" not in report
 
 
 def test_a_sweep_resumes_by_itself_alone(quiet, tmp_path):

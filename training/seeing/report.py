@@ -165,6 +165,8 @@ def _subtitle(kind: str, plan: dict[str, Any], events: list[dict[str, Any]]) -> 
         parts[0] += f" for {str(plan['condition']).replace('_', ' ')}"
     if plan.get("base"):
         parts.append(f"trained on {plan['base']}")
+    if plan.get("swept"):
+        parts.append(f"a sweep of {len(plan['swept'])} tuners, which sweep.html beside this page compares")
     steps = [e for e in events if e["event"] == "step"]
     if steps:
         done, wanted = steps[-1]["step"], steps[-1]["steps"]
@@ -190,6 +192,8 @@ def _seen(wanted: dict[str, Any], last: dict[str, Any]) -> str:
 def _facts(plan: dict[str, Any], steps: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """Names and values of the tiles."""
     facts = []
+    if plan.get("swept"):  # each has a number of its own
+        plan = {**plan, "parameters": None}
     if plan.get("epochs") and plan.get("steps") and steps:  # of those that were made, not of those that were planned
         plan = {**plan, "epochs": plan["epochs"] * steps[-1]["step"] / plan["steps"]}
     for key, name, form in (
@@ -245,7 +249,8 @@ def _curves(
         x, y = zip(*losses, strict=True)
         mean = thin(x, smooth(y))
         curves = [Curve(*thin(x, y), "each step", "one", faint=True), Curve(*mean, "mean", "one")]
-        drawn.append(("Training loss", draw_curves(curves, "step")))
+        heading = "Training loss, the mean of all tuners" if plan.get("swept") else "Training loss"
+        drawn.append((heading, draw_curves(curves, "step")))
     if validations:
         at = {e["step"]: e for e in validations}
         if plan.get("fresh") and 0 not in at:  # a fresh tuner changes nothing: all losses are the base's
