@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,7 +19,11 @@ from .hints import Hint, batch_rows
 from .managed import ManagedTuner
 from .run import Picture, Run
 
+log = logging.getLogger(__name__)
+
 SIDES = ("both", "positive", "negative")
+# What ComfyUI calls models that have the sizes of SD 1.5 or 2.1 and make something else than pictures of a text.
+_KIN = {"SVD_img2vid", "SV3D_u", "SV3D_p", "Stable_Zero123", "LotusD"}
 
 
 class SkipPatch:
@@ -149,9 +154,17 @@ def layout_of(base_model: Any) -> SkipLayout:
 
 
 def check_fit(base_model: Any, tuner: ManagedTuner) -> SkipLayout:
-    """The model's layout.  Raises LayoutError where `tuner` was not made for it."""
+    """The model's layout.  Raises LayoutError where `tuner` was not made for it; the log has a warning where it fits
+    by its sizes alone."""
     layout = layout_of(base_model)
     reason = layout.mismatch(tuner.tuner.layout)
     if reason:
         raise LayoutError(f"{tuner.name}: {reason}; choose a tuner that was trained for this base model")
+    kind = type(getattr(base_model, "model_config", None)).__name__
+    if kind in _KIN:
+        log.warning(
+            "%s: expected an SD 1.5, SD 2.1 or SDXL model, found %s, whose sizes are the same; no tuner was trained "
+            "for it, so that pictures may get worse",
+            *(tuner.name, kind),
+        )
     return layout

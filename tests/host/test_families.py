@@ -80,8 +80,8 @@ def test_all_of_them_are_here():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_each_family(pack, name):
-    """One forward of its U-Net, through the host's own wrappers."""
+def test_each_family(pack, name, caplog):
+    """One forward of its U-Net, through the host's own wrappers; those of the same sizes for other work are told."""
     config = config_of(name)
     supported = FAMILIES[name](dict(config))
     supported.unet_config |= config
@@ -116,3 +116,6 @@ def test_each_family(pack, name):
     assert plain.seen == dict(enumerate(layout.channels))
     assert relative(expected, forward()) > 1e-3
     assert relative(forward(apply_sc(pack, model, tuner, 0.6)), expected) < 1e-5
+    said = [record.message for record in caplog.records if "no tuner was trained" in record.message]
+    assert len(said) == (name in ("SVD_img2vid", "SV3D_u", "SV3D_p", "Stable_Zero123", "LotusD"))
+    assert all(f"found {name}, " in each for each in said)
