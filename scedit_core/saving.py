@@ -39,7 +39,12 @@ def save_tuner(
         )
     tensors = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in tuner.to_file().items()}
     notes = {**tuner.metadata, **{k: str(v) for k, v in (metadata or {}).items()}, **_own_metadata(tuner)}
-    return write_whole(path, lambda temporary: save_file(tensors, temporary, notes))
+
+    def write(place: str) -> None:
+        save_file(tensors, place, notes)
+        _order_metadata(place)
+
+    return write_whole(path, write)
 
 
 def path_inside(folder: str, name: str) -> str:
@@ -93,6 +98,19 @@ def new_file(folder: Path, prefix: str, suffix: str) -> str:
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             return str(path)
+
+
+def _order_metadata(path: str) -> None:
+    """Sort the metadata of a file that was just written: safetensors takes another order each time, and the same tuner
+    would be another file."""
+    with open(path, "rb+") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= size:  # spaces behind it are part of the format
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def _own_metadata(tuner: SCTuner | CSCTuner) -> dict[str, str]:

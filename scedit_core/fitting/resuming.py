@@ -34,6 +34,11 @@ def resume(run: Run, wish: str) -> None:
         leave_later(run)
     else:
         leave_earlier(run)
+    tell_of_nothing_left(run)
+
+
+def tell_of_nothing_left(run: Run) -> None:
+    """Note where all updates are done already."""
     if run.step >= run.config.loop.steps and run.budget is None:
         run.events.emit(
             "note",

@@ -28,6 +28,7 @@ from .loop import (
 )
 from .objective import loss_of
 from .planning import plan
+from .resuming import tell_of_nothing_left
 from .run import Run
 from .run_folder import Stopped
 from .sweep import due_together, passes_together, resume_together
@@ -47,6 +48,7 @@ def train_students(runs: Sequence[Run], previews: Sequence[Previews | None], sta
         _check_alike(first, run)
     resume_together(runs, anew=start == "never")
     for run in runs:
+        tell_of_nothing_left(run)
         run.events.emit("plan", **plan(run))
         run.events.emit("remarks", remarks=[remark.values() for remark in run.remarks])
     validations = [measuring(run) for run in runs]

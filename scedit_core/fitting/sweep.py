@@ -32,7 +32,7 @@ from .new_tuner import new_tuner, trainable
 from .objective import loss_of
 from .optimizing import build_ema, build_optimizer, build_schedule, grouped
 from .planning import plan
-from .resuming import leave_earlier, leave_later
+from .resuming import leave_earlier, leave_later, tell_of_nothing_left
 from .run import Run
 from .run_folder import RunFolder, Stopped
 from .told import Told
@@ -132,7 +132,8 @@ def train_sweep(
     begun()
     for run in members.values():
         run.events.emit("plan", **plan(run))
-    done = next(iter(members.values())).step
+    shared.step = done = next(iter(members.values())).step
+    tell_of_nothing_left(shared)
     shared.events.emit("plan", **plan(shared) | {"first_step": done, "tuners": len(members), "swept": list(members)})
     shared.events.emit("remarks", remarks=[remark.values() for remark in shared.remarks])
     measured = shared.config.validation.every

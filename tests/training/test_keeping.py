@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from training_runs import events, files_below, run_folder, steps_kept, train
+from training_runs import events, files_below, run_folder, steps_kept, stop_after, train
 
 from scedit_core import TunerFileError, load_tuner, save_tuner
 from scedit_core.fitting import loop as fitting
@@ -302,6 +302,15 @@ def test_wishes_count_from_when_the_run_was_asked_for(quiet, tmp_path):
     assert train(quiet, since=stop.stat().st_mtime - 5) is None  # made while the libraries were loading
     assert [e["reason"] for e in events(quiet, "stopped")] == ["a stop file"]
     assert len(events(quiet, "plan")) == 1
+
+
+def test_the_same_run_is_the_same_file_byte_for_byte(quiet, monkeypatch):
+    whole = train(quiet).read_bytes()
+    assert train(quiet).read_bytes() == whole
+    stop_after(3, monkeypatch)
+    assert train(quiet, start="never") is None
+    monkeypatch.undo()
+    assert train(quiet).read_bytes() == whole
 
 
 @pytest.mark.parametrize("torn", [b"", b"torn", b"\x80\x02cnowhere\nnothing\n.", b"PK\x03\x04", bytes(4096)])

@@ -217,6 +217,8 @@ def test_the_plan_and_the_check_say_how_many_there_are(quiet, capsys):
     report = (parse_config(quiet).run_folder / "report.html").read_text()
     assert "a sweep of 2 tuners, which sweep.html beside this page compares" in report
     assert "parameters trained" not in report
+    train(parse_config(quiet))
+    assert "nothing to train: 1 steps are done" in capsys.readouterr().out
 
 
 def test_a_sweep_resumes_by_itself_alone(quiet, tmp_path):

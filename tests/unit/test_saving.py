@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from scedit_core import SCTuner, SkipLayout, TunerFileError, load_tuner, save_tuner
 from scedit_core.converting import convert_tuner, digest
@@ -29,6 +30,16 @@ def old(make_sc, tmp_path):
 
 def leftovers(folder: Path) -> list[str]:
     return [f.name for f in folder.iterdir() if f.name.endswith(".tmp")]
+
+
+def test_the_same_tuner_is_the_same_file(make_sc, tmp_path):
+    notes = {"a": 'a line\nand a "quote" \\ \x01', "z": "\u732b", **{f"key {i}": str(i) for i in range(20)}}
+    tuner = make_sc(1)
+    files = [save_tuner(tuner, tmp_path / f"{i}.safetensors", dict(reversed(notes.items()))) for i in range(5)]
+    assert len({file.read_bytes() for file in files}) == 1
+    read = load_tuner(files[0])
+    assert {key: read.metadata[key] for key in notes} == notes
+    assert all(torch.equal(p, read.state_dict()[name]) for name, p in tuner.state_dict().items())
 
 
 @posix
