@@ -174,7 +174,13 @@ def test_a_mask_channel_a_cut_file_and_missing_weights_are_told(bases, tmp_path)
     assert "remove teacher.kind" in refusal(whole, base, "canny")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/config.json").write_text(json.dumps({}))
-    assert "found nothing there" in refusal(tmp_path / "empty", base)
+    assert "found a folder without a ControlNet's config.json and weights" in refusal(tmp_path / "empty", base)
+    assert "found another file; check teacher.controlnet" in refusal(tmp_path / "empty/config.json", base)
+
+
+def test_a_file_of_the_old_format_of_pytorch_is_read(bases, tmp_path):
+    torch.save(controlnet(bases["sd15"]).state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert load_teacher(tmp_path / "old.pth", bases["sd15"], torch.float32).parameters > 0
 
 
 def refusal(path: Path, base: BaseModel, kind: str | None = None) -> str:

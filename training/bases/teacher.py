@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,9 @@ def load_teacher(
     return Teacher(name, base, network, UNION_KINDS[kind] if union else None, float(strength))
 
 
+_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+
+
 def _read(path: Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
     """The weights, mapped from the file, and a folder's config.  Raises BaseModelError."""
     config: dict[str, Any] = {}
@@ -141,16 +145,24 @@ def _read(path: Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
             config = json.loads((path / "config.json").read_text("utf-8"))
             names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
             file = next((path / n for n in names if (path / n).is_file()), path / "diffusion_pytorch_model.bin")
+        elif file.is_file() and file.suffix.lower() not in _ENDINGS:
+            raise BaseModelError(
+                f"{path}: expected a ControlNet's file ({', '.join(_ENDINGS)}) or its diffusers folder, found another "
+                "file; check teacher.controlnet"
+            )
         if file.suffix.lower() == ".safetensors":
             with safe_open(file, framework="pt") as opened:
                 return {name: opened.get_tensor(name) for name in opened.keys()}, config  # noqa: SIM118 (no mapping)
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
         state = state.get("state_dict", state)
         return {k: v for k, v in state.items() if isinstance(v, Tensor)}, config
     except FileNotFoundError as error:
+        found = "a folder without a ControlNet's config.json and weights" if path.is_dir() else "nothing there"
         raise BaseModelError(
-            f"{path}: expected a ControlNet's file or diffusers folder, found nothing there; check teacher.controlnet"
+            f"{path}: expected a ControlNet's file or diffusers folder, found {found}; check teacher.controlnet"
         ) from error
+    except BaseModelError:
+        raise
     except Exception as error:  # whatever a broken or hostile file makes a parser raise
         line = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise BaseModelError(
