@@ -137,6 +137,6 @@ def draw_sheet(base: BaseModel, styles: dict[str, SCTuner], control: CSCTuner, p
             for tuners in ([], [(style, 1.0)], [(control, 1.0)], [(control, 1.0), (style, 1.0)])
         ]
         learned = drawn(random_scenes(2, STYLE_SEEDS[name]), name)
-        told = "trained just now, while you waited" if name == TRAINED else "a tuner that lies in demo/"
+        told = "trained by the demo" if name == TRAINED else "ships in demo/"
         blocks.append(Block(name, told, learned, prompts, [made[0], made[1], hints, made[2], made[3]]))
     return contact_sheet(path, TITLES, blocks)
