@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _HUB = "https://huggingface.co"
-_RELEASE = f"{_HUB}/scepter-studio/scepter_scedit"
+_RELEASE = f"{_HUB}/scepter-studio/scepter_scedit/resolve/main"
+_MIRROR = "https://modelscope.cn/models/iic/scepter_scedit/resolve/master"  # where the authors' list has all of them
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class ModelFile:
     source: str
 
 
-def _file(name: str, folder: str, kind: str, what: str, url: str) -> ModelFile:
-    return ModelFile(name, folder, kind, what, url, f"[download]({url})")
+def _file(name: str, folder: str, kind: str, what: str, url: str, more: str = "") -> ModelFile:
+    return ModelFile(name, folder, kind, what, url, f"[download]({url}){more}")
 
 
 def _checkpoint(name: str, what: str, repository: str) -> ModelFile:
@@ -47,13 +48,14 @@ _FAMILY_FOLDERS = {"sd15": "SD1.5", "sd21": "SD2.1", "sdxl": "SD_XL1.0"}
 def released_style(family: str, name: str) -> ModelFile:
     """An SC-Tuner of the authors' release, in the folders of that release."""
     path = f"tuners_model/{_FAMILY_FOLDERS[family]}/{name}/0_SwiftSCETuning/adapter_model.bin"
-    return _file(path, "scedit", "sc", f"the authors' style *{name}*", f"{_RELEASE}/resolve/main/{path}")
+    more = f", or [from ModelScope]({_MIRROR}/{path})"
+    return _file(path, "scedit", "sc", f"the authors' style *{name}*", f"{_RELEASE}/{path}", more)
 
 
 def released_control(family: str, condition: str) -> ModelFile:
     """A CSC-Tuner of the authors' release, in the folders of that release."""
     path = f"controllable_model/{_FAMILY_FOLDERS[family]}/{condition}_control/0_SwiftSCETuning/pytorch_model.bin"
-    return _file(path, "scedit", "csc", f"the authors' control for {condition}", f"{_RELEASE}/resolve/main/{path}")
+    return _file(path, "scedit", "csc", f"the authors' control for {condition}", f"{_MIRROR}/{path}")
 
 
 def detector(name: str, what: str) -> ModelFile:

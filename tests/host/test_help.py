@@ -116,6 +116,22 @@ def test_pages_show_real_pictures(schemas):
     assert shown == set((DOCS / "assets").iterdir()), "pictures that no page shows"
 
 
+def test_every_list_of_released_tuners_has_the_same():
+    """The English and the Chinese help: names, families, places, sizes, licences and addresses; the README: names."""
+
+    def told(page: str) -> set[str]:
+        table = page.split("|---|---|---|---|---|\n")[1].split("\n## ")[0]
+        return set(re.findall(r"https?://[\w./-]+|`[^`]+`|[A-Za-z0-9][A-Za-z0-9_.+-]{2,}", table))
+
+    english, chinese = ((DOCS / "SCEditTunerInfo" / f"{name}.md").read_text("utf-8") for name in ("en", "zh"))
+    facts = told(chinese)
+    assert len(facts) > 50
+    assert facts <= told(english)
+    names = {fact for fact in facts if re.fullmatch(r"[A-Z][a-z]+[A-Z]\w+|(?:mre|sai)-[\w-]+", fact)}
+    assert len(names) > 15
+    assert names <= told((PACK_ROOT / "README.md").read_text("utf-8").split("## Get a tuner")[1])
+
+
 def test_help_and_templates_are_small():
     folders = (DOCS, LOCALES, PACK_ROOT / "workflows")
     assert sum(path.stat().st_size for folder in folders for path in folder.rglob("*.*")) < ARCHIVED_BYTES

@@ -101,7 +101,7 @@ def test_notes_name_every_file_with_its_place_and_source():
         assert named == {file.name for file in files if file.kind != "detector"}, stem
         for file in files:
             assert f"`models/{file.folder}/{file.name}`: {file.what}; {file.source}" in note
-            assert file.kind == "detector" or file.url.startswith("https://huggingface.co/")
+            assert file.kind == "detector" or file.url.startswith(("https://huggingface.co/", "https://modelscope.cn/"))
             assert file.kind == "detector" or file.url.endswith(file.name)
             assert file.kind != "detector" or file.name in {*values, "hed"}, stem
 
