@@ -56,8 +56,8 @@ def convert_tuner(
     after = digest(read_tuner(written).tensors)
     if dtype is None and after != before:
         raise TunerFileError(
-            f"{shown(written)}: expected the tensors that were read, digest {before[:16]}, found {after[:16]}; "
-            "the disk or the memory is at fault, so convert again"
+            f"{shown(written)}: expected the tensors that were read, found others; convert again (digests "
+            f"{before[:16]}, {after[:16]}), and check disk and memory"
         )
     return Conversion(written, before, after)
 

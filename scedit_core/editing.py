@@ -92,9 +92,8 @@ def fitted_feature(edit: Edit, b: int, rows: int, size: tuple[int, int]) -> Tens
     if tuple(feature.shape[-2:]) != size:
         if not edit.resize_hint:
             raise HintError(
-                f"hint: expected one that gives features of {size[0]}x{size[1]} for this skip, found "
-                f"{feature.shape[-2]}x{feature.shape[-1]}; make the hint 8 times the size of the latent, which is the "
-                "size of the picture"
+                f"hint: expected features of {size[0]}x{size[1]} for this skip, found {feature.shape[-2]}x"
+                f"{feature.shape[-1]}; make the hint as large as the picture, which is 8 times the latent"
             )
         feature = F.interpolate(feature, size, mode="bilinear", align_corners=False)
     if rows % feature.shape[0]:

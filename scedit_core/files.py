@@ -164,8 +164,8 @@ def _describe(
     foreign = sorted(set(weights.entries).difference(*(inner.values() for inner in tuners.values())))
     if foreign:
         raise TunerFileError(
-            f"{where}: expected only SCEdit weights, found {len(foreign)} more keys such as {foreign[0][:80]!r}; "
-            "choose a file that holds nothing else"
+            f"{where}: expected only SCEdit weights, found more; choose a file that holds nothing else ({len(foreign)} "
+            f"keys such as {foreign[0][:80]!r})"
         )
     metadata = dict(weights.metadata)
     if hasattr(form, "notes"):
@@ -224,8 +224,8 @@ def _choose(where: str, tuners: Mapping[str, object], name: str | None, folder: 
 def _meta(where: str, key: str, own: str, entry: Entry) -> Tensor:
     if entry.dtype not in _FLOATS:
         raise TunerFileError(
-            f"{where}: expected float32, float16 or bfloat16 weights, found {str(entry.dtype).removeprefix('torch.')} "
-            f"in {first_line(key)}; choose a file that is not quantised"
+            f"{where}: expected float32, float16 or bfloat16 weights, found {str(entry.dtype).removeprefix('torch.')}; "
+            f"choose a file that is not quantised ({first_line(key)})"
         )
     shape = entry.shape
     if own.startswith("tuners.") and len(shape) == 4 and shape[2:] == (1, 1):
@@ -259,8 +259,8 @@ def _layout(
         raise TunerFileError(f"{where}: {error}") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise TunerFileError(
-            f"{where}: expected lists of whole numbers and a finite scale in the metadata, found {first_line(error)}; "
-            "save the file again"
+            f"{where}: expected whole numbers and a finite scale in its metadata, found others; save the file again "
+            f"({first_line(error)})"
         ) from error
     # Shapes say more than names: a name only chooses between SD 1.5 and SD 2.1, whose shapes are the same.
     shapes = family_of(layout.channels)
@@ -277,7 +277,7 @@ def _tuned_layout(where: str, tuned: dict[int, int], family: str | None, given: 
     wrong = [b for b, channels in tuned.items() if b >= len(given) or given.channels[b] != channels]
     if wrong:
         raise LayoutError(
-            f"expected a tuner for {given.title}, found block {wrong[0]} with {tuned[wrong[0]]} channels; "
+            f"expected a tuner for {given.title}, found block {wrong[0]} of {tuned[wrong[0]]} channels; "
             "choose a tuner that was trained for this base model"
         )
     return given

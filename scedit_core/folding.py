@@ -172,7 +172,7 @@ class FoldedEdits:
             if b >= len(own) or own[b] != channels:
                 expected = f"{own[b]} channels" if b < len(own) else "no such block"
                 raise LayoutError(
-                    f"output block {b}: expected a skip with {expected}, found {channels} channels; choose a tuner "
+                    f"output block {b}: expected a skip with {expected}, found {channels}; choose a tuner "
                     "that was trained for this base model"
                 )
 

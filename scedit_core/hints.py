@@ -34,8 +34,8 @@ def as_mask(mask: Tensor) -> Tensor:
         mask = mask.squeeze(1 if mask.shape[1] == 1 else 3)
     if mask.ndim != 3 or min(mask.shape) < 1:
         raise HintError(
-            f"mask: expected at least one mask [B,H,W], found one of shape {found}; connect a MASK that is "
-            "not empty and has no colour channels"
+            f"mask: expected at least one mask [B,H,W], found shape {found}; connect a MASK that is not empty and "
+            "has no colours"
         )
     return off_detour(mask, inverted=True)
 

@@ -43,13 +43,13 @@ class SkipLayout:
         fits = len(self.channels) == len(self.strides) and len(self.channels) > 0
         if not fits or min(self.channels) < 1 or min(self.strides) < 1:
             raise LayoutError(
-                f"skip layout: expected as many channels as strides, all at least 1, found channels "
-                f"{_short(self.channels)} and strides {_short(self.strides)}; correct the layout or the file's metadata"
+                f"skip layout: expected as many channels as strides, all at least 1, found {_short(self.channels)} and "
+                f"{_short(self.strides)}; correct the layout, or the file's metadata"
             )
         if any(deep % shallow for deep, shallow in zip(self.strides, self.strides[1:], strict=False)):
             raise LayoutError(
-                "skip layout: expected strides, deepest block first, that are each a multiple of the next, found "
-                f"{_short(self.strides)}; correct the layout or the file's metadata"
+                f"skip layout: expected each stride a multiple of the next, deepest first, found "
+                f"{_short(self.strides)}; correct the layout, or the file's metadata"
             )
 
     def __len__(self) -> int:
@@ -154,7 +154,7 @@ class SkipLayout:
             return cls.from_channels([tuned[b] for b in sorted(tuned)], family)
         raise LayoutError(
             f"skip channels: expected blocks of a known U-Net, found {_list(tuned)}; "
-            "use a file with all blocks or one in this pack's own format"
+            "use a file with all blocks, or one in this pack's own format"
         )
 
     def mismatch(self, tuner: SkipLayout) -> str | None:

@@ -30,8 +30,8 @@ def tuner_path(path: str | os.PathLike, name: str | None = None) -> Path:
         raise
     except (OSError, ValueError) as error:  # no permission, a loop of links, a name with a null byte
         raise TunerFileError(
-            f"{shown(path)}: expected a tuner file or folder, found one that cannot be opened "
-            f"({type(error).__name__}); check the path and its permissions"
+            f"{shown(path)}: expected a tuner file or folder, found {type(error).__name__} when it was opened; check "
+            "the path, and its permissions"
         ) from error
 
 

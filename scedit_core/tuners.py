@@ -262,9 +262,9 @@ class CSCTuner(_Tuner):
         fits = hint.ndim == 4 and hint.shape[1] == 3 and hint.numel() > 0 and hint.is_floating_point()
         if not fits or hint.shape[2] % HINT_FACTOR or hint.shape[3] % HINT_FACTOR:
             raise HintError(
-                f"hint: expected floats [B,3,H,W] with H and W multiples of {HINT_FACTOR}, found "
-                f"{str(hint.dtype).removeprefix('torch.')} {list(hint.shape)}; "
-                "give an RGB image in 0..1 that is 8 times the size of the latent"
+                f"hint: expected floats [B,3,H,W] in multiples of {HINT_FACTOR}, found "
+                f"{str(hint.dtype).removeprefix('torch.')} {list(hint.shape)}; give RGB images in 0..1, 8 times the "
+                "latent's size"
             )
         if torch.is_grad_enabled():
             # convolutions at full size then need no copies: a fifth less time (benchmarks/NOTES.md)

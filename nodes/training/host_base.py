@@ -304,8 +304,8 @@ def _prediction(model: Any, name: str) -> str:
         if isinstance(sampling, kinds.EPS):
             return "epsilon"
     raise SCEditError(
-        f"model: expected one that predicts noise or velocity at whole timesteps, found {name} with another noise "
-        "schedule; load an SD 1.5, SD 2.1 or SDXL checkpoint, and take other sampling nodes off it"
+        f"model: expected one that predicts noise or velocity at whole timesteps, found {name}; load SD 1.5, SD "
+        "2.1 or SDXL, without nodes that change its sampling"
     )
 
 

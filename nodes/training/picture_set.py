@@ -222,7 +222,7 @@ def from_graph(base: HostBase, encoded: Encoded, latents: Sequence[dict], positi
     if len(texts) != len(samples):
         raise DataError(
             f"positive: expected one caption for each of {len(samples)} pictures, or one for all, found {len(texts)}; "
-            "encode as many captions as pictures"
+            "encode that many"
         )
     for each in samples:
         if each.ndim != 3 or each.shape[0] != base.latent_channels:
@@ -270,8 +270,8 @@ def give_hints(
             width, height = (side * _PIXELS for side in picture.bucket)
             if abs(hint.shape[1] * height / (hint.shape[0] * width) - 1) > 0.03:
                 raise DataError(
-                    f"hints: expected the shape of their pictures, found hint {i} of {hint.shape[1]}x{hint.shape[0]} "
-                    f"for a picture of {width}x{height}; make hints from the same pictures"
+                    f"hints: expected hint {i} as {width}x{height} as its picture, found {hint.shape[1]}x"
+                    f"{hint.shape[0]}; make hints from the same pictures"
                 )
             fitted = fit_hint(hint.clone().movedim(-1, 0)[None].float(), height, width, fitting)[0]
             picture.hint_file = encoded.keep(pixels=_framed_pixels(fitted))

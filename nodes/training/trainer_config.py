@@ -164,8 +164,8 @@ def write(config: Mapping[str, Any], path: Path) -> None:
         os.replace(part, path)
     except OSError as error:
         raise SCEditError(
-            f"{path}: expected a place that can be written, found none ({error.strerror}); "
-            "free some space or start ComfyUI with another output folder"
+            f"{path}: expected to write there, found {error.strerror}; free some space, or start ComfyUI with another "
+            "output folder"
         ) from error
 
 

@@ -59,8 +59,8 @@ def check_requirements() -> None:
     missing = missing_requirements()
     if missing:
         raise SCEditError(
-            "training: expected the trainer's packages in ComfyUI's Python, found some missing; install them with the "
-            f'next line and restart ComfyUI\n"{sys.executable}" -m pip install -r "{REQUIREMENTS}"\n'
+            "training: expected the trainer's packages in ComfyUI's Python, found some missing; run the next line, "
+            f'and restart ComfyUI\n"{sys.executable}" -m pip install -r "{REQUIREMENTS}"\n'
             f"(missing: {', '.join(missing)})"
         )
 
@@ -97,8 +97,8 @@ class TrainingProcess:
                 )
         except OSError as error:
             raise SCEditError(
-                f"{run}: expected to start the trainer there, found that it could not be ({error}); "
-                "free some space or start ComfyUI with another output folder"
+                f"{run}: expected to start the trainer there, found {error}; free some space, or start ComfyUI with "
+                "another output folder"
             ) from error
 
     def _command(self, config: Path, resume: bool) -> list[str]:

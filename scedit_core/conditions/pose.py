@@ -53,8 +53,8 @@ class PersonFinder(nn.Module):
         self.labels = [label for label, name in model.config.id2label.items() if name.lower() == "person"]
         if not self.labels:
             raise ConditionError(
-                f"people: expected a detector with a class named person, found {len(model.config.id2label)} other "
-                "classes; choose a model that was trained on COCO"
+                f"people: expected a detector with the class person, found {len(model.config.id2label)} other "
+                "classes; choose one that was trained on COCO"
             )
 
     def forward(self, picture: Tensor, threshold: float) -> Tensor:

@@ -73,8 +73,8 @@ def labels_of(images: Tensor, from_one: bool = False) -> Tensor:
     labels = values.round()
     if (pictures != pictures[..., :1]).any() or ((values - labels).abs() > 0.01).any():
         raise ConditionError(
-            "labels: expected grey pictures whose values of 0..255 are classes, found colours or values in between; "
-            "connect a label map that was neither coloured nor smoothly resized"
+            "labels: expected grey pictures whose values of 0..255 are classes, found others; resize the map without "
+            "smoothing, and do not colour it"
         )
     labels = labels.long()
     if from_one:
@@ -128,8 +128,8 @@ def load_segmentation(folder: Path) -> SegmentationNetwork:
         model, task = load_local("AutoModelForSemanticSegmentation", folder, processor=False)[0], None
     if model.config.num_labels != len(PALETTE):
         raise ConditionError(
-            f"{folder}: expected a model of the {len(PALETTE)} classes of ADE20K, found one of "
-            f"{model.config.num_labels}; choose a model that was trained on ADE20K"
+            f"{folder}: expected the {len(PALETTE)} classes of ADE20K, found {model.config.num_labels}; choose a model "
+            "that was trained on ADE20K"
         )
     preparation = _read(folder, "preprocessor_config.json")
     try:

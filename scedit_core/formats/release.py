@@ -54,8 +54,8 @@ def down_ratio(tensors: Mapping[str, Tensor]) -> float:
             if all(int(c * ratio) == h for c, h in pairs):
                 return ratio
     raise TunerFileError(
-        f"conversion: expected hidden widths of one ratio to the channels, found {pairs[:4]} (channels, hidden); "
-        "keep this tuner in the pack's own format"
+        "conversion: expected hidden widths of one ratio to the channels, found others; keep the pack's own format "
+        f"(channels and hidden widths: {pairs[:4]})"
     )
 
 
@@ -63,6 +63,6 @@ def no_hint(tensors: Mapping[str, Tensor], title: str) -> None:
     """Raises TunerFileError for a CSC-Tuner, which SWIFT's formats cannot hold."""
     if any(k.startswith("hint.") for k in tensors):
         raise TunerFileError(
-            f"conversion: expected an SC-Tuner for {title}, found a CSC-Tuner, which that format cannot hold; "
-            "convert it to scepter instead"
+            f"conversion: expected an SC-Tuner for {title}, found a CSC-Tuner; convert it to scepter, whose format "
+            "can hold it"
         )

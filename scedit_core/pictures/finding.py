@@ -249,8 +249,8 @@ def refuse_tagless(where: object, wording: Wording, texts: set[str]) -> None:
     if wording.of_tags and texts and not any(len(wording.tags(text)) > 1 for text in texts):
         key = "shuffle_tags" if wording.shuffle_tags else "drop_tags"
         raise DataError(
-            f"{where}: expected captions of tags for data.wording.{key}, found none of {len(texts)} with "
-            f"{wording.separator!r} in it; set data.wording.separator, or take {key} out"
+            f"{where}: expected tags in captions for data.wording.{key}, found none; set data.wording.separator, or "
+            f"take {key} out ({len(texts)} captions without {wording.separator!r})"
         )
 
 

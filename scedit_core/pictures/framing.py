@@ -137,8 +137,8 @@ class Framing:
         mask = self.apply(image, Image.Resampling.BOX).convert("L").resize(side, Image.Resampling.BOX)
         if mask.getbbox() is None:
             raise DataError(
-                f"{name}: expected white where the loss counts, found a mask that is black or transparent all over; "
-                "paint white there, or remove the mask"
+                f"{name}: expected white where the loss counts, found a mask without any; paint white there, or remove "
+                "the mask"
             )
         return mask
 

@@ -57,8 +57,8 @@ def sources_of(config: Settings) -> list[Source]:
     data = config.data
     if data.prior is not None and data.hints is not None:
         raise DataError(
-            f"{data.prior.folder}: expected no prior pictures beside ready hints, which they have none of, found both; "
-            "leave out data.prior, or data.hints so that hints are made"
+            f"{data.prior.folder}: expected prior pictures or ready hints, found both; leave out data.prior, or "
+            "data.hints, so that hints are made of all pictures"
         )
     wording = wording_of(data.wording)
     common = {"captions": data.captions, "wording": wording, "resolution": data.resolution}

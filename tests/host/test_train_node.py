@@ -315,7 +315,7 @@ def test_missing_requirements_are_one_command(pack, train, run, tmp_path, monkey
         run()
     message = str(refusal.value)
     sentence, command, missing = message.split("\n")
-    assert "install them with the next line" in sentence
+    assert "run the next line, and restart ComfyUI" in sentence
     assert command == f'"{sys.executable}" -m pip install -r "{wanted}"'
     assert missing == "(missing: no-such-package-of-scedit>=2, rich>=9999)"
 

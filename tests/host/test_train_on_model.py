@@ -301,7 +301,7 @@ def test_a_full_disk_of_tuners_is_mended_by_queueing_again(train, folders, full_
         ({"latents": "channels", "positive": 1}, "expected 4 channels"),
         ({"latents": "two", "positive": 1, "kind": "own hints"}, "expected hints of your own for this kind"),
         ({"latents": "two", "positive": 1, "kind": "own hints", "hints": (3, 64, 64)}, "one for each of 2 pictures"),
-        ({"latents": "two", "positive": 1, "kind": "own hints", "hints": (2, 64, 96)}, "the shape of their pictures"),
+        ({"latents": "two", "positive": 1, "kind": "own hints", "hints": (2, 64, 96)}, "64x64 as its picture"),
         ({"latents": "two", "positive": 1, "kind": "canny"}, "found latents alone"),
     ],
 )

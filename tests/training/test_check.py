@@ -102,7 +102,7 @@ def test_shards(values, pictures_folder, tmp_path):
     assert "a.tar/0 (picture)" in printed
     assert (folder / "check.jpg").is_file()
     values["data"]["wording"] = {"drop_tags": 0.5}
-    with pytest.raises(DataError, match=r"^data\.shards: expected captions of tags for data\.wording\.drop_tags"):
+    with pytest.raises(DataError, match=r"^data\.shards: expected tags in captions for data\.wording\.drop_tags"):
         check(values)
     del values["data"]["wording"]
     values["validation"] = {"hold_out": 2}

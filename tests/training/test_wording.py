@@ -122,7 +122,7 @@ def test_tables_of_other_things_and_bad_lines_are_told(values, folder):
 def test_captions_without_tags_are_refused(values, folder):
     for i in range(3):
         (folder / f"{i}.txt").write_text("a sentence")
-    with pytest.raises(DataError, match=r"expected captions of tags for data\.wording\.shuffle_tags, found none of 1 "):
+    with pytest.raises(DataError, match=r"expected tags in captions for data\.wording\.shuffle_tags, found none; set"):
         found(values, folder, wording={"shuffle_tags": True})
     with pytest.raises(DataError, match="separator"):
         found(values, folder, wording={"drop_tags": 0.5, "separator": ";"})

@@ -36,7 +36,7 @@ def test_a_file_that_does_not_tell_its_unet_loads_for_the_one_that_is_named(tmp_
 def test_a_unet_that_does_not_fit_is_refused(tmp_path):
     write_one_block(tmp_path / "one.safetensors")
     other = SkipLayout((64, 64, 64, 32, 32, 32), (2, 2, 2, 1, 1, 1))
-    with pytest.raises(TunerFileError, match="found block 4 with 48 channels; choose a tuner"):
+    with pytest.raises(TunerFileError, match="found block 4 of 48 channels; choose a tuner"):
         load_tuner(tmp_path / "one.safetensors", layout=other)
 
 
