@@ -30,7 +30,7 @@ class Margins:
 
 
 class Completion(NamedTuple):
-    """image, hint: [B,H,W,3] in 0..1; mask: [B,H,W], 1 where the picture is to be made, else 0."""
+    """image, hint: [B,H,W,3] in 0..1; mask: [B,H,W], 1 where something will be painted, else 0."""
 
     image: Tensor
     hint: Tensor
@@ -40,7 +40,7 @@ class Completion(NamedTuple):
 def inpainting(images: Tensor, masks: Tensor) -> Completion:
     """Images [B,H,W,C] in 0..1 with their masked pixels black in the hint, and unchanged in the image.
 
-    masks: [B,h,w], [1,h,w] or [h,w], stretched to the images; 0.5 and more is to be made.  Source: the authors'
+    masks: [B,h,w], [1,h,w] or [h,w], stretched to the images; 0.5 and more will be painted.  Source: the authors'
     annotator (scepter.modules.annotator.inpainting).  Raises ConditionError for images and masks of other shapes.
     """
     pictures = as_pictures(images)
