@@ -69,11 +69,8 @@ _ANY_STYLE = "*Load SC-Tuner* takes every style that the help of *SCEdit Tuner I
 _CONTROL = "*Apply ControlNet* takes a CSC-Tuner like any other ControlNet, with strength, range and chaining. "
 _TRAIN = (
     "Put pictures into `input/{folder}`, each with a text file of the same name that says what is on it. *Run* trains "
-    "the tuner first ({time}) and then draws; the next *Run* uses it at once. It needs nothing but ComfyUI. "
-)
-_IN_GRAPH = (
-    "Put pictures into `input/{folder}`, each with a text file of the same name that says what is on it. *Run* trains "
-    "on the checkpoint of the graph, with nothing to install, and then draws; the next *Run* uses the tuner at once. "
+    "on the checkpoint of the graph first ({time}) and then draws; the next *Run* uses the tuner at once. It needs "
+    "nothing but ComfyUI. "
 )
 _DISTIL = (
     "Put pictures of any kind into `input/my_many_pictures`, a hundred or more; captions in text files of the same "
@@ -105,7 +102,7 @@ WORKFLOWS = {
         subject,
         "sdxl",
         "SCEdit 05 Subject (SDXL)",
-        "The tuner was trained on one dog, which the words *sbu dog* call.",
+        "The tuner was trained on one dog; write *sbu dog* in the prompt to get it.",
         (SUBJECT,),
     ),
     "sc_image_to_image_sd15": Workflow(
@@ -215,14 +212,15 @@ WORKFLOWS = {
     "sc_train_in_graph_sdxl": Workflow(
         lambda: style_in_the_graph("sdxl"),
         "sdxl",
-        "SCEdit 20 Train a style in the graph (SDXL)",
-        _IN_GRAPH.format(folder="my_pictures") + "Twenty pictures are enough.",
+        "SCEdit 20 Style from your pictures (SDXL)",
+        _TRAIN.format(folder="my_pictures", time="400 steps, minutes on a GPU") + "Twenty pictures are enough.",
     ),
     "csc_train_in_graph_sdxl": Workflow(
         lambda: control_in_the_graph("sdxl"),
         "sdxl",
-        "SCEdit 21 Train a control in the graph (SDXL)",
-        _IN_GRAPH.format(folder="my_many_pictures") + "A control needs thousands of pictures.",
+        "SCEdit 21 Train a control for edges (SDXL)",
+        _TRAIN.format(folder="my_many_pictures", time="4000 steps, hours on a GPU")
+        + "A control needs thousands of pictures. Templates 09 to 17 use released ones.",
     ),
     "csc_distil_canny_sd15": Workflow(
         lambda: control_from_controlnet("sd15"),
@@ -255,7 +253,9 @@ def files(stem: str) -> list[ModelFile]:
 def note(stem: str) -> str:
     """The note of a workflow, in Markdown."""
     workflow = WORKFLOWS[stem]
-    where = "**Files, in the folder of ComfyUI** (keep the folders of the release)"
+    where = "**Files, in the folder of ComfyUI**"
+    if any(file.name.endswith(".bin") for file in workflow.files):
+        where += " (keep the release's folders; the page's list of missing files downloads no `.bin`: use these links)"
     return f"### {workflow.name}\n\n{workflow.text}\n\n{where}\n\n{needed(files(stem))}\n\n{_THUMBNAIL}"
 
 

@@ -108,7 +108,9 @@ export async function layOut({ api, note, name, folded = [], run = false }) {
     if (depth.get(node.id) > sampler) depth.set(node.id, sampler);
   const columns = [];
   for (const node of graph._nodes) (columns[depth.get(node.id)] ??= []).push(node);
-  const place = (node) => (node.type === "KSampler" ? 0 : folded.includes(String(node.id)) ? 1 : 2);
+  const trainings = ["SCEditTrainTuner", "SCEditTrainOnModel", "SCEditDistillControlNet"];
+  const first = ["KSampler", ...trainings]; // what a graph is about is seen when it opens
+  const place = (node) => (first.includes(node.type) ? 0 : folded.includes(String(node.id)) ? 1 : 2);
   for (const column of columns) column.sort((one, other) => place(one) - place(other));
   let x = note ? 430 : 40;
   columns.forEach((column) => {
@@ -121,6 +123,7 @@ export async function layOut({ api, note, name, folded = [], run = false }) {
       if (node.type === "CLIPTextEncode") node.setSize([300, 120]);
       if (["SaveImage", "PreviewImage", "LoadImage", "MaskPreview"].includes(node.type)) node.setSize([300, 320]);
       if (node.type === "PreviewAny") node.setSize([420, 300]);
+      if (trainings.includes(node.type)) node.setSize([360, wanted[1]]); // as wide as its panel will be
       if (node.type === "SCEditTrainTuner" && run) node.setSize([420, wanted[1] + 330]); // its panel
       // Condition nodes show what they make, in a graph that is shown alone only after a run.
       if ((run || note) && conditions.includes(node.type)) node.setSize([300, wanted[1] + 230]);

@@ -80,7 +80,7 @@ def main() -> int:
             for stem in given.stems or graphs.WORKFLOWS:
                 workflow = json.loads(graphs.template(stem).read_text("utf-8"))
                 task = {"name": stem, "workflow": workflow, "run": True, "set": small(stem, info)}
-                task["picture"] = str(given.out / f"{stem}.png")
+                task |= {"opened": str(given.out / f"{stem}_opened.png"), "picture": str(given.out / f"{stem}.png")}
                 (result,) = chromium.visit(server.url, [task], base)
                 ours = [each for each in result["problems"] if "scedit" in each.lower()]
                 saved = [node for node in workflow["nodes"] if node["type"] == "SaveImage"]
