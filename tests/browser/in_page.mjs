@@ -109,9 +109,12 @@ export async function layOut({ api, note, name, folded = [], run = false }) {
   const columns = [];
   for (const node of graph._nodes) (columns[depth.get(node.id)] ??= []).push(node);
   const trainings = ["SCEditTrainTuner", "SCEditTrainOnModel", "SCEditDistillControlNet"];
-  const first = ["KSampler", ...trainings]; // what a graph is about is seen when it opens
-  const place = (node) => (first.includes(node.type) ? 0 : folded.includes(String(node.id)) ? 1 : 2);
+  const place = (node) => (node.type === "KSampler" ? 0 : trainings.includes(node.type) ? 3
+    : folded.includes(String(node.id)) ? 1 : 2); // a training's panel grows downwards
   for (const column of columns) column.sort((one, other) => place(one) - place(other));
+  // A training that would begin out of sight has a column of its own.
+  const long = columns.findIndex((column) => column.length > 3 && trainings.includes(column.at(-1).type));
+  if (long >= 0) columns.splice(long + 1, 0, [columns[long].pop()]);
   let x = note ? 430 : 40;
   columns.forEach((column) => {
     let y = 60;
