@@ -139,6 +139,8 @@ def test_one_pass_beside_the_earlier_build_is_that_of_the_report():
             row = next((each for each in models[model]["rows"] if each["variant"] == name), None)
             expected = row and [f"{row['inside_before']:.3f}", f"{row['inside']:.3f}", f"{row['edits']:.2f}"]
             assert told == (expected or ["", "", ""]), name
+
+
 def test_the_readme_is_read_in_one_sitting():
     assert README.count("\n") <= 150
 
