@@ -189,6 +189,12 @@ def prepare(
     run.remarks.take(data.remarks)
     if run.budget is None:
         run.remarks.take(rate_remarks(loop))
+    if lessons is not None and lessons.residuals + lessons.predictions > loop.steps:
+        run.remarks.add(
+            f"teacher.residuals and teacher.predictions are {lessons.residuals} and {lessons.predictions} in a run of "
+            f"{loop.steps} steps, which ends before they do",
+            "lower them, or raise loop.steps",
+        )
     if config.sweep is not None and config.previews.every and config.previews.model_fields_set:
         run.remarks.add("no previews are drawn in a sweep", "draw with its tuners in ComfyUI")
     return run

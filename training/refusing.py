@@ -7,6 +7,7 @@ from scedit_core.fitting.sweep import variants
 from scedit_core.fitting.tuner_file import check_writable
 
 from .bases.heads import check_against_base
+from .bases.teacher import read_teacher
 from .config import TrainConfig
 from .errors import ConfigError
 from .places import check_places
@@ -23,6 +24,8 @@ def refuse_early(config: TrainConfig, start: str = "auto") -> None:
             "the newest step that all of them have saved"
         )
     check_optimizer(config.loop)
+    if config.teacher is not None:
+        read_teacher(config.teacher.controlnet)  # which is only loaded when all pictures are encoded
     members = {} if config.sweep is None else variants(config, config.sweep.values())
     for each in (config, *members.values()):
         check_places(each)

@@ -262,6 +262,16 @@ def test_a_run_says_what_it_was_taught(taught_values, controlnet):
     assert plan["teacher"] == {"name": "edges", "residuals": 2, "predictions": 2, "pictures": 2}
 
 
+def test_phases_longer_than_the_run_are_remarked(taught_values):
+    for predictions, remarked in ((2, False), (9, True)):
+        taught_values["teacher"]["predictions"] = predictions
+        if remarked:
+            taught_values["output"] = taught_values["output"].replace("tuner", "other")
+        run(taught_values)
+        told = [remark["text"] for remark in events(taught_values, "remarks")[-1]["remarks"]]
+        assert any("are 2 and 9 in a run of 6 steps, which ends before they do" in each for each in told) == remarked
+
+
 def test_a_student_comes_nearer_to_its_teacher(taught_values):
     taught_values["teacher"] |= {"residuals": 40, "predictions": 0}
     taught_values["loop"] |= {"steps": 40, "learning_rate": 1e-2, "batch": 4, "schedule": "constant"}

@@ -13,6 +13,7 @@ from diffusers import ControlNetModel, ControlNetUnionModel
 from safetensors.torch import save_file
 
 from scedit_core import SkipLayout
+from training.__main__ import main
 from training.bases.base_model import BaseModel
 from training.bases.teacher import load_teacher
 from training.errors import BaseModelError
@@ -176,6 +177,17 @@ def test_a_mask_channel_a_cut_file_and_missing_weights_are_told(bases, tmp_path)
     (tmp_path / "empty/config.json").write_text(json.dumps({}))
     assert "found a folder without a ControlNet's config.json and weights" in refusal(tmp_path / "empty", base)
     assert "found another file; check teacher.controlnet" in refusal(tmp_path / "empty/config.json", base)
+
+
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_what_is_no_controlnet_is_told_before_anything_is_encoded(control_values, tmp_path, capsys, command):
+    write(tmp_path / "odd.safetensors", {k: torch.zeros(v) for k, v in ODD["a T2I-Adapter"].items()}, "diffusers")
+    for name, said in (("none.safetensors", "found nothing there"), ("odd.safetensors", "found a T2I-Adapter")):
+        control_values["teacher"] = {"controlnet": str(tmp_path / name)}
+        (tmp_path / "run.yaml").write_text(json.dumps(control_values))
+        assert main([command, str(tmp_path / "run.yaml")]) == 2
+        assert said in capsys.readouterr().err
+        assert not Path(control_values["output"]).with_suffix(".run").exists()
 
 
 def test_a_file_of_the_old_format_of_pytorch_is_read(bases, tmp_path):

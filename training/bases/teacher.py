@@ -105,13 +105,7 @@ def load_teacher(
 
     Raises BaseModelError, in one sentence, for another kind of file, one for another base, or a damaged one.
     """
-    weights, config = _read(path)
-    for part, found in _FOREIGN:
-        if any(part in name for name in weights):
-            raise BaseModelError(f"{path}: expected a ControlNet, found {found} {_DO}")
-    if not any(name.endswith(_HINTS_IN) for name in weights):
-        first = next(iter(sorted(weights)), "nothing")
-        raise BaseModelError(f"{path}: expected a ControlNet, found a file with {first:.60}; {_DO}")
+    weights, config = read_teacher(path)
     weights = _with_diffusers_names(weights, base)
     union = "task_embedding" in weights
     if (kind is not None) != union:
@@ -136,8 +130,22 @@ def load_teacher(
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 
+def read_teacher(path: Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
+    """A ControlNet's weights, mapped from its file, and its folder's config.
+
+    Raises BaseModelError where it is none that can be read; whether it fits a base is for `load_teacher` to say.
+    """
+    weights, config = _read(path)
+    for part, found in _FOREIGN:
+        if any(part in name for name in weights):
+            raise BaseModelError(f"{path}: expected a ControlNet, found {found} {_DO}")
+    if not any(name.endswith(_HINTS_IN) for name in weights):
+        first = next(iter(sorted(weights)), "nothing")
+        raise BaseModelError(f"{path}: expected a ControlNet, found a file with {first:.60}; {_DO}")
+    return weights, config
+
+
 def _read(path: Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
-    """The weights, mapped from the file, and a folder's config.  Raises BaseModelError."""
     config: dict[str, Any] = {}
     try:
         file = path
