@@ -58,6 +58,12 @@ class TeacherConfig(Section):
     residuals: Count | None = None
     predictions: Count | None = None
 
+    @model_validator(mode="after")
+    def _teaches_something(self) -> TeacherConfig:
+        if self.residuals == self.predictions == 0:
+            raise ValueError("expected residuals or predictions above 0, found none of either; leave the teacher out")
+        return self
+
 
 class ObjectiveConfig(Section):
     """What the loss asks for.

@@ -16,7 +16,8 @@ from scedit_core import SkipLayout
 from training.__main__ import main
 from training.bases.base_model import BaseModel
 from training.bases.teacher import load_teacher
-from training.errors import BaseModelError
+from training.config_file import parse_config
+from training.errors import BaseModelError, ConfigError
 
 _spec = importlib.util.spec_from_file_location("small_checkpoints", Path(__file__).with_name("small_checkpoints.py"))
 small = importlib.util.module_from_spec(_spec)
@@ -188,6 +189,14 @@ def test_what_is_no_controlnet_is_told_before_anything_is_encoded(control_values
         assert main([command, str(tmp_path / "run.yaml")]) == 2
         assert said in capsys.readouterr().err
         assert not Path(control_values["output"]).with_suffix(".run").exists()
+
+
+def test_a_teacher_that_teaches_nothing_is_refused(control_values):
+    control_values["teacher"] = {"controlnet": "edges.safetensors", "residuals": 0, "predictions": 0}
+    with pytest.raises(
+        ConfigError, match=r"teacher: expected residuals or predictions above 0, found none of either; "
+    ):
+        parse_config(control_values)
 
 
 def test_a_file_of_the_old_format_of_pytorch_is_read(bases, tmp_path):
