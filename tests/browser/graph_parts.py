@@ -40,14 +40,13 @@ def picture(family: str, prompt: str, steps: int = 25, cfg: float = 7.0) -> dict
 
 
 def demo_picture(prompt: str) -> dict[str, dict]:
-    """The same on the embedded base, with its autoencoder as node 8, rescaled guidance as 9 and an enlarger as 19."""
+    """The same on the embedded base, with its autoencoder as node 8 and an enlarger as 19."""
     return {
         "1": node("SCEditDemoModel"),
-        "9": node("RescaleCFG", multiplier=0.5, model=("1", 0)),
         "2": node("SCEditDemoPrompt", "Prompt", text=prompt),
         "3": node("SCEditDemoPrompt", "Negative prompt", text=""),
         "4": node("EmptyLatentImage", width=128, height=128, batch_size=1),
-        "5": sampler(("9", 0), ("2", 0), ("3", 0), ("4", 0), "euler", "sgm_uniform", cfg=4.0, seed=3),
+        "5": sampler(("1", 0), ("2", 0), ("3", 0), ("4", 0), "euler", "sgm_uniform", cfg=1.5, seed=3),
         "8": node("SCEditDemoVAE"),
         "6": node("VAEDecode", samples=("5", 0), vae=("8", 0)),
         "19": node("ImageScaleBy", "Twice as large", upscale_method="bicubic", scale_by=2.0, image=("6", 0)),

@@ -28,7 +28,7 @@ ONLY_SHOWN = (SOFT_EDGE, DEPTH, POSE, SEGMENTATION)
 _EDGES = {"low": 100.0, "high": 200.0, "blur": 0.0}
 _PROMPT = "a green mushroom in the middle, in a room"
 _CAT = "a purple cat in the middle, on a beach"
-_FOLDED = ("1", "2", "3", "4", "6", "8", "9", "19")
+_FOLDED = ("1", "2", "3", "4", "6", "8", "19")
 
 
 @dataclass(frozen=True)
