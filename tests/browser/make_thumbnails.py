@@ -48,12 +48,12 @@ def painted_over() -> Pair:
         "20": node("LoadImage", image=help_graphs.SCENE),
         "7": node("SaveImage", filename_prefix="SCEdit", images=("20", 0)),
     }
-    after = with_style(demo_picture(CAT), help_graphs.LANTERN)
+    after = with_style(demo_picture("a yellow cat in the middle, on a beach"), help_graphs.LANTERN)
     after["20"] = node("LoadImage", image=help_graphs.SCENE)
     after["23"] = node("ImageScale", upscale_method="area", width=128, height=128, crop="center", image=("20", 0))
     after["24"] = node("VAEEncode", pixels=("23", 0), vae=("8", 0))
     del after["4"]
-    after["5"]["inputs"] |= {"latent_image": ["24", 0], "denoise": 0.7}
+    after["5"]["inputs"] |= {"latent_image": ["24", 0], "denoise": 0.8}
     return before, after
 
 
