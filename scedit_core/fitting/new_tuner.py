@@ -7,6 +7,7 @@ import torch
 from .. import CSCTuner, SCTuner, SkipLayout, load_tuner
 from .errors import ConfigError
 from .settings import TunerSettings
+from .tuner_file import STEP
 
 
 def new_tuner(config: TunerSettings, layout: SkipLayout, seed: int) -> SCTuner | CSCTuner:
@@ -56,4 +57,5 @@ def _from_file(config: TunerSettings, layout: SkipLayout) -> SCTuner | CSCTuner:
         raise ConfigError(f"tuner.start_from: {config.start_from.name}: {reason}; choose another file")
     for p in tuner.parameters():
         p.data = p.data.float().clone()  # a map of the file until here
+    tuner.metadata.pop(STEP, None)  # said of the file that it comes from
     return tuner.requires_grad_(True)

@@ -13,12 +13,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_runs import events, run_folder, stop_after, train
 
-from scedit_core import inspect_tuner
+from scedit_core import inspect_tuner, load_tuner
 from scedit_core.fitting import loop as fitting
 from scedit_core.fitting.events import Events
 from scedit_core.fitting.new_tuner import trainable
 from scedit_core.fitting.processes import OneProcess, Wishes
 from scedit_core.fitting.run_folder import RunFolder
+from scedit_core.fitting.tuner_file import STEP
 from training.config_file import parse_config
 from training.errors import ConfigError
 from training.loop import prepare
@@ -48,6 +49,14 @@ def test_files_on_the_way_are_the_tuner_of_their_step(quiet):
         (2, names(quiet)[0]),
         (4, names(quiet)[1]),
     ]
+
+
+def test_a_tuner_that_began_with_one_is_none_itself(quiet, tmp_path):
+    train(quiet)
+    begun = sorted(Path(quiet["output"]).parent.glob("*-step-*.safetensors"))[0]
+    assert STEP in load_tuner(begun).metadata
+    quiet["tuner"]["start_from"], quiet["output"] = str(begun), str(tmp_path / "next.safetensors")
+    assert STEP not in load_tuner(train(quiet)).metadata
 
 
 def test_a_stop_keeps_one_too(quiet, monkeypatch):

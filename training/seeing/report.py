@@ -75,7 +75,9 @@ def write_report(run_folder: Path, live: bool = False) -> Path:
         curves=_curves(of["step"], of["validation"], plan) + _following(of["validation"], of["preview"]),
         timesteps=_timesteps(last),
         validation_step=last and last["step"],
-        validation_images=f"{last['images']} pictures" if last and "images" in last else "the same pictures",
+        validation_images=f"{last['images']} picture{'s' * (last['images'] != 1)}"
+        if last and "images" in last
+        else "the same pictures",
         grid=_data_uri(run_folder / "previews" / "grid.jpg"),
         latest=latest and _data_uri(latest),
         latest_caption=latest and _latest_caption(of["preview"][-1]),
