@@ -10,14 +10,13 @@ reading:  photographs (smooth, with noise) at 512 px, in batches of 16, with the
           CPU keeps them all busy; `waited` is the share of the time in which the loop waited for its batch.
 scale:    pictures with three captions each, drawn at random at 64 px and encoded by a tiny base, since what is measured
           is what is kept of each picture: how long `check` takes, as a process of its own, the first time and when all
-          is cached, and the resident memory while batches of 4 are read and nothing else.
+          is cached, and the resident memory while --batches of 4 are read and nothing else.  --work keeps them.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,8 @@ import torch
 import yaml
 from PIL import Image
 
-from benchmarks.frame import MIB, PACK, finish, machine, parser, show
+from benchmarks import frame
+from benchmarks.frame import MIB, PACK, finish, in_turns, machine, show, some_of
 from scedit_core.pictures.reading import to_picture, to_tensor
 from training.bases.loading import load_base
 from training.config_file import load_config, parse_config
@@ -48,25 +48,16 @@ SUBJECTS, PLACES = ("star", "heart", "fish", "house", "mushroom", "cat"), ("sea"
 
 def main() -> None:
     """Measure, print, write."""
-    made = parser(__doc__)
-    made.add_argument("--only", nargs="+", choices=("reading", "scale"), default=["reading", "scale"])
-    made.add_argument("--steps", type=int, default=40, help="of reading")
-    made.add_argument("--pictures", type=int, default=10_000, help="of scale")
-    made.add_argument("--batches", type=int, default=5000, help="of scale")
-    made.add_argument("--work", type=Path, help="a folder to keep the set of scale and its cache in")
-    options = made.parse_args()
+    parts = {"reading": _reading, "scale": _scale}
+    options = frame.options(__doc__, only=some_of(parts), steps=40, pictures=10_000, batches=5000, work=Path)
     report = {"machine": machine()}
     with tempfile.TemporaryDirectory() as folder:
         for name in options.only:
             work = Path(folder) / name
             work.mkdir()
-            report[name] = {"reading": _reading, "scale": _scale}[name](work, options)
-            show(name, list(report[name][0]), [[_cell(value) for value in row.values()] for row in report[name]])
+            report[name] = parts[name](work, options)
+            show(name, report[name])
     finish(report, options)
-
-
-def _cell(value: object) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _reading(folder: Path, options: argparse.Namespace) -> list[dict]:
@@ -101,10 +92,12 @@ def _condition(name: str, base, pictures: Path, folder: Path, steps: int) -> dic
         if number == 2:  # the first ones find a cold cache of the system
             waited, begun = 0.0, time.perf_counter()
     total = time.perf_counter() - begun
+    ways = {"hint": lambda: encoder.hint(example), "png": lambda: to_tensor(before.read_picture("hints", "00"))}
+    taken = in_turns(25, time.thread_time, ways)
     return {
         "hint": name,
-        "hint_ms": _milliseconds(lambda: encoder.hint(example)),
-        "png_ms": _milliseconds(lambda: to_tensor(before.read_picture("hints", "00"))),
+        "hint_ms": 1000 * taken["hint"],
+        "png_ms": 1000 * taken["png"],
         "hint_kib": sum(p.stat().st_size for p in encoder._hint_paths(example) if p.is_file()) / 1024,
         "png_kib": before.picture_path("hints", "00").stat().st_size / 1024,
         "step_s": total / (steps - 2),
@@ -121,17 +114,6 @@ def _busy_step() -> Callable[[], None]:
         a @ a
     count = max(1, round(STEP * times / (time.perf_counter() - begun)))
     return lambda: [a @ a for _ in range(count)] and None
-
-
-def _milliseconds(read: Callable[[], object], times: int = 25) -> float:
-    """Of this thread's processor, the median."""
-    read()
-    taken = []
-    for _ in range(times):
-        begun = time.thread_time()
-        read()
-        taken.append(time.thread_time() - begun)
-    return 1000 * statistics.median(taken)
 
 
 def _scale(folder: Path, options: argparse.Namespace) -> list[dict]:

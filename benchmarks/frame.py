@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import importlib.metadata
 import json
@@ -12,7 +13,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,38 @@ _OURS, _OTHERS = "#0f766e", "#9ca3af"  # bars of plots
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # names of glibc's mallopt
 
 
-def parser(doc: str, plot: bool = False, host: bool = False) -> argparse.ArgumentParser:
-    """With a script's docstring and --out; --plot where there is one to draw, --host where it needs ComfyUI."""
+def options(doc: str, **wanted: Any) -> argparse.Namespace:
+    """Those of a script, whose docstring says what they do: its own and --out.
+
+    Each is given by its default: False for a switch, a list for one or more; a type where there is none; `one_of` or
+    `some_of` for names.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores Ctrl+C for what runs in the background
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--out", type=Path, help="JSON file to write")
-    if plot:
-        made.add_argument("--plot", type=Path, help="PNG file to draw")
-    if host:
-        made.add_argument("--host", type=Path, default=found_host(), help="a ComfyUI checkout, else COMFYUI_PATH")
-    return made
+    for name, default in {**wanted, "out": Path}.items():
+        if isinstance(default, dict):
+            told = default
+        elif default is False:
+            told = {"action": "store_true"}
+        elif isinstance(default, type):
+            told = {"type": default}
+        elif isinstance(default, list):
+            told = {"type": type(default[0]), "nargs": "+", "default": default}
+        else:
+            told = {"type": type(default), "default": default}
+        made.add_argument(f"--{name.replace('_', '-')}", **told)
+    return made.parse_args()
+
+
+def one_of(names: Iterable[str], default: str | None = None) -> dict[str, Any]:
+    """An option that takes one of these names."""
+    return {"choices": list(names), "default": default}
+
+
+def some_of(names: Iterable[str], default: list[str] | None = None) -> dict[str, Any]:
+    """An option that takes some of these names, all by default."""
+    names = list(names)
+    return {"choices": names, "nargs": "+", "default": names if default is None else default}
 
 
 def found_host() -> Path | None:
@@ -40,6 +64,10 @@ def found_host() -> Path | None:
     named = os.environ.get("COMFYUI_PATH", "").split(os.pathsep)[0] or "~/comfy/ComfyUI"
     path = Path(named).expanduser().resolve()
     return path if (path / "comfyui_version.py").is_file() else None
+
+
+HOST = {"type": Path, "default": found_host()}  # the option of scripts that need ComfyUI
+COMPILE = {"nargs": "?", "const": "inductor"}  # the option of what can be compiled, which takes a backend
 
 
 def host_version(host: Path | None) -> str:
@@ -52,8 +80,12 @@ def host_version(host: Path | None) -> str:
 def machine(*packages: str) -> dict[str, Any]:
     """What it runs on, and the versions of torch and of those packages."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", *packages)}
-    system, python = platform.platform(terse=True), platform.python_version()
-    return {"device": device_name(), "system": system, "python": python} | versions
+    told = {"device": device_name(), "system": platform.platform(terse=True), "python": platform.python_version()}
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        told |= {"cuda": torch.version.cuda, "memory_mib": card.total_memory // MIB}
+        told |= {"capability": f"{card.major}.{card.minor}"}
+    return told | versions
 
 
 def device_name() -> str:
@@ -62,17 +94,27 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {threads} thread{'s' * (threads > 1)}"
 
 
-def show(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """Print a table, the first `left` columns flush left."""
+def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print a table: a column for each key that has a value in some row."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
-    for i, head in enumerate(heads):
-        table.add_column(head, justify="left" if i < left else "right")
+    keys = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
+    for key in keys:
+        words = all(isinstance(row.get(key) or "", str) for row in rows)
+        table.add_column(key.replace("_", " "), justify="left" if words else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(_cell(row.get(key)) for key in keys))
     Console(width=None if sys.stdout.isatty() else 190).print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return " to ".join(map(_cell, value))
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
+    return "" if value is None else str(value)
 
 
 def finish(
@@ -119,14 +161,18 @@ def pyplot():
     return plt
 
 
-def listen_to_ctrl_c() -> None:
-    """Have Ctrl+C raise KeyboardInterrupt, which a shell turns off in what it starts in the background."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Ctrl+C ends what is inside, and the script shows and writes what it has so far."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("stopped; here are the rows so far", file=sys.stderr)
 
 
-def mark(gpu: bool) -> Any:
-    """A moment: in the order of the GPU's work, without waiting for it."""
-    if not gpu:
+def mark() -> Any:
+    """A moment: where there is a GPU in the order of its work, without waiting for it."""
+    if not torch.cuda.is_available():
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
     event.record()

@@ -11,9 +11,9 @@ part that has one.  Started again, it does what is still missing.  A part whose 
 has.  --host names a ComfyUI checkout, else COMFYUI_PATH does, else ~/comfy/ComfyUI is looked for; without one sampling
 and training on the MODEL are left out.
 
-A machine with torch for CUDA and Python 3.12 but no network gets the rest from wheels: --fetch-wheels downloads them,
-at most 40 MiB, and --wheels installs them into build/site, for this script alone.  --dry-run does every script at a
-tiny size on the CPU, and writes into build/gpu.
+A machine with torch for CUDA and Python 3.12 but no network gets the rest, pinned in requirements/gpu.txt, from wheels:
+--fetch-wheels downloads them, at most 40 MiB, and --wheels installs them into build/site, for this script alone.
+--dry-run does every script at a tiny size on the CPU, and writes into build/gpu.
 """
 
 from __future__ import annotations
@@ -30,50 +30,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-# What is needed besides torch, torchvision, transformers, accelerate, peft, rich and matplotlib: module -> wheel.
-# Without the wheel of `av`, which reads videos and is larger than all others together, a stand-in is enough.
-WHEELS = {
-    "diffusers": "diffusers==0.42.1",
-    "importlib_metadata": "importlib_metadata==10.2.0",
-    "lazy_importer": "lazy-importer==0.1.0",
-    "pydantic": "pydantic==2.14.3",
-    "pydantic_core": "pydantic_core==2.50.4",
-    "annotated_types": "annotated-types==0.8.0",
-    "typing_inspection": "typing-inspection==0.4.5",
-    "einops": "einops==0.8.2",
-    "safetensors": "safetensors==0.8.0",
-    "torchsde": "torchsde==0.2.6",
-    "trampoline": "trampoline==0.1.2",
-    "comfy_aimdo": "comfy-aimdo==0.4.10",
-    "comfy_kitchen": "comfy-kitchen==0.2.22",
-}
+import torch
+
+from benchmarks import frame, plots
+from benchmarks.frame import HOST, MIB, PACK, host_version, mark, seconds, show, some_of
+
+PINS = PACK / "requirements" / "gpu.txt"
 WHEELS_MIB = 40
-_MACHINE = """
-import json, platform, sys, torch
-gpu = torch.cuda.is_available()
-found = {"card": torch.cuda.get_device_name() if gpu else None, "torch": torch.__version__, "cuda": torch.version.cuda,
-         "python": platform.python_version(), "system": platform.platform(terse=True)}
-if gpu:
-    told = torch.cuda.get_device_properties(0)
-    found |= {"memory_mib": told.total_memory >> 20, "capability": f"{told.major}.{told.minor}"}
-    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-    b = torch.empty_like(a)
-    def seconds(work, times=10):
-        work(), torch.cuda.synchronize()
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-        marks[0].record()
-        for _ in range(times): work()
-        marks[1].record(), torch.cuda.synchronize()
-        return marks[0].elapsed_time(marks[1]) / 1000 / times
-    found |= {"matmul_tflops": round(2 * 8192**3 / seconds(lambda: torch.mm(a, a, out=b)) / 1e12, 1),
-              "copy_gb_per_s": round(2 * a.nbytes / seconds(lambda: b.copy_(a)) / 1e9, 1)}
-print(json.dumps(found))
-"""
 
 
 @dataclass(frozen=True)
@@ -82,8 +50,6 @@ class Part:
 
     tiny:    arguments in place of `arguments` in a dry run, which leaves the part out where there are none.
     seconds: what it is expected to take on an H100; it is stopped after twice that.
-    on_host: whether it runs on a ComfyUI checkout.
-    plot:    what of benchmarks/plots.py draws its report.
     """
 
     name: str
@@ -92,73 +58,75 @@ class Part:
     arguments: str
     tiny: str
     seconds: int
-    on_host: bool = False
-    plot: str = ""
+
+    @property
+    def on_host(self) -> bool:
+        """Whether it runs on a ComfyUI checkout."""
+        return self.script in ("inference", "train_in_host") or "--in-comfyui" in self.arguments
 
 
+# What draws the report of a script.
+PLOTS = {"training": plots.training, "inference": plots.sampling}
 _SAMPLED = '--variants SC-Tuner CSC-Tuner "two CSC-Tuners" "four CSC-Tuners" T2I-Adapter ControlNet-LLLite ControlNet'
 _FEW_SAMPLED = '--variants SC-Tuner CSC-Tuner "four CSC-Tuners" ControlNet'
 _LEAN, _LEANEST = "'frozen layers'", "'frozen layers, checkpointing, 8 bits'"
 _MEASURED = "--measure-only --steps 5 --savings"
 _PAIR = f"{_MEASURED} {_LEAN} --methods SC-Tuner 'LoRA r64'"
+_FOUR = "--methods SC-Tuner 'LoRA r64' CSC-Tuner ControlNet"
 # In order of what is wanted first.  A dry run does each script once, with all models: most of its time is importing.
 PARTS = [
     Part(
-        "parity", "whether half precision, 8 bits, compiling and fused updates agree with the CPU", "parity",
-        "--kinds sc csc", "--kinds csc", 40,
+        "parity", "whether half precision, 8 bits, compiling and fused updates agree with the CPU",
+        "parity", "--kinds sc csc", "--kinds csc", 40,
     ),
     Part(
         "training SD 1.5", "an update at 512 px, batches 1, 4 and 16, eager: peak and steps per second", "training",
-        f"--models sd15 --batches 1 4 16 {_MEASURED} {_LEAN} 'frozen layers, checkpointing' "
-        "--methods SC-Tuner 'LoRA r64' CSC-Tuner ControlNet 'LoRA r4'",
-        f"--models sd15 sdxl --tiny --measure-only --steps 1 --batches 1 --savings {_LEAN} --methods SC-Tuner "
-        "ControlNet --channels-last", 80, plot="training",
+        f"--models sd15 --batches 1 4 16 {_MEASURED} {_LEAN} 'frozen layers, checkpointing' {_FOUR} 'LoRA r4'",
+        "--models sd15 sdxl --tiny --batches 1 --channels-last --measure-only --steps 1 "
+        f"--savings {_LEAN} --methods SC-Tuner ControlNet", 80,
     ),
     Part(
-        "training SDXL", "an update at 1024 px, batches 1 and 4, eager: peak and steps per second", "training",
-        f"--models sdxl --batches 1 4 {_MEASURED} {_LEAN} {_LEANEST} "
-        "--methods SC-Tuner 'LoRA r64' CSC-Tuner ControlNet", "", 80, plot="training",
+        "training SDXL", "an update at 1024 px, batches 1 and 4, eager: peak and steps per second",
+        "training", f"--models sdxl --batches 1 4 {_MEASURED} {_LEAN} {_LEANEST} {_FOUR}", "", 80,
     ),
     Part(
         "sampling SD 1.5", "a step at 512 px, batch 2, fp16, eager", "inference",
         f"--model sd15 --dtype float16 --steps 5 --rounds 4 {_SAMPLED}",
-        "--model sd15 --dtype float32 --width 32 --latent 16 --steps 2 --rounds 1 "
-        "--variants SC-Tuner CSC-Tuner ControlNet-LLLite ControlNet --channels-last",
-        35, on_host=True, plot="sampling",
+        "--model sd15 --dtype float32 --width 32 --latent 16 --steps 2 --rounds 1 --channels-last "
+        "--variants SC-Tuner CSC-Tuner ControlNet-LLLite ControlNet", 35,
     ),
     Part(
-        "training SD 1.5, compiled", "the same at batch 4 with compiled blocks", "training",
-        f"--models sd15 --batches 4 --compile {_PAIR}", "", 50, plot="training",
+        "training SD 1.5, compiled", "the same at batch 4 with compiled blocks",
+        "training", f"--models sd15 --batches 4 --compile {_PAIR}", "", 50,
     ),
     Part(
-        "training SDXL, compiled", "the same at batch 1 with compiled blocks", "training",
-        f"--models sdxl --batches 1 --compile {_PAIR}", "", 60, plot="training",
+        "training SDXL, compiled", "the same at batch 1 with compiled blocks",
+        "training", f"--models sdxl --batches 1 --compile {_PAIR}", "", 60,
     ),
     Part(
-        "sampling SDXL", "a step at 1024 px, batch 2, fp16, eager", "inference",
-        f"--model sdxl --dtype float16 --steps 5 --rounds 2 {_SAMPLED}", "", 45, on_host=True, plot="sampling",
+        "sampling SDXL", "a step at 1024 px, batch 2, fp16, eager",
+        "inference", f"--model sdxl --dtype float16 --steps 5 --rounds 2 {_SAMPLED}", "", 45,
     ),
     Part(
         "parity in ComfyUI", "whether sampling agrees with the CPU: half precision, compiled, dynamic VRAM",
-        "parity", "--in-comfyui", "--in-comfyui --paths float16", 25, on_host=True,
+        "parity", "--in-comfyui", "--in-comfyui --paths float16", 25,
     ),
     Part(
         "training on the MODEL", "Train SCEdit on Model beside core's Train LoRA, SD 1.5 at 512 px", "train_in_host",
         "--model sd15 --latent 64 --stored bf16 --steps 6 --batches 1 4",
-        "--model sd15 --latent 16 --width 32 --rank 4 --steps 3 --batches 1", 35, on_host=True,
+        "--model sd15 --latent 16 --width 32 --rank 4 --steps 3 --batches 1", 35,
     ),
     Part(
-        "sampling SD 1.5, compiled", "the same through ComfyUI's TorchCompileModel", "inference",
-        f"--model sd15 --dtype float16 --steps 5 --rounds 2 --compile {_FEW_SAMPLED}", "", 40, on_host=True,
-        plot="sampling",
+        "sampling SD 1.5, compiled", "the same through ComfyUI's TorchCompileModel",
+        "inference", f"--model sd15 --dtype float16 --steps 5 --rounds 2 --compile {_FEW_SAMPLED}", "", 40,
     ),
     Part(
-        "training SD 1.5, channels last", "whether that order of weights is faster, at batch 4", "training",
-        f"--models sd15 --batches 4 --channels-last {_PAIR}", "", 15,
+        "training SD 1.5, channels last", "whether that order of weights is faster, at batch 4",
+        "training", f"--models sd15 --batches 4 --channels-last {_PAIR}", "", 15,
     ),
     Part(
-        "training SD 1.5, CUDA graphs", "whether blocks as CUDA graphs hold and are faster, at batch 1", "training",
-        f"--models sd15 --batches 1 --compile cudagraphs {_PAIR}", "", 15,
+        "training SD 1.5, CUDA graphs", "whether blocks as CUDA graphs hold and are faster, at batch 1",
+        "training", f"--models sd15 --batches 1 --compile cudagraphs {_PAIR}", "", 15,
     ),
     Part(
         "full fine-tuning", "SD 1.5 at batch 4, SDXL at batch 1", "training",
@@ -194,81 +162,110 @@ class Report:
 
 def main() -> int:
     """Print the plan, do the parts, write.  Returns 1 where a part failed, else 0."""
-    options = _options()
+    options = frame.options(
+        __doc__, host=HOST, no_host=False, draw=Path, wheels=Path, fetch_wheels=Path, minutes=9.0, dry_run=False,
+        parts=some_of(part.name for part in PARTS),
+    )  # fmt: skip
     if options.fetch_wheels:
         return fetch_wheels(options.fetch_wheels)
     if options.draw:
         return draw(options.draw)
-    begun = time.monotonic()
+    begun, dry, host = time.monotonic(), options.dry_run, None
+    if options.host and not options.no_host:
+        host_version(options.host)
+        host = options.host.resolve()
     environment = _environment(options)
-    machine = {"card": "dry run", "torch": importlib.metadata.version("torch")}
-    if not options.dry_run:
-        probe = [sys.executable, "-c", _MACHINE]
-        machine = json.loads(subprocess.run(probe, env=environment, check=True, stdout=subprocess.PIPE).stdout)
-    card = machine["card"]
-    if card is None:
-        print(
-            "gpu: expected a GPU that torch can use, found none; --dry-run tries everything at a tiny size on the CPU"
-        )
-        return 2
-    report = Report(options.out / f"{_file_name(card)}.json", machine)
-    host = _host(options)
-    chosen = [part for part in PARTS if options.parts is None or part.name in options.parts]
-    chosen = [part for part in chosen if part.tiny or not options.dry_run]
-    plan = [(part, _arguments(part, options.dry_run, host)) for part in chosen]
-    _print_plan(plan, report, card, host, options)
+    machine = {"device": "dry run", "torch": importlib.metadata.version("torch")}
+    if not dry:
+        probe = [sys.executable, "-c", "import json; from benchmarks import gpu; print(json.dumps(gpu.card()))"]
+        told = subprocess.run(probe, cwd=PACK, env=environment, check=True, stdout=subprocess.PIPE).stdout
+        machine = json.loads(told)
+        if "memory_mib" not in machine:
+            print("gpu: expected a GPU that torch can use, found none; --dry-run tries all at a tiny size on the CPU")
+            return 2
+    folder = options.out or PACK / ("build/gpu" if dry else "benchmarks/results")
+    report = Report(folder / f"{_file_name(machine['device'])}.json", machine)
+    plan = []
+    for part in PARTS:
+        if part.name in options.parts and (part.tiny or not dry):
+            words = shlex.split(part.tiny if dry else part.arguments)
+            plan.append((part, words + (["--host", str(host)] if part.on_host else [])))
+    _print_plan(plan, report, host, options.minutes)
     for part, arguments in plan:
+        left = 60 * options.minutes - (time.monotonic() - begun)
         if report.done(part, arguments):
             continue
         if part.on_host and host is None:
-            report.tell(part, state="left out", reason="it needs a ComfyUI checkout, and none was found; see --host")
-            continue
-        left = 60 * options.minutes - (time.monotonic() - begun)
-        if left < min(part.seconds / 4, 30):
-            report.tell(
-                part, state="left out", reason=f"{left:.0f} s of {options.minutes} minutes were left; run again"
-            )
-            continue
-        told = _run(part, arguments, environment, left if options.dry_run else min(left, 2 * part.seconds))
+            reason = "it needs a ComfyUI checkout, and none was found; see --host"
+            told = {"state": "left out", "reason": reason}
+        elif left < min(part.seconds / 4, 30):
+            reason = f"{left:.0f} s of {options.minutes:g} minutes were left; run again"
+            told = {"state": "left out", "reason": reason}
+        else:
+            told = _run(part, arguments, environment, left if dry else min(left, 2 * part.seconds))
+            print(f"{part.name}: {told['state']} in {told['seconds']} s {told.get('reason', '')}", flush=True)
         report.tell(part, arguments=arguments, **told)
-        print(f"{part.name}: {told['state']} in {told['seconds']} s {told.get('reason', '')}", flush=True)
         if told["state"] == "interrupted":
             break
     draw(report.path)
-    print(f"{time.monotonic() - begun:.0f} s in all")
-    for name, told in report.parts.items():
-        print(f"{name:<32}{told['state']:>12}  {told.get('reason', '')}")
-    return int(any(told["state"] in ("failed", "interrupted") for told in report.parts.values()))
+    told = [{"part": name, "state": each["state"], "why": each.get("reason")} for name, each in report.parts.items()]
+    show(f"{time.monotonic() - begun:.0f} s in all", told)
+    return int(any(each["state"] in ("failed", "interrupted") for each in told))
+
+
+def card() -> dict[str, Any]:
+    """The machine, and how fast its GPU multiplies and copies.
+
+    For a process of its own: one that has asked for a GPU takes some of its memory until it ends.
+    """
+    told = frame.machine()
+    if torch.cuda.is_available():
+        a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+        b = torch.empty_like(a)
+        told["matmul_tflops"] = round(2 * 8192**3 / _mean_seconds(lambda: torch.mm(a, a, out=b)) / 1e12, 1)
+        told["copy_gb_per_s"] = round(2 * a.nbytes / _mean_seconds(lambda: b.copy_(a)) / 1e9, 1)
+    return told
+
+
+def _mean_seconds(work: Callable[[], Any], times: int = 10) -> float:
+    work()
+    begun = mark()
+    for _ in range(times):
+        work()
+    return seconds(begun, mark()) / times
 
 
 def draw(path: Path) -> int:
     """Write a plot of each part that has one, beside a report: <report>_<part>.png.  Returns 0."""
-    from benchmarks import plots
-
     told = json.loads(path.read_text("utf-8"))["parts"]
     for part in PARTS:
-        if part.plot and "report" in told.get(part.name, {}):
+        if part.script in PLOTS and "report" in told.get(part.name, {}):
             plot = path.with_name(f"{path.stem}_{_file_name(part.name)}.png")
-            getattr(plots, part.plot)(told[part.name]["report"], plot)
+            PLOTS[part.script](told[part.name]["report"], plot)
             print(plot)
     return 0
+
+
+def pinned() -> dict[str, str]:
+    """What requirements/gpu.txt pins: module -> requirement."""
+    lines = [line for line in PINS.read_text("utf-8").splitlines() if not line.startswith("#")]
+    return {line.split("==")[0].replace("-", "_"): line for line in lines}
 
 
 def fetch_wheels(folder: Path) -> int:
     """Download what a Linux machine with Python 3.12 and torch lacks.  Returns pip's exit status, 1 if too much."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
-    command += ["--quiet", "--disable-pip-version-check", "--python-version", "3.12", "--implementation", "cp"]
-    linux = [f"manylinux_2_{n}_x86_64" for n in (28, 27, 17)] + ["manylinux2014_x86_64"]
-    binary = [*command, *(word for name in linux for word in ("--platform", name))]
+    command += ["--quiet", "--disable-pip-version-check", "--python-version", "3.12", "--implementation"]
+    linux = [f"--platform=manylinux_2_{n}_x86_64" for n in (28, 27, 17)] + ["--platform=manylinux2014_x86_64"]
+    others = pinned()
     # of this one the form without its compiled kernels, 0.1 instead of 28 MiB: nothing here is quantised by it
-    plain = [*command[:-1], "py", "--abi", "none", "--platform", "any"]
-    pure = WHEELS["comfy_kitchen"]
-    for line in ([*binary, *(w for w in WHEELS.values() if w != pure)], [*plain, pure]):
-        status = subprocess.run(line, check=False).returncode
+    plain = others.pop("comfy_kitchen")
+    for line in (["cp", *linux, *others.values()], ["py", "--abi=none", "--platform=any", plain]):
+        status = subprocess.run([*command, *line], check=False).returncode
         if status:
             return status
-    size = sum(file.stat().st_size for file in folder.glob("*.whl")) / 2**20
+    size = sum(file.stat().st_size for file in folder.glob("*.whl")) / MIB
     print(f"{folder}: {len(list(folder.glob('*.whl')))} wheels, {size:.1f} MiB of at most {WHEELS_MIB}")
     return int(size > WHEELS_MIB)
 
@@ -278,46 +275,28 @@ def _environment(options: argparse.Namespace) -> dict[str, str]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if options.dry_run:
         environment |= {"CUDA_VISIBLE_DEVICES": ""}
-    missing = [wheel for name, wheel in WHEELS.items() if importlib.util.find_spec(name) is None]
+    missing = [wheel for name, wheel in pinned().items() if importlib.util.find_spec(name) is None]
     if missing and options.wheels is None:
         print(f"missing here: {', '.join(missing)}; see --fetch-wheels and --wheels")
     elif missing:
-        site = ROOT / "build" / "site"
+        site = PACK / "build" / "site"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--upgrade"]
         command += ["--find-links", str(options.wheels), "--target", str(site), *missing]
         if subprocess.run(command, check=False).returncode:  # pip has told which
             raise SystemExit(f"{options.wheels}: expected a wheel of each, found some missing; see --fetch-wheels")
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(site.resolve()), os.environ.get("PYTHONPATH")]))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
     return environment
 
 
-def _host(options: argparse.Namespace) -> Path | None:
-    """The ComfyUI checkout to sample on.  Ends the script where one is named that is none."""
-    from benchmarks.frame import found_host, host_version
-
-    if options.no_host:
-        return None
-    if options.host:
-        host_version(options.host)
-        return options.host.resolve()
-    return found_host()
-
-
-def _arguments(part: Part, dry: bool, host: Path | None) -> list[str]:
-    words = shlex.split(part.tiny if dry else part.arguments)
-    if part.on_host:
-        words += ["--host", str(host)]
-    return words
-
-
-def _print_plan(plan: list, report: Report, card: str, host: Path | None, options: argparse.Namespace) -> None:
-    print(f"{card}, torch {report.machine['torch']}; sampling on {host or 'nothing, since no ComfyUI was found'}")
-    print(f"{'part':<32}{'expected':>9}  what")
+def _print_plan(plan: list[tuple[Part, list[str]]], report: Report, host: Path | None, minutes: float) -> None:
+    rows, total = [], 0
     for part, arguments in plan:
-        state = "done before" if report.done(part, arguments) else f"{part.seconds} s"
-        print(f"{part.name:<32}{state:>9}  {part.what}")
-    total = sum(part.seconds for part, arguments in plan if not report.done(part, arguments))
-    print(f"about {total} s on an H100, at most {options.minutes:g} minutes; all goes into {report.path}", flush=True)
+        done = report.done(part, arguments)
+        total += 0 if done else part.seconds
+        rows.append({"part": part.name, "expected": "done before" if done else f"{part.seconds} s", "what": part.what})
+    where = host or "nothing, since no ComfyUI was found"
+    show(f"{report.machine['device']}, torch {report.machine['torch']}; sampling on {where}", rows)
+    print(f"about {total} s on an H100, at most {minutes:g} minutes; all goes into {report.path}", flush=True)
 
 
 def _run(part: Part, arguments: list[str], environment: dict[str, str], limit: float) -> dict[str, Any]:
@@ -327,7 +306,7 @@ def _run(part: Part, arguments: list[str], environment: dict[str, str], limit: f
         command = [sys.executable, "-m", f"benchmarks.{part.script}", *arguments, "--out", str(out)]
         begun, state, reason = time.monotonic(), "done", ""
         with log.open("w") as writing:
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=writing, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(command, cwd=PACK, env=environment, stdout=writing, stderr=subprocess.STDOUT)
             try:
                 status = process.wait(limit)
             except (subprocess.TimeoutExpired, KeyboardInterrupt) as stop:
@@ -356,22 +335,6 @@ def _stopped(process: subprocess.Popen) -> int:
 
 def _file_name(card: str) -> str:
     return re.sub("[^A-Za-z0-9]+", "_", card).strip("_")
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--host", type=Path, help="a ComfyUI checkout")
-    parser.add_argument("--no-host", action="store_true", help="leave out what needs one")
-    parser.add_argument("--draw", type=Path, metavar="JSON", help="draw the plots of that report, and do nothing else")
-    parser.add_argument("--wheels", type=Path, help="a folder that --fetch-wheels has filled")
-    parser.add_argument("--fetch-wheels", type=Path, metavar="FOLDER", help="download them, and do nothing else")
-    parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], help="all by default")
-    parser.add_argument("--minutes", type=float, default=9, help="when to stop")
-    parser.add_argument("--out", type=Path, help="folder of the report, benchmarks/results by default")
-    parser.add_argument("--dry-run", action="store_true", help="at a tiny size on the CPU")
-    options = parser.parse_args()
-    options.out = options.out or ROOT / ("build/gpu" if options.dry_run else "benchmarks/results")
-    return options
 
 
 if __name__ == "__main__":

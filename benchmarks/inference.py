@@ -1,18 +1,20 @@
 """What tuners cost while sampling, beside ControlNet, LLLite and T2I-Adapter: milliseconds a step, and memory.
 
     python -m benchmarks.inference [--host COMFYUI] [--model sd15 sdxl] [--latent N] [--width 320] [--dtype bfloat16]
-                                   [--steps 4] [--rounds N] [--variants ...] [--compile] [--channels-last]
-                                   [--times-only] [--before CHECKOUT] [--operators] [--out FILE.json] [--plot FILE.png]
+                                   [--steps 4] [--rounds N] [--variants ...] [--compile [BACKEND]] [--channels-last]
+                                   [--before CHECKOUT] [--operators | --times-only] [--out FILE.json] [--plot FILE.png]
 
 Tuners run as the nodes of a ComfyUI checkout apply them (--host, else COMFYUI_PATH, else ~/comfy/ComfyUI).  A U-Net of
-the true shape with random weights samples one picture with a positive and a negative prompt, which is batch 2: in half
-precision on a GPU, in float32 on a CPU, or in --dtype; with --compile through ComfyUI's own TorchCompileModel.  Each
-variant runs at once with the base, a step of one after a step of the other, so that what else the machine does falls on
-both; the ratio is the median over all pairs of steps, with the interval in which it lies with a confidence of 95 %.  On
-a CPU the edits of skips and the computing of controls, those of others too, are timed as well: `inside` is a step over
-the same step less what they took, which no other work disturbs; and FLOPs and the most bytes that tensors hold at once,
-weights included, are counted, where on a GPU the allocator tells them; --times-only leaves both out.  The first step
-of a run, which encodes hints, is a column of its own.  Ctrl+C ends it with the rounds so far.
+the true shape (--width channels in its first level) with random weights samples one picture with a positive and a
+negative prompt, which is batch 2: in half precision on a GPU, in float32 on a CPU, or in --dtype; with --compile
+through ComfyUI's own TorchCompileModel.  --latent is by default the model's own, on a CPU half of it.  Each variant
+runs at once with the base, a step of one after a step of the other, so that what else the machine does falls on both,
+--rounds times (8, on a CPU 2); the ratio is the median over all pairs of steps, with the interval in which it lies with
+a confidence of 95 %.  On a CPU the edits of skips and the computing of controls, those of others too, are timed as
+well: `inside` is a step over the same step less what they took, which no other work disturbs; and FLOPs and the most
+bytes that tensors hold at once, weights included, are counted, where on a GPU the allocator tells them.  The first step
+of a run, which encodes hints, is a column of its own.  --times-only leaves the counts out.  Ctrl+C ends it with the
+rounds so far.
 
 With --before, another checkout of this pack such as an earlier build, each variant runs beside the same one of that
 build in place of the base: `edits` and `first edits` are the time in edits over that build's, after the first step and
@@ -25,42 +27,45 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from benchmarks import plots
-from benchmarks.frame import finish, host_version, keep_memory, listen_to_ctrl_c, machine, parser, show
+from benchmarks import frame, plots
+from benchmarks.frame import keep_memory, mark, seconds, show, stoppable
 from benchmarks.inference_host import BEFORE, HostBackend, load_host
-from benchmarks.inference_turns import in_turns
+from benchmarks.models import MODELS
 from benchmarks.step_counts import StepCost
 
 TARGETS = {"SC-Tuner": 1.03, "CSC-Tuner": 1.04, "four CSC-Tuners": 1.12}
 OPERATORS = {"SC-Tuner": 150, "CSC-Tuner": 180, "four CSC-Tuners": 200, "four CSC, two SC-Tuners": 200}  # at most
-LATENTS = {"sd15": 64, "sdxl": 128}
 BASE = "base"
-_FORMS = {
-    "step_ms": "{:.1f}", "first_step_ms": "{:.1f}", "ratio": "{:.3f}", "inside": "{:.3f}", "target": "{:.2f}",
-    "flops": "{:.3f}", "weights_mb": "{:.0f}", "peak_mb": "{:.0f}", "inside_before": "{:.3f}", "edits": "{:.2f}",
-    "first_edits": "{:.2f}", "operators": "{}", "at_most": "{}", "ratio_interval": "{0[0]:.3f} to {0[1]:.3f}",
-}  # fmt: skip
 Spans = list[tuple[float, float]]  # of each step: seconds, and those in edits
 
 
 def main() -> None:
     """Measure, print, write, draw."""
-    options = _options()
+    options = frame.options(
+        __doc__, host=frame.HOST, model=frame.some_of(("sd15", "sdxl"), ["sd15"]), latent=int, width=320,
+        dtype=frame.one_of(("float32", "bfloat16", "float16")), steps=4, rounds=int, variants={"nargs": "+"},
+        compile=frame.COMPILE, channels_last=False, before=Path, operators=False, times_only=False, plot=Path,
+    )  # fmt: skip
+    if options.steps < 2:
+        raise SystemExit(f"--steps: expected at least 2, for the first is told apart, found {options.steps}; raise it")
+    if options.operators:
+        options.latent, options.width, options.dtype, options.plot = 16, 32, "float32", None
     keep_memory()
-    listen_to_ctrl_c()
-    report: dict[str, Any] = {"machine": machine(), "batch": 2, "compiled": options.compile, "models": {}}
+    report: dict[str, Any] = {"machine": frame.machine(), "batch": 2, "compiled": options.compile, "models": {}}
     report["channels_last"] = options.channels_last
     host = load_host(options.host, options.dtype)
     for model in options.model:
         # a CPU is slow, and takes half of the model's own side, where a tuner's share is the larger
-        latent = options.latent or LATENTS[model] // (1 if torch.cuda.is_available() else 2)
+        latent = options.latent or MODELS[model].side // (8 if torch.cuda.is_available() else 16)
         only = options.variants and [BASE, *options.variants, *(BEFORE + name for name in options.variants)]
         backend = HostBackend(
             host, model, latent, options.width, options.compile, options.channels_last, only, options.before
@@ -68,8 +73,9 @@ def main() -> None:
         report |= {"backend": backend.title, "device": backend.device, "dtype": backend.dtype}
         rows = _counted(backend) if options.operators else _timed(backend, options)
         report["models"][model] = {"latent": latent, "width": options.width, "rows": rows}
-        _show(report, model)
-    finish(report, options, plots.sampling)
+        form = f"{backend.title}, {backend.device}, {backend.dtype}, {options.compile or 'eager'}"
+        show(f"{model}, latent {latent}, width {options.width}, batch 2; {form}", rows)
+    frame.finish(report, options, plots.sampling)
 
 
 def _timed(backend: HostBackend, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -78,19 +84,16 @@ def _timed(backend: HostBackend, options: argparse.Namespace) -> list[dict[str, 
     others = {name: other for name, other in others.items() if other in backend.variants}
     # a CPU times inside a step, for which few rounds do, and is slow
     rounds = options.rounds or (2 if backend.device.startswith("CPU") else 8)
-    costs = {}
-    for name in dict.fromkeys([BASE, *others, *others.values()]):
-        costs[name] = (0, 0) if options.times_only else _cost(backend, name)
-        print(f"ready: {name}", file=sys.stderr)
+    counted = dict.fromkeys([BASE, *others, *others.values()])
+    costs = {name: (0, 0) if options.times_only else _cost(backend, name) for name in counted}
     runs: dict[str, list[list[Spans]]] = {name: [] for name in others}
-    try:
+    with stoppable():
         for done in range(rounds):
             for name, other in others.items():
                 runs[name].append(in_turns(backend, (other, name), options.steps))
             print(f"round {done + 1} of {rounds}", file=sys.stderr)
-    except KeyboardInterrupt:
-        if not all(runs.values()):
-            raise
+    if not all(runs.values()):
+        raise SystemExit("expected a whole round, and was stopped in the first; give it more time")
     base = [[run[0], run[0]] for each in runs.values() for run in each]
     flops, weights = costs[BASE][0], sum(each.nbytes for each in backend.weights(BASE))
     return [
@@ -174,42 +177,51 @@ def _operators(run: Callable[[], Any]) -> int:
     return sum(each.count for each in seen.key_averages() if each.key.startswith("aten::"))
 
 
-def _show(report: dict[str, Any], model: str) -> None:
-    told = report["models"][model]
-    title = f"{model}, latent {told['latent']}, width {told['width']}, batch {report['batch']}; "
-    title += f"{report['backend']}, {report['device']}, {report['dtype']}, {report['compiled'] or 'eager'}"
-    keys = [key for key in _FORMS if any(row.get(key) is not None for row in told["rows"])]
-    lines = [
-        [
-            row["variant"],
-            *("" if row.get(key) is None else _FORMS[key].format(row[key]) for key in keys),
-        ]
-        for row in told["rows"]
-    ]
-    show(title, ["variant", *(key.replace("_", " ") for key in keys)], lines)
+def in_turns(backend: HostBackend, variants: Sequence[str], steps: int) -> list[Spans]:
+    """Sample all variants at once, one step of each in turn, so that whatever disturbs the machine falls on all.
 
+    Raises what a run raises, and KeyboardInterrupt; the other runs end with their step.
+    """
+    turns = [threading.Semaphore(0) for _ in variants]
+    errors: list[BaseException] = []
 
-def _options() -> argparse.Namespace:
-    made = parser(__doc__, plot=True, host=True)
-    made.add_argument("--model", nargs="+", choices=LATENTS, default=["sd15"])
-    made.add_argument("--latent", type=int, help="side of the latent, by default the model's own, on a CPU half of it")
-    made.add_argument("--width", type=int, default=320, help="channels of the U-Net's first level, truly 320")
-    made.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="that of weights and computation")
-    made.add_argument("--steps", type=int, default=4, help="sampling steps in each run")
-    made.add_argument("--rounds", type=int, help="runs of each variant, 8 by default, on a CPU 2")
-    made.add_argument("--variants", nargs="+", help="names of those to measure, all by default")
-    made.add_argument("--times-only", action="store_true", help="count neither FLOPs nor bytes")
-    made.add_argument("--compile", nargs="?", const="inductor", help="compile the U-Net, with this backend")
-    made.add_argument("--channels-last", action="store_true", help="the U-Net's weights in that order")
-    made.add_argument("--before", type=Path, help="another checkout of this pack, to run beside it")
-    made.add_argument("--operators", action="store_true", help="count operators, time nothing")
-    options = made.parse_args()
-    if options.steps < 2:
-        made.error(f"--steps: expected at least 2, since the first is told apart, found {options.steps}; raise it")
-    if options.operators:
-        options.latent, options.width, options.dtype, options.plot = 16, 32, "float32", None
-    host_version(options.host)
-    return options
+    def run(i: int) -> list[tuple[Any, Any, float]]:
+        spans = []
+
+        def wait() -> tuple[Any, float]:
+            turns[i].acquire()
+            if errors:
+                raise errors[0]
+            return mark(), backend.edit_seconds
+
+        def pass_on() -> None:
+            turns[(i + 1) % len(turns)].release()
+
+        def after_step() -> None:
+            nonlocal begun, edited
+            spans.append((begun, mark(), backend.edit_seconds - edited))
+            pass_on()
+            begun, edited = wait()
+
+        try:
+            begun, edited = wait()
+            backend.run(variants[i], steps, after_step)
+        except BaseException as error:
+            errors.append(error)
+            raise
+        finally:
+            pass_on()
+        return spans
+
+    with ThreadPoolExecutor() as threads:
+        runs = [threads.submit(run, i) for i in range(len(variants))]
+        turns[0].release()
+        try:
+            found = [each.result() for each in runs]
+        except BaseException as error:
+            errors.append(error)
+            raise
+    return [[(seconds(a, b), edits) for a, b, edits in spans] for spans in found]
 
 
 if __name__ == "__main__":

@@ -6,30 +6,22 @@ import asyncio
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import pkgutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-from benchmarks.frame import PACK, device_name, mark, seconds
+import torch
+
+from benchmarks.frame import PACK, device_name, host_version
 from benchmarks.lllite import LLLite
+from benchmarks.models import MODELS
 
 NAME = "scedit_pack_benchmarked"
 BEFORE = "before: "
-_SHAPES = {
-    "sd15": {
-        "num_heads": 8, "num_head_channels": -1, "use_linear_in_transformer": False, "context_dim": 768,
-        "channel_mult": (1, 2, 4, 4), "num_res_blocks": [2, 2, 2, 2], "transformer_depth": [1] * 6 + [0, 0],
-        "transformer_depth_output": [1] * 9 + [0] * 3, "transformer_depth_middle": 1,
-    },
-    "sdxl": {
-        "num_heads": -1, "num_head_channels": 64, "use_linear_in_transformer": True, "context_dim": 2048,
-        "channel_mult": (1, 2, 4), "num_res_blocks": [2, 2, 2], "transformer_depth": [0, 0, 2, 2, 10, 10],
-        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "transformer_depth_middle": 10,
-        "adm_in_channels": 2816, "num_classes": "sequential",
-    },
-}  # fmt: skip
 
 
 class HostBackend:
@@ -58,11 +50,10 @@ class HostBackend:
                 self._variants[name] = (node.execute(patcher, compiled).args[0], *prompts)
         self.title = f"ComfyUI {self._host.version}"
         self.dtype = str(self._host.dtype).removeprefix("torch.")
-        self._gpu = self._host.device.type == "cuda"
         self.device = device_name()
         self.variants = list(self._variants)
         self.edit_seconds, self._editing = 0.0, False
-        if not self._gpu:  # where calls return when their work is done
+        if self._host.device.type == "cpu":  # where calls return when their work is done
             controlnet = self._host.comfy.controlnet
             for pack in packs.values():
                 self._time(pack.edits, "__call__")
@@ -90,21 +81,12 @@ class HostBackend:
     def run(self, variant: str, steps: int, after_step: Callable[[], None]):
         """Sample, calling `after_step` after each of `steps` steps.  Returns the latents [1,4,h,w]."""
         model, positive, negative = self._variants[variant]
-        torch = self._host.torch
         noise = torch.randn(1, 4, self._latent, self._latent, generator=torch.Generator().manual_seed(4))
         with torch.inference_mode():
             return self._host.comfy.sample.sample(
                 model, noise, steps, 5.0, "euler", "normal", positive, negative, torch.zeros_like(noise), seed=1,
                 callback=lambda *_: after_step(), disable_pbar=True,
             )  # fmt: skip
-
-    def mark(self):
-        """This moment on the device."""
-        return mark(self._gpu)
-
-    def seconds(self, begin, end) -> float:
-        """Seconds between two marks."""
-        return seconds(begin, end)
 
     def weights(self, variant: str) -> list:
         """All weights that the variant needs, the U-Net's included, each once."""
@@ -121,12 +103,12 @@ class HostBackend:
 
     def peak(self, variant: str) -> int | None:
         """The most bytes that the variant holds on a GPU in two steps; without one None, and nothing sampled."""
-        if not self._gpu:
+        if self._host.device.type == "cpu":
             return None
         self._host.comfy.model_management.unload_all_models()  # what other variants have loaded
-        self._host.torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats()
         self.run(variant, 2, lambda: None)
-        return self._host.torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated()
 
 
 class _NoVideos(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -141,46 +123,45 @@ class _NoVideos(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         module.__getattr__ = lambda name: type(name, (), {})
 
 
-def load_host(path: Path, dtype: str | None) -> SimpleNamespace:
-    """The host's modules and the pack; `dtype` instead of the one that it would choose."""
+def load_host(path: Path | None, dtype: str | None) -> SimpleNamespace:
+    """The host's modules and the pack; `dtype` instead of the one that it would choose.
+
+    Ends the script where `path` is no ComfyUI checkout.
+    """
+    version = host_version(path)
     sys.path[:] = [str(path), *(p for p in sys.path if Path(p or ".").resolve() != PACK)]
     if importlib.util.find_spec("av") is None:
         sys.meta_path.append(_NoVideos())
     import comfy.cli_args
-    import torch
 
     comfy.cli_args.args.cpu = not torch.cuda.is_available()
     if dtype is not None:
         setattr(comfy.cli_args.args, {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[dtype] + "_unet", True)
     import comfy.cldm.cldm
     import comfy.controlnet
+    import comfy.model_detection
     import comfy.model_management
     import comfy.model_patcher
     import comfy.ops
     import comfy.sample
-    import comfy.supported_models
     import comfy.t2i_adapter.adapter
 
     import nodes
 
     device = comfy.model_management.get_torch_device()
     return SimpleNamespace(
-        torch=torch,
         comfy=comfy,
         nodes=nodes,
         pack=_pack(PACK, NAME),
         device=device,
         offload=comfy.model_management.unet_offload_device(),
         dtype=comfy.model_management.unet_dtype(device=device, model_params=860_000_000),
-        version=(path / "comfyui_version.py").read_text().split('"')[1],
+        version=version,
     )
 
 
 def _pack(root: Path, name: str) -> SimpleNamespace:
-    """The pack in `root`, loaded as the host loads it, under that name.
-
-    patch: its module of what nodes put on a MODEL.  edits: the class whose calls edit skips.
-    """
+    """The pack in `root`, loaded as the host loads it, under that name.  edits: the class whose calls edit skips."""
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(
             name, root / "__init__.py", submodule_search_locations=[str(root)]
@@ -189,39 +170,34 @@ def _pack(root: Path, name: str) -> SimpleNamespace:
         sys.modules[name] = module
         spec.loader.exec_module(module)
     extension = asyncio.run(sys.modules[name].comfy_entrypoint())
-    grouped = (root / "nodes" / "host").is_dir()  # which an earlier build has not
-
-    def module_of(each: str):
-        return importlib.import_module(f"{name}.nodes.{'host.' * grouped}{each}")
-
+    folder, edits = ("host.", "forward.Forward") if (root / "nodes" / "host").is_dir() else ("", "patch.SkipPatch")
     return SimpleNamespace(
         nodes={node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())},
         core=importlib.import_module(f"{name}.scedit_core"),
-        managed=module_of("managed"),
-        control=module_of("control"),
-        patch=module_of("patch"),
-        edits=module_of("forward").Forward if grouped else module_of("patch").SkipPatch,
+        managed=importlib.import_module(f"{name}.nodes.{folder}managed"),
+        control=importlib.import_module(f"{name}.nodes.{folder}control"),
+        edits=pkgutil.resolve_name(f"{name}.nodes.{folder}{edits}"),
     )
 
 
-def unet_config(host: SimpleNamespace, model: str, width: int) -> dict:
-    """The configuration of a U-Net as ComfyUI has it; `width` channels in its first level, truly 320."""
-    return {
-        "image_size": 32,
-        "in_channels": 4,
-        "out_channels": 4,
-        "model_channels": width,
-        "use_spatial_transformer": True,
-        "use_temporal_attention": False,
-        "legacy": False,
-        "dtype": host.dtype,
-        **_SHAPES[model],
-    }
+def base_model(
+    host: SimpleNamespace, name: str, width: int, dtype: torch.dtype, computing: torch.dtype | None = None,
+    device: str | None = None,
+) -> Any:  # fmt: skip
+    """ComfyUI's model of one of `MODELS`, with weights as they come; `width` channels in its first level, truly 320.
+
+    dtype: of the weights.  computing: that of their products, where it is another.
+    """
+    with torch.device("meta"):
+        weights = MODELS[name].build().state_dict()
+    config = host.comfy.model_detection.model_config_from_diffusers_unet(weights)
+    config.unet_config |= {"model_channels": width, "dtype": dtype}
+    config.manual_cast_dtype = computing
+    return config.get_model({}, "", device=torch.device(device or host.offload))
 
 
 def randomise(host: SimpleNamespace, module, seed: int):
     """Noise of std 1/sqrt(fan in), cut from one pool: drawing a number for each weight would take minutes."""
-    torch = host.torch
     pool = torch.randn(1 << 22, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         for name, p in module.named_parameters():
@@ -236,19 +212,16 @@ def _variants(
     channels_last: bool, only: Sequence[str] | None,
 ) -> dict[str, tuple]:  # fmt: skip
     """Name -> (model, positive, negative); those of each pack after what it is called."""
-    torch, comfy = host.torch, host.comfy
-    config = unet_config(host, model_name, width)
-    supported = (comfy.supported_models.SDXL if model_name == "sdxl" else comfy.supported_models.SD15)(dict(config))
-    supported.unet_config |= config
-    supported.manual_cast_dtype = None
-    base = supported.get_model({}, "", device=host.offload)
+    comfy = host.comfy
+    base = base_model(host, model_name, width, host.dtype)
+    config = base.model_config.unet_config
     randomise(host, base.diffusion_model, 0)
     if channels_last:
         base.diffusion_model.to(memory_format=torch.channels_last)
     kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)  # as ComfyUI chooses it
     model = kind(base, host.device, host.offload)
     image = torch.rand(1, latent * 8, latent * 8, 3, generator=torch.Generator().manual_seed(1))
-    prompts = [_prompt(torch, seed, config) for seed in (2, 3)]
+    prompts = [prompt(model_name, seed) for seed in (2, 3)]
 
     def controlled(controls, model=model):
         positive, negative = prompts
@@ -306,10 +279,11 @@ def _variants(
     return {name: make() for name, make in makers.items() if only is None or name in only}
 
 
-def _prompt(torch, seed: int, config: dict) -> list:
-    draw = torch.Generator().manual_seed(seed)
-    extras = {"pooled_output": torch.randn(1, 1280, generator=draw)} if "adm_in_channels" in config else {}
-    return [[torch.randn(1, 77, config["context_dim"], generator=draw), extras]]
+def prompt(model: str, seed: int) -> list:
+    """A CONDITIONING of noise."""
+    draw, config = torch.Generator().manual_seed(seed), MODELS[model].config
+    extras = {"pooled_output": torch.randn(1, 1280, generator=draw)} if "addition_embed_type" in config else {}
+    return [[torch.randn(1, 77, config["cross_attention_dim"], generator=draw), extras]]
 
 
 def _controlnet(host: SimpleNamespace, config: dict):

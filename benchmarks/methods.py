@@ -112,23 +112,24 @@ def untouched(unet: UNet2DConditionModel) -> Method:
 
 def sc(unet: UNet2DConditionModel, savings: Savings = NONE, **options: Any) -> Method:
     """An SC-Tuner."""
-    return _attached(unet, savings, [SCTuner(SkipLayout.from_diffusers(unet.config), **options)])
+    return with_tuners(unet, savings, [SCTuner(SkipLayout.from_diffusers(unet.config), **options)])
 
 
 def csc(unet: UNet2DConditionModel, savings: Savings = NONE, kernel: int = 1) -> Method:
     """A CSC-Tuner."""
     layout = SkipLayout.from_diffusers(unet.config)
     ratio = 2 if layout.family == "sdxl" else 1
-    return _attached(unet, savings, [CSCTuner(layout, kernel=kernel, hint_ratio=ratio)])
+    return with_tuners(unet, savings, [CSCTuner(layout, kernel=kernel, hint_ratio=ratio)])
 
 
 def four(unet: UNet2DConditionModel, savings: Savings = NONE) -> Method:
     """Four SC-Tuners that share the encoder, as the trainer's `sweep` has them; the mean of their predictions."""
     layout = SkipLayout.from_diffusers(unet.config)
-    return _attached(unet, savings, [SCTuner(layout) for _ in range(4)])
+    return with_tuners(unet, savings, [SCTuner(layout) for _ in range(4)])
 
 
-def _attached(unet: UNet2DConditionModel, savings: Savings, tuners: list[SCTuner | CSCTuner]) -> Method:
+def with_tuners(unet: UNet2DConditionModel, savings: Savings, tuners: list[SCTuner | CSCTuner]) -> Method:
+    """Tuners of one kind, trained as by the trainer; of several each makes a prediction of its own."""
     prepare_unet(unet, savings.memory(), unet.dtype)
     for tuner in tuners:
         prepare_tuner(tuner.float(), savings.memory())
@@ -136,14 +137,12 @@ def _attached(unet: UNet2DConditionModel, savings: Savings, tuners: list[SCTuner
 
     @contextlib.contextmanager
     def attached(hint):
+        nonlocal held
+        if held:  # by a sampling run, which encodes its hint once
+            yield
+            return
         hint = hint.to(memory_format=torch.channels_last) if control else None  # as the trainer does
         with encoder_without_graph(unet), attach(unet, [(tuner, 1.0, hint) for tuner in tuners], apart=apart):
-            yield
-
-    @contextlib.contextmanager
-    def sampling(hint):
-        nonlocal held
-        with attached(hint):
             held = True
             try:
                 yield
@@ -151,11 +150,11 @@ def _attached(unet: UNet2DConditionModel, savings: Savings, tuners: list[SCTuner
                 held = False
 
     def forward(inputs, hint):
-        with contextlib.nullcontext() if held else attached(hint):
+        with attached(hint):
             found = unet(**inputs).sample
         return found.unflatten(0, (len(tuners), -1)).mean(0) if apart else found
 
-    return Method(nn.ModuleList(tuners) if apart else tuners[0], unet, forward, sampling)
+    return Method(nn.ModuleList(tuners) if apart else tuners[0], unet, forward, attached)
 
 
 def distilled(
@@ -169,9 +168,8 @@ def distilled(
     """
     network = _controlnet_of(unet)
     if teacher is not None:
-        with torch.no_grad():
-            for p, was in zip(network.parameters(), torch.load(teacher, weights_only=True)["trained"], strict=True):
-                p.copy_(was)
+        for p, value in zip(network.parameters(), torch.load(teacher, weights_only=True)["trained"], strict=True):
+            p.data.copy_(value)
     network.requires_grad_(False)
     method = csc(unet, savings)
     method.teacher = network

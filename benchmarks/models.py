@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor
 
 diffusers.utils.logging.set_verbosity_error()  # it warns at every cast to bfloat16
 
@@ -51,8 +52,8 @@ class Model:
             few["transformer_layers_per_block"] = 1
         return replace(self, title=f"{self.title}, tiny", side=128, config=self.config | few)
 
-    def inputs(self, batch: int, device: torch.device) -> dict[str, Any]:
-        """Keyword arguments of one forward of the U-Net, without conditions."""
+    def inputs(self, batch: int, device: torch.device) -> tuple[dict[str, Any], Tensor]:
+        """Keyword arguments of one forward of the U-Net, without conditions, and a hint [B,3,side,side]."""
         sizes = {"device": device, "dtype": torch.bfloat16}
         values = {
             "sample": torch.randn(batch, 4, self.side // 8, self.side // 8, **sizes),
@@ -64,7 +65,7 @@ class Model:
                 "text_embeds": torch.randn(batch, 1280, **sizes),
                 "time_ids": torch.full((batch, 6), float(self.side), **sizes),
             }
-        return values
+        return values, torch.rand(batch, 3, self.side, self.side, **sizes)
 
 
 MODELS = {

@@ -5,9 +5,9 @@
 
 A U-Net of SD 1.5's blocks with a tenth of the channels, and a tuner of random weights, take the same step twice: in
 float32 on the CPU, and on the GPU along each path.  In ComfyUI two steps are sampled under each variant, with dynamic
-VRAM too.  The error of a path is the largest, over the prediction and all gradients, or over the latents, of
-|found - expected| / |expected|.  Without a GPU the paths that a CPU has are tried on it.  Prints a table, writes JSON,
-and exits with 1 where a path is off by more than its tolerance.
+VRAM too.  The error of a path is the largest, over the prediction and all gradients, or over the latents, of |found -
+expected| / |expected|; --paths names some of those in ComfyUI.  Without a GPU the paths that a CPU has are tried on
+it.  Prints a table, writes JSON, and exits with 1 where a path is off by more than its tolerance.
 """
 
 from __future__ import annotations
@@ -23,30 +23,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.frame import device_name, finish, host_version, machine, parser, show
+from benchmarks import frame
+from benchmarks.frame import HOST, device_name, finish, machine, show, some_of
 from benchmarks.inference_host import HostBackend, load_host
+from benchmarks.methods import NONE, Savings, with_tuners
 from benchmarks.models import MODELS
 from scedit_core import CSCTuner, SCTuner, SkipLayout
 from scedit_core.diffusers import attach
 from scedit_core.fitting.machine import moved
 from scedit_core.fitting.optimizing import build_ema, build_optimizer
 from scedit_core.fitting.settings import LoopSettings
-from training.config import MemoryConfig
 from training.memory.compiling import compile_blocks
-from training.memory.preparing import prepare_tuner, prepare_unet
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 BACKEND = "inductor" if GPU else "eager"
-PLAIN = {"frozen_convolutions": False}
-ALL = {"frozen_convolutions": True, "checkpointing": True, "fp8": True}
-# path -> (memory options, dtype of the U-Net, compiled, what the CPU's options are, tolerance)
-STEPS: dict[str, tuple[dict, torch.dtype, bool, dict, float]] = {
-    "float32": (PLAIN, torch.float32, False, PLAIN, 2e-3),
-    "frozen layers, checkpointing, 8 bits": (ALL, torch.float32, False, PLAIN | {"fp8": True}, 2e-3),
-    "bfloat16": (ALL | {"fp8": False}, torch.bfloat16, False, PLAIN, 8e-2),
-    "float16, gradients scaled": (ALL | {"fp8": False}, torch.float16, False, PLAIN, 2e-2),
-    "compiled, 8 bits": (ALL, torch.float32, True, PLAIN | {"fp8": True}, 2e-3),
+# path -> (savings, dtype of the U-Net, compiled, tolerance)
+STEPS: dict[str, tuple[Savings, torch.dtype, bool, float]] = {
+    "float32": (NONE, torch.float32, False, 2e-3),
+    "frozen layers, checkpointing, 8 bits": (Savings(True, True, True), torch.float32, False, 2e-3),
+    "bfloat16": (Savings(True, True), torch.bfloat16, False, 8e-2),
+    "float16, gradients scaled": (Savings(True, True), torch.float16, False, 2e-2),
+    "compiled, 8 bits": (Savings(True, True, True), torch.float32, True, 2e-3),
 }
 # path -> (dtype, backend of torch.compile, tolerance)
 PATHS = {
@@ -83,8 +81,8 @@ class Agreement:
     def finish(self) -> int:
         """Print.  Returns 1 where something is off by more than its tolerance."""
         verdicts = {True: "agrees", False: "DIFFERS", None: "left out"}
-        lines = [[*map(str, list(row.values())[:4]), verdicts[row["agrees"]]] for row in self.rows]
-        show(f"{device_name()} beside the CPU in float32", ["what", "path", "error", "tolerance", ""], lines, left=2)
+        rows = [{**row, "tolerance": str(row["tolerance"]), "agrees": verdicts[row["agrees"]]} for row in self.rows]
+        show(f"{device_name()} beside the CPU in float32", rows)
         off = [f"{row['what']}, {row['path']} ({row['error']})" for row in self.rows if row["agrees"] is False]
         print(f"off by more than the tolerance: {'; '.join(off) or 'none'}")
         return int(bool(off))
@@ -97,11 +95,8 @@ def _apart(found: Tensor, expected: Tensor) -> float:
 
 def main() -> int:
     """Compare, print, write."""
-    made = parser(__doc__, host=True)
-    made.add_argument("--kinds", nargs="+", choices=("sc", "csc"), default=["sc", "csc"])
-    made.add_argument("--in-comfyui", action="store_true", help="sampling on a ComfyUI checkout instead of a step")
-    made.add_argument("--paths", nargs="+", choices=PATHS, default=list(PATHS), help="those in ComfyUI")
-    options = made.parse_args()
+    kinds, paths = some_of(("sc", "csc")), some_of(PATHS)
+    options = frame.options(__doc__, kinds=kinds, in_comfyui=False, host=HOST, paths=paths)
     torch.backends.cudnn.allow_tf32 = False  # which rounds what is compared to ten bits
     torch.manual_seed(0)
     agreement = Agreement(options)
@@ -116,12 +111,12 @@ def main() -> int:
 
 def _compare_steps(agreement: Agreement, unet: nn.Module, kind: str) -> None:
     tuner, cpu = _tuner(unet, kind), torch.device("cpu")
-    expected = cache(lambda fp8: _step(unet, tuner, PLAIN | {"fp8": fp8}, torch.float32, cpu, False))
-    for path, (memory, dtype, compiled, on_cpu, tolerance) in STEPS.items():
+    expected = cache(lambda fp8: _step(unet, tuner, Savings(fp8=fp8), torch.float32, False, cpu))
+    for path, (savings, dtype, compiled, tolerance) in STEPS.items():
         if compiled and kind != "sc":
             continue  # blocks of the U-Net are compiled, the tuners are not
-        found = partial(_step, unet, tuner, memory, dtype, DEVICE, compiled)
-        agreement.compare(f"{kind}, training", path, tolerance, found, expected(on_cpu.get("fp8", False)))
+        found = partial(_step, unet, tuner, savings, dtype, compiled, DEVICE)
+        agreement.compare(f"{kind}, training", path, tolerance, found, expected(savings.fp8))
     for what, path, work in (
         (f"{kind}, sampling", "diffusers", partial(_sampled, unet, tuner)),
         (f"{kind}, training", "three updates with a running mean", partial(_updated, tuner)),
@@ -138,37 +133,37 @@ def _tuner(unet: nn.Module, kind: str) -> SCTuner | CSCTuner:
     return tuner
 
 
-def _predicted(
-    unet: nn.Module, tuner: SCTuner | CSCTuner, strength: float, device: torch.device, dtype: torch.dtype
-) -> Tensor:
+def _inputs(device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
+    """Of the U-Net, and a hint."""
     draw = torch.Generator().manual_seed(2)
     noisy, states = (torch.randn(shape, generator=draw) for shape in ((2, 4, 16, 16), (2, 77, 768)))
-    hint = moved(torch.rand(2, 3, 128, 128, generator=draw), device) if isinstance(tuner, CSCTuner) else None
-    with attach(unet, [(tuner, strength, hint)]):
-        timesteps = torch.tensor([10, 700], device=device)
-        return unet(moved(noisy, device).to(dtype), timesteps, moved(states, device).to(dtype)).sample
+    inputs = {"sample": moved(noisy, device).to(dtype), "timestep": torch.tensor([10, 700], device=device)}
+    inputs["encoder_hidden_states"] = moved(states, device).to(dtype)
+    return inputs, moved(torch.rand(2, 3, 128, 128, generator=draw), device)
 
 
 def _step(
-    unet: nn.Module, tuner: SCTuner | CSCTuner, memory: dict, dtype: torch.dtype, device: torch.device, compiled: bool
-) -> list[Tensor]:
+    unet: nn.Module, tuner: SCTuner | CSCTuner, savings: Savings, dtype: torch.dtype, compiled: bool,
+    device: torch.device,
+) -> list[Tensor]:  # fmt: skip
     """Prediction and gradients."""
-    unet, tuner = copy.deepcopy(unet).to(dtype), copy.deepcopy(tuner).to(device)
-    memory = MemoryConfig(**memory, compile=False)
-    prepare_unet(unet, memory, dtype)
-    prepare_tuner(tuner, memory)
-    unet.to(device)
+    method = with_tuners(copy.deepcopy(unet).to(dtype), savings, [copy.deepcopy(tuner)])
+    for module in method.modules():
+        module.to(device)
     if compiled:
-        compile_blocks(unet, backend=BACKEND)
+        compile_blocks(method.unet, backend=BACKEND)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    out = _predicted(unet, tuner, 1.0, device, dtype)
+    out = method.forward(*_inputs(device, dtype))
     scaler.scale(out.float().square().mean()).backward()
-    return [out.detach(), *(p.grad / scaler.get_scale() for p in tuner.parameters())]
+    return [out.detach(), *(p.grad / scaler.get_scale() for p in method.parameters())]
 
 
 @torch.no_grad()
 def _sampled(unet: nn.Module, tuner: SCTuner | CSCTuner, device: torch.device) -> list[Tensor]:
-    return [_predicted(copy.deepcopy(unet).to(device), copy.deepcopy(tuner).to(device), 0.7, device, torch.float32)]
+    unet, tuner = copy.deepcopy(unet).to(device), copy.deepcopy(tuner).to(device)
+    inputs, hint = _inputs(device, torch.float32)
+    with attach(unet, [(tuner, 0.7, hint if isinstance(tuner, CSCTuner) else None)]):
+        return [unet(**inputs).sample]
 
 
 def _updated(tuner: SCTuner | CSCTuner, device: torch.device) -> list[Tensor]:
@@ -186,7 +181,6 @@ def _updated(tuner: SCTuner | CSCTuner, device: torch.device) -> list[Tensor]:
 
 
 def _compare_in_comfyui(agreement: Agreement, options: argparse.Namespace) -> None:
-    host_version(options.host)
     host = load_host(options.host, "float32")
     management, device = host.comfy.model_management, host.device
     before, management.cpu_state, host.device = management.cpu_state, management.CPUState.CPU, torch.device("cpu")

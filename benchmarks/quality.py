@@ -26,7 +26,7 @@ import hashlib
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,8 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 
-from benchmarks import plots
-from benchmarks.frame import PACK, finish, keep_memory, listen_to_ctrl_c, machine, parser, show
+from benchmarks import frame, plots
+from benchmarks.frame import PACK, finish, keep_memory, machine, one_of, show, some_of, stoppable
 from benchmarks.methods import ALWAYS, TAUGHT, distilled, untouched
 from benchmarks.quality_tasks import control_lessons, mark_control, mark_style, style_lessons, teach
 from scedit_core.fitting.objective import Objective
@@ -49,13 +49,12 @@ NOISE = 0.01  # a rate that is better by less is not
 TEACHER_STEPS, RESIDUALS = 1000, 250  # of the ControlNet, and of what its student fits of it first
 STUDENT = "CSC-Tuner, kernel 1, from a ControlNet"
 _ALONE, _DRAWINGS = f"{STUDENT}, residuals alone", "drawings without captions"
-# What a student learns from: the lessons, steps of residuals and of predictions (pictures follow), and the student that
-# it is the same as for the first RESIDUALS steps.
+# What a student learns from: the lessons, and steps of residuals and of predictions; pictures follow.
 STUDENTS = {
-    STUDENT: ("control", RESIDUALS, 0, None),
-    _ALONE: ("control", ALWAYS, 0, STUDENT),
-    f"{_ALONE}, {_DRAWINGS}": ("drawings", ALWAYS, 0, None),
-    f"{STUDENT}, then predictions, {_DRAWINGS}": ("drawings", RESIDUALS, ALWAYS, f"{_ALONE}, {_DRAWINGS}"),
+    STUDENT: ("control", RESIDUALS, 0),
+    _ALONE: ("control", ALWAYS, 0),
+    f"{_ALONE}, {_DRAWINGS}": ("drawings", ALWAYS, 0),
+    f"{STUDENT}, then predictions, {_DRAWINGS}": ("drawings", RESIDUALS, ALWAYS),
 }
 DEMO = PACK / "demo"
 
@@ -96,26 +95,22 @@ class School:
             print(f"{name}: {made} ({time.monotonic() - begun:.0f} s)", flush=True)
         return json.loads(path.read_text())
 
-    def kept(self, pupil: str, seed: int, steps: int | None = None) -> Path:
-        """Where a pupil's state after that many steps is kept; the newest without."""
-        after = "" if steps is None else f", {steps} steps"
-        return self.work / f"{pupil}, seed {seed}{after}.pt".replace(" ", "_")
+    def kept(self, pupil: str, seed: int, steps: int) -> Path:
+        """Where a pupil's state after that many steps is kept."""
+        return self.work / f"{pupil}, seed {seed}, {steps} steps.pt".replace(" ", "_")
 
     def taught(
-        self, name: str, build: Callable, task: str, rate: float, seed: int, ends: list[int], mark: Callable,
-        begin: Path | None = None,
-    ) -> dict:  # fmt: skip
-        """Marks after each of `ends` steps, by number of steps, and the number of parameters.
-
-        begin: what another pupil has kept, for one that is the same so far.
-        """
+        self, name: str, build: Callable, task: str, rate: float, seed: int, ends: list[int], mark: Callable
+    ) -> dict:
+        """Marks after each of `ends` steps, by number of steps, and the number of parameters."""
         pupil, marks, parameters = None, {}, 0
         name = f"{name}, batch {self.options.batch}, rate {rate:g}"
 
         def learn(end: int) -> dict:
             nonlocal pupil
-            pupil = pupil or Pupil(self, build, rate, seed, [self.kept(name, seed), begin], end)
-            loss = pupil.learn(task, end, [self.kept(name, seed, end), self.kept(name, seed)])
+            files = [self.kept(name, seed, each) for each in ends if each <= end]
+            pupil = pupil or Pupil(self, build, rate, seed, files)
+            loss = pupil.learn(task, end, files[-1])
             made = mark(pupil.base, self.judge, pupil.method, self.options.prompts)
             return {**made, "loss": loss, "parameters": sum(p.numel() for p in pupil.trained)}
 
@@ -126,27 +121,24 @@ class School:
 
 
 class Pupil:
-    """A base with a method that is being trained; resumes from the first of `files` with at most `end` steps."""
+    """A base with a method that is being trained; resumes from the last of `files` that is there."""
 
-    def __init__(
-        self, school: School, build: Callable, rate: float, seed: int, files: list[Path | None], end: int
-    ) -> None:
+    def __init__(self, school: School, build: Callable, rate: float, seed: int, files: list[Path]) -> None:
         self.base, self._school, self._rate, self._seed, self._done = school.base(), school, rate, seed, 0
         torch.manual_seed(seed)
         with school.device:
             self.method = build(self.base.unet)
         self.trained = self.method.parameters()
         self._optimizer = torch.optim.AdamW(self.trained, lr=rate, weight_decay=0.01)
-        states = (torch.load(file, weights_only=True) for file in files if file is not None and file.exists())
-        state = next((state for state in states if state["done"] <= end), None)
-        if state is not None:
+        there = [file for file in files if file.exists()]
+        if there:
+            state = torch.load(there[-1], weights_only=True)
             self._done = state["done"]
             self._optimizer.load_state_dict(state["optimizer"])
-            with torch.no_grad():
-                for p, was in zip(self.trained, state["trained"], strict=True):
-                    p.copy_(was)
+            for p, value in zip(self.trained, state["trained"], strict=True):
+                p.data.copy_(value)
 
-    def learn(self, task: str, until: int, files: list[Path]) -> float:
+    def learn(self, task: str, until: int, file: Path) -> float:
         """Train up to that many steps, and keep what came out.  Returns the mean loss of those that were missing."""
         school, steps = self._school, range(self._done, until)
         loss = teach(
@@ -156,9 +148,8 @@ class Pupil:
         self._done = until
         trained = [p.detach() for p in self.trained]
         state = {"done": until, "optimizer": self._optimizer.state_dict(), "trained": trained}
-        for path in files:
-            torch.save(state, path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
+        torch.save(state, file.with_suffix(".part"))
+        file.with_suffix(".part").replace(file)
         return loss
 
 
@@ -178,23 +169,26 @@ def _best_rate(learn: Callable[[float], dict[str, float]]) -> float:
 
 def main() -> None:
     """Teach, mark, print, write, draw."""
-    options = _options()
+    gpu = torch.cuda.is_available()
+    options = frame.options(
+        __doc__, seeds=3 if gpu else 1, ablation_seeds=3 if gpu else 1, style_steps=600 if gpu else 300,
+        control_steps=[250, 500, 1000, 2000] if gpu else [250, 500], style=one_of(TUNER_STYLES, "lantern"), batch=16,
+        prompts=72 if gpu else 36, only=some_of(TAUGHT, [each for each in TAUGHT if each != "distilling"]), rates=Path,
+        teachers=int, work=PACK / "build" / "quality", draw=Path, plot=Path,
+    )  # fmt: skip
     if options.draw:
         report = json.loads(options.draw.read_text("utf-8"))
     else:
         keep_memory()
-        listen_to_ctrl_c()
         told = {name: getattr(options, name) for name in ("style", "batch", "prompts")}
         report = {"machine": machine("diffusers", "peft"), **told, "tasks": {task: [] for task in options.only}}
-        try:
+        with stoppable():
             school = School(options)
             for task, rows in report["tasks"].items():
                 _task(school, task, rows)
-        except KeyboardInterrupt:
-            print("stopped; here are the rows so far")
         report["tasks"] = {task: rows for task, rows in report["tasks"].items() if rows}
     for task, rows in report["tasks"].items():
-        _show(task, rows)
+        show(f"{task}: mean over seeds (lowest to highest)", list(_shown(rows)))
     finish(report, options, plots.quality)
 
 
@@ -231,24 +225,12 @@ def _task(school: School, task: str, rows: list[dict]) -> None:
 
 def _distilled(school: School, name: str, teacher: str, rate: float) -> dict:
     """The row of the CSC-Tuner that each seed's ControlNet teaches, at the rate of the one that has no teacher."""
-    options, (lessons, residuals, predictions, like) = school.options, STUDENTS[name]
-    ends = sorted({RESIDUALS // 2, RESIDUALS, *options.control_steps})
-
-    def learn(seed: int) -> dict:
+    options, (lessons, residuals, predictions) = school.options, STUDENTS[name]
+    ends, made = sorted({RESIDUALS // 2, RESIDUALS, *options.control_steps}), []
+    for seed in range(options.seeds):
         weights = school.kept(teacher, seed % (options.teachers or seed + 1), TEACHER_STEPS)
         build = partial(distilled, teacher=weights, residuals=residuals, predictions=predictions)
-
-        def taught(name: str, ends: list[int], begin: Path | None = None) -> dict:
-            return school.taught(f"control, {name}", build, lessons, rate, seed, ends, mark_control, begin)
-
-        if like is None:
-            return taught(name, ends)
-        before = taught(like, [end for end in ends if end <= RESIDUALS])
-        same = school.kept(f"control, {like}, batch {options.batch}, rate {rate:g}", seed, RESIDUALS)
-        after = taught(name, [end for end in ends if end > RESIDUALS], same)
-        return {"marks": before["marks"] | after["marks"], "parameters": before["parameters"]}
-
-    made = [learn(seed) for seed in range(options.seeds)]
+        made.append(school.taught(f"control, {name}", build, lessons, rate, seed, ends, mark_control))
     return {"method": name, "parameters": made[0]["parameters"], "rate": rate, "seeds": made}
 
 
@@ -263,36 +245,17 @@ def _base_marks(school: School, mark: Callable) -> dict:
     return mark(base, school.judge, untouched(base.unet), school.options.prompts)
 
 
-def _show(task: str, rows: list[dict]) -> None:
-    names, lines = [k for k in rows[0]["seeds"][0]["marks"]["0"] if k != "loss"], []
+def _shown(rows: list[dict]) -> Iterator[dict]:
+    """Rows as the table has them, one for each number of steps."""
     for row in rows:
         for steps in row["seeds"][0]["marks"]:
-            cells = []
-            for name in names:
+            told = {"method": row["method"], "parameters": f"{row['parameters'] / 1e6:.2f} M", "steps": int(steps)}
+            told["rate"] = row["rate"] and f"{row['rate']:g}"
+            for name in rows[0]["seeds"][0]["marks"]["0"]:
                 values = [seed["marks"][steps][name] for seed in row["seeds"]]
                 spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
-                cells.append(f"{statistics.mean(values):.3f}{spread}")
-            rate = "" if row["rate"] is None else f"{row['rate']:g}"
-            lines.append([row["method"], f"{row['parameters'] / 1e6:.2f} M", rate, steps, *cells])
-    show(f"{task}: mean over seeds (lowest to highest)", ["method", "parameters", "rate", "steps", *names], lines)
-
-
-def _options() -> argparse.Namespace:
-    made, gpu = parser(__doc__, plot=True), torch.cuda.is_available()
-    tasks = list(TAUGHT)
-    made.add_argument("--draw", type=Path, metavar="JSON", help="show that report, and do nothing else")
-    made.add_argument("--seeds", type=int, default=3 if gpu else 1)
-    made.add_argument("--ablation-seeds", type=int, default=3 if gpu else 1)
-    made.add_argument("--control-steps", type=int, nargs="+", default=[250, 500, 1000, 2000] if gpu else [250, 500])
-    made.add_argument("--style-steps", type=int, default=600 if gpu else 300)
-    made.add_argument("--style", choices=tuple(TUNER_STYLES), default="lantern", help="what the style task teaches")
-    made.add_argument("--batch", type=int, default=16)
-    made.add_argument("--prompts", type=int, default=72 if gpu else 36)
-    made.add_argument("--only", nargs="+", choices=tasks, default=[each for each in tasks if each != "distilling"])
-    made.add_argument("--rates", type=Path, help="a report whose learning rates are used, instead of searching them")
-    made.add_argument("--teachers", type=int, help="how many ControlNets teach the students of all seeds, in turn")
-    made.add_argument("--work", type=Path, default=PACK / "build" / "quality", help="finished parts, for a restart")
-    return made.parse_args()
+                told[name] = f"{statistics.mean(values):.3f}{spread}"
+            yield told
 
 
 if __name__ == "__main__":

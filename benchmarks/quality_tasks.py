@@ -19,10 +19,9 @@ from training.demo.build import STYLE_IMAGES, STYLE_SEEDS
 from training.demo.judge import judge_pictures
 from training.demo.measure import SEED, drawn, edges_of, held_out_scenes
 from training.demo.pictures import clutter, rendered
-from training.demo.sampling import GUIDANCE
+from training.demo.sampling import BATCH, GUIDANCE, STEPS
 
 CONTROL_PICTURES = 4000
-STEPS = 25
 # Guidance and its rescaling.  Strong guidance undoes part of a style, and changes nothing about a control.
 WEAK, STRONG = (GUIDANCE, 0.0), (4.0, 0.5)
 
@@ -113,8 +112,8 @@ def paint(
     device, scheduler, made = base.unet.device, base.scheduler, []
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
         nothing = base.encode_captions([""]).states.to(device)
-        for first in range(0, len(prompts), 12):
-            part = prompts[first : first + 12]
+        for first in range(0, len(prompts), BATCH):
+            part = prompts[first : first + BATCH]
             states = base.encode_captions(part).states.to(device)
             both = torch.cat([nothing.expand_as(states), states])
             hint = None if hints is None else hints[first : first + len(part)].to(device).repeat(2, 1, 1, 1)

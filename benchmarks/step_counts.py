@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import weakref
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -13,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
 aten = torch.ops.aten
@@ -40,30 +43,47 @@ def _attention_backward_flops(grad, query, key, value, *args, out_shape=None, **
 
 
 class SavedBytes:
-    """Bytes that autograd keeps for the backward pass, each storage once, weights and buffers of `modules` excluded."""
+    """Bytes that autograd keeps for the backward pass, each storage once, weights and buffers of `modules` excluded.
+
+    now: those that it keeps at this moment; what was saved for a graph that is gone is not among them.
+    """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
         self._weights = {t.untyped_storage()._cdata for t in tensors}
-        self._kept: dict[int, torch.UntypedStorage] = {}
+        self._times: collections.Counter[int] = collections.Counter()  # that each storage is kept
+        self.now = self._most = 0
 
-    @contextlib.contextmanager
-    def counting(self) -> Iterator[SavedBytes]:
+    def counting(self) -> contextlib.AbstractContextManager:
         """To be open during the forward pass."""
-        with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor):
-            yield self
+        return torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept.tensor)
 
-    def _keep(self, tensor: Tensor) -> Tensor:
+    def _keep(self, tensor: Tensor) -> _Kept:
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._weights:
-            self._kept[storage._cdata] = storage  # held, so that its address is not used twice
-        return tensor
+        kept = _Kept(tensor.detach())  # with its graph it would hold itself, and never go
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._weights and not isinstance(tensor, nn.Parameter):
+            weakref.finalize(kept, self._gone, key, size)
+            self._times[key] += 1
+            self.now += size if self._times[key] == 1 else 0
+            self._most = max(self._most, self.now)
+        return kept
 
-    def total(self) -> int:
-        """Bytes so far; forgets what was kept."""
-        total = sum(storage.nbytes() for storage in self._kept.values())
-        self._kept.clear()
-        return total
+    def _gone(self, key: int, size: int) -> None:
+        self._times[key] -= 1
+        self.now -= size if self._times[key] == 0 else 0
+
+    def most(self) -> int:
+        """The most since it was asked last."""
+        most, self._most = self._most, self.now
+        return most
+
+
+@dataclass(eq=False)
+class _Kept:
+    """What autograd holds in place of a tensor, for as long as it keeps that."""
+
+    tensor: Tensor
 
 
 class StepCost(TorchDispatchMode):
@@ -105,7 +125,7 @@ class StepCost(TorchDispatchMode):
         out, flops = _shapes_of(func, args, kwargs or {})
         self.flops += flops
         self.launches += _computes(func)
-        for leaf in out if isinstance(out, tuple | list) else (out,):
+        for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self._add(leaf)
         return out
@@ -118,7 +138,7 @@ def _computes(func) -> bool:
     return not view and not func._schema.name.startswith(("aten::empty", "aten::new_empty", "aten::detach"))
 
 
-_KNOWN: dict[tuple, tuple[tuple, int]] = {}
+_KNOWN: dict[tuple, tuple[Any, int]] = {}
 
 
 def _shapes_of(func, args: tuple, kwargs: dict) -> tuple[Any, int]:
@@ -129,19 +149,20 @@ def _shapes_of(func, args: tuple, kwargs: dict) -> tuple[Any, int]:
     aliases = func._schema.is_mutable or any(each.alias_info is not None for each in func._schema.returns)
     key = None if aliases else (func, _key(args), _key(tuple(kwargs.items())))
     if key in _KNOWN:
-        (kind, outputs), flops = _KNOWN[key]
-        made = [
-            None if each is None else torch.empty_strided(*each[:2], dtype=each[2], device="meta") for each in outputs
-        ]
-        return (made[0] if kind is None else kind(made)), flops
+        out, flops = _KNOWN[key]
+        return tree_map_only(Tensor, _another, out), flops
     out = func(*args, **kwargs)
     formula = flop_registry.get(func._overloadpacket)
     flops = formula(*args, **kwargs, out_val=out) if formula else 0
-    outputs = out if isinstance(out, tuple | list) else (out,)
-    if key is not None and all(each is None or (isinstance(each, Tensor) and each.is_meta) for each in outputs):
-        described = tuple(None if each is None else (each.shape, each.stride(), each.dtype) for each in outputs)
-        _KNOWN[key] = (type(out) if isinstance(out, tuple | list) else None, described), flops
+    if key is not None and all(
+        each is None or (isinstance(each, Tensor) and each.is_meta) for each in tree_leaves(out)
+    ):
+        _KNOWN[key] = tree_map_only(Tensor, _another, out), flops
     return out, flops
+
+
+def _another(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _key(value: Any) -> Any:

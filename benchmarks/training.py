@@ -1,8 +1,8 @@
 """What training SC-Tuners and CSC-Tuners costs beside LoRA and its kin, ControlNets, T2I-Adapter and full fine-tuning.
 
     python -m benchmarks.training [--models sd15 sd21 sdxl] [--batches 1 4] [--methods ...] [--savings ...]
-                                  [--count-only | --measure-only] [--compile [BACKEND]] [--channels-last] [--tiny]
-                                  [--out FILE.json] [--plot FILE.png]
+                                  [--count-only | --measure-only] [--steps 10] [--compile [BACKEND]]
+                                  [--channels-last] [--tiny] [--out FILE.json] [--plot FILE.png]
 
 Needs requirements/train.txt and peft.  Every method trains the same U-Net, with random weights, in bfloat16, at the
 size at which that model is used; what is trained is kept in float32.  Each is taken without and with each saving, which
@@ -14,10 +14,10 @@ one column names, so that rows with the same savings can be compared.  Counted, 
     launches  operators of that step that compute something: views are left out, each other is at least one kernel
 
 With a GPU each is also run, by the trainer's own update with copies to the GPU, clipping, AdamW and a running mean:
-steps per second (median of CUDA events) and the peak that the allocator saw; with compiled blocks, by inductor or by
-CUDA graphs alone (cudagraphs), and with weights in channels-last order where that is asked for.  Ctrl+C ends it with
-the rows so far.  --tiny shrinks the models to a tenth and measures on any device, which tries the script and tells
-nothing.
+steps per second (median of CUDA events of --steps updates, after three that are not timed) and the peak that the
+allocator saw; with compiled blocks, by inductor or by CUDA graphs alone (cudagraphs), and with weights in channels-last
+order where that is asked for.  Ctrl+C ends it with the rows so far.  --tiny shrinks the models to a tenth and measures
+on any device, which tries the script and tells nothing.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ import itertools
 import statistics
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks import plots
-from benchmarks.frame import MIB, device_name, finish, listen_to_ctrl_c, machine, mark, parser, seconds, show
+from benchmarks import frame, plots
+from benchmarks.frame import COMPILE, MIB, device_name, finish, machine, mark, seconds, show, some_of, stoppable
 from benchmarks.methods import EACH, METHODS, Method, Savings
 from benchmarks.models import MODELS, Model
 from benchmarks.step_counts import SavedBytes, StepCost, fused_attention
@@ -52,26 +53,26 @@ from training.memory.compiling import compile_blocks
 
 def main() -> None:
     """Count, measure where there is a GPU, print, write, draw."""
-    options = _options()
-    listen_to_ctrl_c()
+    options = frame.options(
+        __doc__, models=some_of(MODELS), methods=some_of(METHODS), savings=some_of(map(str, EACH)), batches=[1, 4],
+        compile=COMPILE, channels_last=False, count_only=False, measure_only=False, tiny=False, steps=10, plot=Path,
+    )  # fmt: skip
     measured = (torch.cuda.is_available() or options.tiny) and not options.count_only
     report: dict[str, Any] = {"machine": machine("diffusers", "peft"), "dtype": "bfloat16, float32 where trained"}
     report |= {"counted": not options.measure_only, "measured": measured, "compiled": options.compile, "rows": []}
     report["channels_last"] = options.channels_last
     began = time.perf_counter()
-    try:
-        for key in options.models:
+    with stoppable():
+        for key, name in itertools.product(options.models, options.methods):
             model = MODELS[key].tiny() if options.tiny else MODELS[key]
-            for name in options.methods:
-                for savings in METHODS[name][1]:
-                    if str(savings) in options.savings:
-                        report["rows"].append(_row(key, model, name, savings, measured, options))
-                        print(f"{time.process_time():5.0f} s: {model.title}, {name}, {savings}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("stopped; here are the rows so far", file=sys.stderr)
+            for savings in METHODS[name][1]:
+                if str(savings) in options.savings:
+                    report["rows"].append(_row(key, model, name, savings, measured, options))
+                    print(f"{time.process_time():5.0f} s: {model.title}, {name}, {savings}", file=sys.stderr)
     report["seconds"] = round(time.perf_counter() - began, 1)
     for key in options.models:
-        _show(key, [row for row in report["rows"] if row["model"] == key], report, options.batches)
+        rows = [row for row in report["rows"] if row["model"] == key]
+        show(f"{MODELS[key].title}, {device_name() if measured else 'counted'}", [_shown(row) for row in rows])
     finish(report, options, plots.training)
 
 
@@ -96,11 +97,6 @@ def _build(model: Model, name: str, savings: Savings, device: torch.device) -> M
         torch.set_default_dtype(torch.float32)
 
 
-def _inputs(model: Model, batch: int, device: torch.device) -> tuple[dict[str, Any], torch.Tensor]:
-    hint = torch.rand(batch, 3, model.side, model.side, device=device, dtype=torch.bfloat16)
-    return model.inputs(batch, device), hint
-
-
 def _count(model: Model, name: str, savings: Savings, batches: list[int]) -> dict[str, Any]:
     """What one step costs, on tensors without storage."""
     device = torch.device("meta")
@@ -111,18 +107,17 @@ def _count(model: Model, name: str, savings: Savings, batches: list[int]) -> dic
     adamw = [torch.empty_like(p) for p in (*learning, *learning)]
     for batch in batches:
         with fused_attention(), StepCost([*method.weights(), *adamw]) as cost:
-            inputs, hint = _inputs(model, batch, device)
+            inputs, hint = model.inputs(batch, device)
             target = torch.empty(inputs["sample"].shape, device=device)
             with kept.counting():
                 loss = F.mse_loss(method.forward(inputs, hint).float(), target)
-            row["kept_bytes"][str(batch)] = kept.total()
+            row["kept_bytes"][str(batch)] = kept.now
             forward = cost.flops
             loss.backward()
         if batch == batches[0]:
             row |= {"forward_flops": forward // batch, "step_flops": cost.flops // batch, "launches": cost.launches}
         row["peak_bytes"][str(batch)] = cost.peak
-        for p in learning:
-            p.grad = None
+        method.owner.zero_grad()
     return row
 
 
@@ -158,21 +153,21 @@ def _timed(
     for part in method.resting:
         part.to("cpu")
     run = _run(model, method, batch, device)
-    marks = []
-    for step in range(-3 if gpu else -1, options.steps):
-        if step == 0:
-            torch.cuda.reset_peak_memory_stats() if gpu else None
-            marks.append(mark(gpu))
+    for _ in range(3 if gpu else 1):
         update(run)
-        if step >= 0:
-            marks.append(mark(gpu))
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    marks = [mark()]
+    for _ in range(options.steps):
+        update(run)
+        marks.append(mark())
     times = [seconds(a, b) for a, b in itertools.pairwise(marks)]
     return statistics.median(times), torch.cuda.max_memory_allocated() if gpu else 0
 
 
 def _run(model: Model, method: Method, batch: int, device: torch.device) -> Run:
     """What the trainer's `update` asks of a run, for any method, with a running mean of what is trained."""
-    inputs, hint = _inputs(model, batch, torch.device("cpu"))
+    inputs, hint = model.inputs(batch, torch.device("cpu"))
     told = inputs.get("added_cond_kwargs", {})
     data = Batch(
         latents=inputs["sample"].float(), text=TextStates(inputs["encoder_hidden_states"], told.get("text_embeds")),
@@ -197,44 +192,17 @@ def _run(model: Model, method: Method, batch: int, device: torch.device) -> Run:
     )  # fmt: skip
 
 
-def _show(key: str, rows: list[dict], report: dict, batches: list[int]) -> None:
-    heads, lines = ["method", "savings"], []
-    if report["counted"]:
-        heads += ["trained M", *(f"kept MiB, {b}" for b in batches), *(f"peak MiB, {b}" for b in batches)]
-        heads += ["step/fwd FLOPs", "launches"]
-    if report["measured"]:
-        heads += [f"{what}, {b}" for b in batches for what in ("steps/s", "GPU MiB")]
-    for row in rows:
-        cells = [row["method"], row["savings"]]
-        if "failed" in row:
-            lines.append([*cells, row["failed"]])
-            continue
-        if report["counted"]:
-            cells += [f"{row['parameters'] / 1e6:.2f}"]
-            cells += [f"{row[what][str(b)] / MIB:.0f}" for what in ("kept_bytes", "peak_bytes") for b in batches]
-            cells += [f"{row['step_flops'] / row['forward_flops']:.2f}", str(row["launches"])]
-        for b in batches if report["measured"] else ():
-            speed, peak = row["steps_per_second"].get(str(b)), row["measured_peak_bytes"].get(str(b))
-            cells += [f"{speed:.2f}", f"{peak / MIB:.0f}"] if speed else ["out of memory", ""]
-        lines.append(cells)
-    where = device_name() if report["measured"] else "counted"
-    show(f"{MODELS[key].title} at {rows[0]['resolution'] if rows else ''}, {where}", heads, lines, left=2)
-
-
-def _options() -> argparse.Namespace:
-    made = parser(__doc__, plot=True)
-    made.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    made.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    names = [str(savings) for savings in EACH]
-    made.add_argument("--savings", nargs="+", choices=names, default=names, metavar="SAVINGS", help="; ".join(names))
-    made.add_argument("--batches", nargs="+", type=int, default=[1, 4])
-    made.add_argument("--compile", nargs="?", const="inductor", help="compile the U-Net's blocks, with this backend")
-    made.add_argument("--channels-last", action="store_true", help="the U-Net's weights in that order, where it is run")
-    made.add_argument("--count-only", action="store_true", help="do not use the GPU")
-    made.add_argument("--measure-only", action="store_true", help="do not count")
-    made.add_argument("--tiny", action="store_true", help="models of a tenth of the width")
-    made.add_argument("--steps", type=int, default=10, help="steps to time on a GPU, after three that are not")
-    return made.parse_args()
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as the table has it."""
+    told = {key: row.get(key) for key in ("method", "savings", "resolution", "launches", "failed")}
+    if "launches" in row:
+        told |= {"trained M": row["parameters"] / 1e6, "step/fwd FLOPs": row["step_flops"] / row["forward_flops"]}
+    for what in ("kept_bytes", "peak_bytes", "measured_peak_bytes"):
+        name = what.replace("bytes", "MiB")
+        told |= {f"{name}, {batch}": value and round(value / MIB) for batch, value in row.get(what, {}).items()}
+    for batch, value in row.get("steps_per_second", {}).items():
+        told[f"steps/s, {batch}"] = value or "out of memory"
+    return told
 
 
 if __name__ == "__main__":

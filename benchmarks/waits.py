@@ -1,14 +1,18 @@
-"""What a user waits for beside sampling and training: the pack's start, the trainer's, a file, a hint.
+"""What a user waits for beside sampling and training: the pack's start, the trainer's, a file, a hint, several tuners.
 
-    python -m benchmarks.waits [--only pack trainer file hints] [--host COMFYUI] [--base FILE [--tokenizer FOLDER]]
-                               [--rounds 5] [--out FILE.json]
+    python -m benchmarks.waits [--only pack trainer file hints sweep] [--host COMFYUI] [--rounds 5]
+                               [--base FILE [--tokenizer FOLDER]] [--out FILE.json]
+
+On one thread:
 
 pack:     to import the pack into ComfyUI and list its nodes, in processes that have imported ComfyUI already.
 trainer:  from its command to its first step, with everything cached, on four small pictures and --base, a checkpoint
-          file or a diffusers folder; left out without one.
+          file or a diffusers folder; left out without one.  --tokenizer is CLIP's, where none is found.
 file:     to load a CSC-Tuner of SD 1.5 with kernel 3, beside reading every weight of it with the bare safetensors.
-hints:    canny and colour palette of a picture of 512 x 512, a tensor as the nodes have it, on one thread, beside the
-          bare calls of cv2 with the conversions that they need, in time of the processor.
+hints:    canny and colour palette of a picture of 512 x 512, a tensor as the nodes have it, beside the bare calls of
+          cv2 with the conversions that they need, in time of the processor.
+sweep:    an update of four SC-Tuners trained in one pass on the embedded base, in float32, beside the updates of the
+          four one after the other, in time of the processor; `bare` is the latter.
 """
 
 from __future__ import annotations
@@ -22,17 +26,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from benchmarks.frame import PACK, finish, host_version, in_turns, machine, parser, show
+from benchmarks import frame
+from benchmarks.frame import HOST, PACK, finish, host_version, in_turns, keep_memory, machine, show, some_of
 from scedit_core import CSCTuner, SkipLayout, load_tuner, save_tuner
 from scedit_core.conditions.canny import canny
 from scedit_core.conditions.color_palette import color_palette
+from scedit_core.fitting.events import Events
+from scedit_core.fitting.loop import update
+from scedit_core.fitting.run import Run
+from scedit_core.fitting.run_folder import RunFolder
+from scedit_core.fitting.step import TrainingStep
+from scedit_core.fitting.sweep import beside, update_together, variants
+from training.config_file import parse_config
+from training.demo.pictures import write_pictures
+from training.loop import prepare
+from training.memory.preparing import prepare_tuner
 
 _IMPORT = """
 import asyncio, importlib.util, json, sys, time
@@ -54,19 +72,11 @@ print(json.dumps(time.perf_counter() - begun))
 
 def main() -> None:
     """Measure, print, write."""
-    made = parser(__doc__, host=True)
-    made.add_argument("--only", nargs="+", choices=WAITS, default=list(WAITS))
-    made.add_argument("--base", type=Path, help="a checkpoint file or a diffusers folder, for the trainer's start")
-    made.add_argument("--tokenizer", type=Path, help="folder of CLIP's tokenizer, where none is found")
-    made.add_argument("--rounds", type=int, default=5)
-    options = made.parse_args()
+    options = frame.options(__doc__, only=some_of(WAITS), host=HOST, base=Path, tokenizer=Path, rounds=5)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     rows = [row for name in options.only for row in WAITS[name](options)]
-    heads = ["wait", "seconds", "bare", "ratio", "at most"]
-    show(
-        "waits", heads, [[row["wait"], *(f"{row[key]:.4g}" if key in row else "" for key in heads[1:])] for row in rows]
-    )
+    show("waits", rows)
     finish({"machine": machine(), "rounds": options.rounds, "rows": rows}, options)
 
 
@@ -80,8 +90,6 @@ def _pack(options: argparse.Namespace) -> Iterator[dict]:
 
 
 def _trainer(options: argparse.Namespace) -> Iterator[dict]:
-    from training.demo.pictures import write_pictures
-
     if options.base is None:
         return
     with tempfile.TemporaryDirectory() as name:
@@ -143,13 +151,41 @@ def _hints(options: argparse.Namespace) -> Iterator[dict]:
         yield _beside(f"{name} of 512 x 512", 10 * options.rounds, time.thread_time, ways)
 
 
-def _beside(wait: str, rounds: int, clock, ways: dict) -> dict:
+def _sweep(options: argparse.Namespace) -> Iterator[dict]:
+    keep_memory()
+    for batch in (4, 16):
+        with tempfile.TemporaryDirectory() as folder:
+            runs = _four_runs(Path(folder), batch)
+            apart = [replace(each, step_module=TrainingStep(each.base, each.tuner)) for each in runs]
+            ways = {
+                "ours": partial(update_together, runs),
+                "bare": lambda apart=apart: list(map(update, apart)),
+            }
+            in_turns(2, time.process_time, ways)
+            wait = f"an update of four SC-Tuners, batch {batch}"
+            yield _beside(wait, 4 * options.rounds, time.process_time, ways, at_most=None)
+            for each in runs:
+                each.events.close()
+
+
+def _four_runs(folder: Path, batch: int) -> list[Run]:
+    config = parse_config({
+        "base": str(PACK / "demo"), "output": str(folder / "tuner.safetensors"), "tuner": {"kind": "sc"},
+        "data": {"folder": str(PACK / "demo" / "style"), "resolution": 128, "cache": str(folder)},
+        "loop": {"batch": batch, "precision": "fp32"},
+    })  # fmt: skip
+    run = prepare(config, Accelerator(), RunFolder(folder), Events())
+    configs = variants(config, {"learning_rate": [1e-3, 2e-3, 3e-3, 4e-3]}).values()
+    return [beside(run, each, partial(prepare_tuner, memory=config.memory)) for each in configs]
+
+
+def _beside(wait: str, rounds: int, clock: Callable[[], float], ways: dict, at_most: float | None = 1.5) -> dict:
     found = in_turns(rounds, clock, ways)
     ratio = round(found["ours"] / found["bare"], 3)
-    return {"wait": wait, "seconds": found["ours"], "bare": found["bare"], "ratio": ratio, "at most": 1.5}
+    return {"wait": wait, "seconds": found["ours"], "bare": found["bare"], "ratio": ratio, "at most": at_most}
 
 
-WAITS = {"pack": _pack, "trainer": _trainer, "file": _file, "hints": _hints}
+WAITS = {"pack": _pack, "trainer": _trainer, "file": _file, "hints": _hints, "sweep": _sweep}
 
 if __name__ == "__main__":
     main()

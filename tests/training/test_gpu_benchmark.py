@@ -77,7 +77,7 @@ def test_another_folder_than_a_checkout_is_refused(tmp_path):
 def test_the_reason_of_a_bad_end_is_told(tmp_path, monkeypatch, script, limit, state, reason):
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "part.py").write_text(script)
-    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu, "PACK", tmp_path)
     part = gpu.Part("a part", "nothing", "part", "", "", 1)
     told = gpu._run(part, [], dict(os.environ), limit)
     assert (told["state"], told["reason"]) == (state, reason)
@@ -90,7 +90,7 @@ def test_a_part_that_is_cut_short_hands_over_its_rows(tmp_path, monkeypatch):
         "try:\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    pathlib.Path(sys.argv[-1]).write_text('{\"rows\": [1]}')\n"
     )
-    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu, "PACK", tmp_path)
     told = gpu._run(gpu.Part("a part", "nothing", "part", "", "", 1), [], dict(os.environ), 3)
     assert told["state"] == "cut short"
     assert told["report"] == {"rows": [1]}
@@ -110,7 +110,7 @@ def test_a_changed_or_unfinished_part_is_done_again(tmp_path):
 
 def test_wheels_are_the_versions_that_training_pins():
     pins = (ROOT / "requirements" / "train.txt").read_text()
-    shared = [line for line in gpu.WHEELS.values() if re.search(rf"^{line.split('==')[0]}==", pins, re.MULTILINE)]
+    shared = [line for line in gpu.pinned().values() if re.search(rf"^{line.split('==')[0]}==", pins, re.MULTILINE)]
     assert len(shared) >= 4
     for line in shared:
         assert re.search(rf"^{re.escape(line)}\b", pins, re.MULTILINE), line

@@ -35,8 +35,9 @@ def _step(device: str, mode, memory: MemoryConfig) -> int:
         states = torch.randn(2, 7, 24, device=device)
         with saved.counting(), attach(unet, [(tuner, 1.0, None)]):
             loss = F.mse_loss(unet(*inputs, states).sample, torch.empty(2, 4, 16, 16, device=device))
-        total = saved.total()
+        total = saved.now
         loss.backward()
+    assert saved.now == 0
     return total
 
 
@@ -52,6 +53,20 @@ def test_counts_are_those_of_real_tensors(frozen, checkpointing):
     assert counted.flops == real.flops == official.get_total_flops() > 0
     assert counted.peak == pytest.approx(real.peak, rel=0.02)
     assert counted.peak > saved
+
+
+def test_what_was_saved_for_a_graph_that_is_gone_is_not_kept():
+    """As the graph of DoRA's norms, which it detaches."""
+    saved, x = SavedBytes([]), torch.ones(4, 8)
+    layer = torch.nn.Linear(8, 8)
+    with saved.counting():
+        layer(x).exp().detach()
+        kept = layer(x).exp()
+    assert saved.now == 4 * (4 * 8 + 4 * 8)  # x, once, and what exp gave
+    del kept
+    assert saved.now == 0
+    assert saved.most() >= 4 * (4 * 8 + 4 * 8)
+    assert saved.most() == 0
 
 
 def test_the_peak_falls_when_tensors_are_gone():
