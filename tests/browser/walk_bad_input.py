@@ -67,10 +67,12 @@ class Walk:
 
     def without_files(self, base: Path) -> list[tuple[str, bool]]:
         """Templates on a ComfyUI with their checkpoints alone; a loader whose list has nothing but what to do."""
-        checkpoints = base / "models" / "checkpoints"
-        checkpoints.mkdir(parents=True)
-        for name in graphs.CHECKPOINTS.values():  # without one the server says no more than that
-            (checkpoints / name).touch()
+        from checkpoint import random_checkpoint
+
+        first, *others = (base / "models" / "checkpoints" / name for name in graphs.CHECKPOINTS.values())
+        random_checkpoint(first)  # a real one, since ComfyUI may load it before the tuner
+        for other in others:
+            other.hardlink_to(first)
         loaded = {"1": node("SCEditLoadSCTuner", tuner_name="put a tuner into models/scedit and press R")}
         loaded |= {"2": node("SCEditTunerInfo", tuner=("1", 0)), "3": node("PreviewAny", source=("2", 0))}
         tasks = [
