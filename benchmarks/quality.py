@@ -6,7 +6,7 @@
                                  [--work build/quality] [--out FILE.json] [--plot FILE.png]
     python -m benchmarks.quality --draw FILE.json --plot FILE.png
 
-Needs requirements/train.txt and peft, and the embedded base in demo/.  All methods of a task see the same pictures,
+Needs requirements/test.txt and peft, and the embedded base in demo/.  All methods of a task see the same pictures,
 noise and timesteps for the same number of steps (a CSC-Tuner that learns from the ControlNet of 1000 steps fits its
 residuals for the first 250 of them, and pictures then; the task distilling has it in other ways, on drawings without
 captions too); each takes the learning rate with which its first seed has the best marks (style times agreement, or

@@ -4,7 +4,7 @@
                                   [--count-only | --measure-only] [--steps 10] [--compile [BACKEND]]
                                   [--channels-last] [--tiny] [--out FILE.json] [--plot FILE.png]
 
-Needs requirements/train.txt and peft.  Every method trains the same U-Net, with random weights, in bfloat16, at the
+Needs requirements/test.txt and peft.  Every method trains the same U-Net, with random weights, in bfloat16, at the
 size at which that model is used; what is trained is kept in float32.  Each is taken without and with each saving, which
 one column names, so that rows with the same savings can be compared.  Counted, on tensors that hold no numbers:
 

@@ -10,7 +10,6 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..scedit_core import SCEditError
-from ..scedit_core.fitting import errors as _errors_of_training  # noqa: F401, so that these are named too
 
 _PACK = Path(__file__).resolve().parents[1]
 

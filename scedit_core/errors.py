@@ -25,3 +25,24 @@ class HintError(SCEditError):
 
 class ConditionError(SCEditError):
     """A condition image cannot be made: bad pictures, masks or options, or a missing or damaged detector."""
+
+
+class ConfigError(SCEditError):
+    """A configuration file is missing, is no YAML, or has a key or value that the trainer does not know."""
+
+
+class BaseModelError(SCEditError):
+    """The base model is missing or of a kind that the trainer cannot use."""
+
+
+class DataError(SCEditError):
+    """The training images or their captions are missing or unreadable."""
+
+
+class TrainingError(SCEditError):
+    """Training could not go on."""
+
+
+def in_short(error: object, most: int = 160) -> str:
+    """What an error of another library says, in one line of at most so many letters."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

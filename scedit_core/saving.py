@@ -1,4 +1,4 @@
-"""Writing tuner files: whole or not at all."""
+"""Writing files, tuners above all: whole or not at all."""
 
 from __future__ import annotations
 
@@ -88,6 +88,18 @@ def write_whole(path: Path, write: Callable[[str], object]) -> Path:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+    return path
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a file that is then renamed to `path`, for what others look at meanwhile; returns the path.
+
+    The folder is made where it is missing.  Raises OSError where any of it cannot be done.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    write(part)
+    os.replace(part, path)
     return path
 
 

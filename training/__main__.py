@@ -75,9 +75,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from .config_file import load_config
+
     if options.command == "train" and len(options.config) > 1:
-        from .config_file import load_config
-        from .errors import ConfigError
+        from scedit_core.errors import ConfigError
+
         from .several import train_several
 
         if options.cache_only:
@@ -85,7 +87,6 @@ def _run(options: argparse.Namespace) -> int:
         configs = [load_config(path) for path in options.config]
         train_several(configs, start=options.resume, allow_download=options.allow_download, since=_SINCE)
     elif options.command == "train":
-        from .config_file import load_config
         from .loop import train
 
         train(
@@ -97,7 +98,6 @@ def _run(options: argparse.Namespace) -> int:
         )
     elif options.command == "check":
         from .check import run_check
-        from .config_file import load_config
 
         return run_check(load_config(options.config))
     elif options.command == "new":
@@ -107,7 +107,6 @@ def _run(options: argparse.Namespace) -> int:
         path = ask_and_write(options.config, *told)
         if not options.no_check:
             from .check import run_check
-            from .config_file import load_config
 
             return run_check(load_config(path))
     elif options.command == "demo":

@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from scedit_core.errors import ConfigError
+
 from .config_file import load_config
-from .errors import ConfigError
 from .proposing import (
     LEARNABLE,
     OWN_HINTS,

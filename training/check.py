@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import track
 
 from scedit_core.conditions.pictures import is_blank
+from scedit_core.errors import DataError, TrainingError
 from scedit_core.fitting.budget import updates_within
 from scedit_core.fitting.chance import generator_for
 from scedit_core.fitting.checkpoints import checkpoints_in
-from scedit_core.fitting.errors import TrainingError
 from scedit_core.fitting.events import Events
 from scedit_core.fitting.loop import update
 from scedit_core.fitting.machine import peak_memory_mib
@@ -50,7 +50,6 @@ from .data.shard_reading import expand_shards, samples_of, shaped
 from .data.shard_set import first_of
 from .data.survey import Survey, cache_folder, check_survey, survey
 from .data.training_set import TrainingSet, remarks_on_captions, remarks_on_sizes
-from .errors import DataError
 from .loop import out_of_memory, prepare
 from .refusing import refuse_early
 from .seeing.contact_sheet import Shown, draw_contact_sheet
@@ -105,7 +104,7 @@ def run_check(config: TrainConfig, console: Console | None = None) -> int:
         pass
     found = read_folders(config, console) if config.data.shards is None else read_shards(config, console)
     folder = config.run_folder
-    lines, remarks = summary(found, config), found.survey.all_remarks()
+    lines, remarks = summary(found), found.survey.all_remarks()
     for line in lines:
         _say(console, line)
     trial = None
@@ -212,7 +211,7 @@ def read_shards(config: TrainConfig, console: Console) -> Findings:
     return findings
 
 
-def summary(found: Findings, config: TrainConfig) -> list[str]:
+def summary(found: Findings) -> list[str]:
     """Counts, sizes and sample captions, a line each."""
     held, prior = found.survey.held, len(found.survey.prior)
     out = "kept out of training" if found.survey.unseen else "of the same"
@@ -359,14 +358,11 @@ def estimate(config: TrainConfig, trial: Trial) -> list[str]:
 
 
 def _hours(seconds: float) -> str:
+    """About how long, rounded as an estimate is."""
     minutes = round(seconds / 60)
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{minutes // 60} h {minutes % 60} min"
-        if minutes > 90
-        else f"{minutes} min"
-    )
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes > 90 else f"{minutes} min"
 
 
 def _shown(items: Iterable[Item], total: int | None, console: Console) -> Iterable[Item]:

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from scedit_core.fitting.distilling import Phases
-from scedit_core.fitting.optimizers import kind_of
-from scedit_core.fitting.rates import default_rate, default_schedule, default_warmup
+from scedit_core.fitting.optimizers import KINDS
+from scedit_core.fitting.rates import default_warmup
 
 from .config_data import DataConfig, TextConfig
 from .config_section import Count, Section, Share
@@ -108,7 +108,8 @@ class ObjectiveConfig(Section):
 
 
 def _optimizer(name: str) -> str:
-    kind_of(name)
+    if name not in KINDS:
+        raise ValueError(f"expected one of {', '.join(KINDS)}")
     return name
 
 
@@ -135,10 +136,10 @@ class LoopConfig(Section):
     accumulate: Annotated[int, Field(ge=1)] = 1
     optimizer: Annotated[str, AfterValidator(_optimizer)] = "adamw"
     optimizer_arguments: dict[str, Any] = Field(default_factory=dict)
-    learning_rate: Annotated[float, Field(gt=0)] = Field(default_factory=lambda loop: default_rate(loop["optimizer"]))
+    learning_rate: Annotated[float, Field(gt=0)] = Field(default_factory=lambda loop: KINDS[loop["optimizer"]].rate)
     block_rates: dict[Count | str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     schedule: Literal["constant", "cosine", "linear"] = Field(
-        default_factory=lambda loop: default_schedule(loop["optimizer"])
+        default_factory=lambda loop: KINDS[loop["optimizer"]].schedule
     )
     restarts: Count = 0
     warmup: Count = Field(default_factory=lambda loop: default_warmup(loop["steps"]))

@@ -11,10 +11,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from scedit_core.errors import ConfigError, in_short
 from scedit_core.fitting.yaml_text import load_yaml
 
-from .config import Section, TrainConfig
-from .errors import ConfigError
+from .config import TrainConfig
+from .config_section import Section, with_paths
 
 
 def load_config(path: str | Path) -> TrainConfig:
@@ -28,11 +29,12 @@ def load_config(path: str | Path) -> TrainConfig:
             f"{path}: expected a configuration file, found none ({error.strerror}); check the path"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())[:160]
-        raise ConfigError(f"{path}: expected YAML, found something else ({line}); correct that line") from error
+        raise ConfigError(
+            f"{path}: expected YAML, found something else ({in_short(error)}); correct that line"
+        ) from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys such as base, output, tuner and data, found {type(values).__name__}")
-    return _resolved(parse_config(values, str(path)), path.parent)
+    return with_paths(parse_config(values, str(path)), lambda _, named: path.parent / os.path.expanduser(named))
 
 
 def parse_config(values: dict, where: str = "configuration") -> TrainConfig:
@@ -53,25 +55,6 @@ def parse_config(values: dict, where: str = "configuration") -> TrainConfig:
             found = "" if ", found " in said else f", found {first['input']!r:.80}"  # a sentence of ours says it itself
             reason = f"{key}: {said}{found}{'' if ';' in said else '; correct it'}"
         raise ConfigError(f"{where}: {reason.removeprefix(': ')}") from error
-
-
-def _resolved(section: Section, folder: Path) -> Any:
-    """The section with every path in it, at any depth, starting at `folder`, or at a home folder where it has a ~."""
-    update = {}
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            update[name] = _resolved(value, folder)
-        elif isinstance(value, list) and value and isinstance(value[0], Section):
-            update[name] = [_resolved(each, folder) for each in value]
-        elif isinstance(value, Path):
-            update[name] = folder / os.path.expanduser(value)
-        elif isinstance(value, list) and value and isinstance(value[0], Path):
-            update[name] = [folder / os.path.expanduser(each) for each in value]
-        elif name == "shards" and value is not None:
-            several = [value] if isinstance(value, str) else value
-            update[name] = [each if "://" in each else str(folder / os.path.expanduser(each)) for each in several]
-    return section.model_copy(update=update)
 
 
 def _section_at(location: tuple) -> type[Section]:

@@ -27,7 +27,9 @@ def shards_of(config: TrainConfig) -> list[str] | None:
     """A digest of each shard's name and size, since all that is in them is not read for it; None for folders."""
     if config.data.shards is None:
         return None
-    return sorted(digest([_shard(url)]) for url in expand_shards(config.data.shards))
+    urls = expand_shards(config.data.shards)
+    sized = ([os.path.basename(url), os.path.getsize(url)] if os.path.isfile(url) else [url] for url in urls)
+    return sorted(digest([each]) for each in sized)
 
 
 def _content_at(path: Path | None) -> str | None:
@@ -37,7 +39,3 @@ def _content_at(path: Path | None) -> str | None:
     if path.is_dir():
         return digest([[file.name, digest_of(file)] for file in sorted(path.iterdir()) if file.is_file()])
     return digest_of(path) if path.is_file() else str(path)
-
-
-def _shard(url: str) -> list:
-    return [os.path.basename(url), os.path.getsize(url)] if os.path.isfile(url) else [url]

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from diffusers.models.attention_processor import AttnProcessor
 from rich.console import Console
 
-from scedit_core import SCEditError
+from scedit_core.errors import ConfigError, TrainingError
 from scedit_core.fitting.budget import Budget
 from scedit_core.fitting.distilling import Lessons
-from scedit_core.fitting.events import Events
+from scedit_core.fitting.events import Events, told_of_the_end
 from scedit_core.fitting.loop import train_to_end
 from scedit_core.fitting.machine import DTYPES, frozen_dtype
-from scedit_core.fitting.new_tuner import new_tuner, trainable
+from scedit_core.fitting.new_tuner import new_tuner
 from scedit_core.fitting.objective import Objective
-from scedit_core.fitting.optimizing import build_ema, build_optimizer, build_schedule, grouped
+from scedit_core.fitting.optimizing import changing
 from scedit_core.fitting.processes import agreed
 from scedit_core.fitting.rates import rate_remarks
 from scedit_core.fitting.resuming import resume
@@ -37,7 +36,6 @@ from .config import TrainConfig
 from .content import files_of, shards_of
 from .data.opening import open_data
 from .data.training_set import TrainingSet
-from .errors import ConfigError, TrainingError
 from .length import likely_steps, settle_budget, with_epochs_counted
 from .memory.compiling import with_compiling_settled
 from .memory.preparing import prepare_tuner, prepare_unet
@@ -74,30 +72,10 @@ def train(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(open_run(config.run_folder, config.output, main, since))
         events = stack.enter_context(contextlib.closing(open_events(config, console or Console(), main)))
-        with told_of_the_end([events], config, start):
+        with told_of_the_end([events], start, out_of_memory(config)):
             run = prepare(config, accelerator, folder, events, allow_download)
             return None if cache_only else _train(run, start)
     return None
-
-
-@contextlib.contextmanager
-def told_of_the_end(events: Sequence[Events], config: TrainConfig, start: str) -> Iterator[None]:
-    """While open, a wish to stop ends the work, and errors are told as one sentence before they are raised."""
-
-    def tell(event: str, **values: Any) -> None:
-        for each in events:
-            each.emit(event, **values)
-
-    try:
-        yield
-    except Stopped as stop:
-        tell("stopped", reason=stop.args[0], resume=start)
-    except torch.OutOfMemoryError as error:
-        tell("error", message=str(out_of_memory(config)))
-        raise out_of_memory(config) from error
-    except SCEditError as error:
-        tell("error", message=str(error))
-        raise
 
 
 def prepare(
@@ -166,7 +144,6 @@ def prepare(
         if data.examples and not any(example.caption for example in data.examples):  # where they are optional
             phases = replace(phases, captioned=False)
         lessons = Lessons(base, teacher, phases, loop.steps)
-    optimizer = build_optimizer(grouped(tuner, loop), loop)
     run = Run(
         config=config,
         accelerator=accelerator,
@@ -174,13 +151,9 @@ def prepare(
         events=events,
         base=base,
         data=data,
-        tuner=tuner,
         objective=objective,
         step_module=accelerator.prepare(TrainingStep(base, tuner)),
-        optimizer=optimizer,
-        schedule=build_schedule(optimizer, loop),
-        scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
-        ema=build_ema(trainable(tuner), loop),
+        **changing(tuner, loop, dtype == torch.float16),
         lessons=lessons,
         files=files_of(config, fingerprint, lessons and lessons.teacher.digest),
         shards=shards_of(config),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from scedit_core import SCEditError, inspect_tuner
+from scedit_core.errors import ConfigError
 from scedit_core.fitting.earlier import FOLDER, PARTS
 from scedit_core.fitting.tuner_file import on_the_way
 
-from .config import Section, TrainConfig
+from .config import TrainConfig
+from .config_section import with_paths
 from .data.survey import cache_folder
-from .errors import ConfigError
 
 _OUTPUTS = {"output", "run", "data.cache"}
 _CACHED = ("latents", "texts", "hints", "masks", "held")
@@ -77,20 +77,11 @@ def _check_replaced(output: Path) -> None:
     )
 
 
-def _read(section: Section, prefix: str = "") -> Iterator[tuple[str, Path]]:
+def _read(config: TrainConfig) -> list[tuple[str, Path]]:
     """Key and path of everything that a configuration names to be read."""
-    for name in type(section).model_fields:
-        value, key = getattr(section, name), prefix + name
-        if isinstance(value, Section):
-            yield from _read(value, f"{key}.")
-        elif isinstance(value, list) and value and isinstance(value[0], Section):
-            for i, each in enumerate(value):
-                yield from _read(each, f"{key}.{i}.")
-        elif isinstance(value, Path) and key not in _OUTPUTS:
-            yield key, value
-        elif isinstance(value, list) or (name == "shards" and value is not None):
-            several = value if isinstance(value, list) else [value]
-            yield from ((key, Path(each)) for each in several if isinstance(each, Path) or name == "shards")
+    found: list[tuple[str, Path]] = []
+    with_paths(config, lambda *named: found.append(named))
+    return [(key, path) for key, path in found if key not in _OUTPUTS]
 
 
 def _step_of(path: Path, output: Path) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from scedit_core.fitting.errors import DataError
+from scedit_core.errors import BaseModelError, DataError
 from scedit_core.pictures.finding import find_candidates
 from scedit_core.pictures.reading import measure
 
@@ -20,7 +20,6 @@ from .bases.checkpoint_header import CheckpointHeader
 from .bases.recognising import SD2, SD15, SDXL, prediction_of, recognise
 from .bases.tokenizer_files import host_folders
 from .config_file import parse_config
-from .errors import BaseModelError
 
 STYLE, SUBJECT = "style", "subject"
 CONTROLS = ("canny", "soft_edge", "depth", "pose", "segmentation", "color_palette", "completion")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scedit_core.errors import ConfigError
 from scedit_core.fitting.optimizing import check_optimizer
 from scedit_core.fitting.sweep import variants
 from scedit_core.fitting.tuner_file import check_writable
@@ -9,7 +10,6 @@ from scedit_core.fitting.tuner_file import check_writable
 from .bases.heads import check_against_base
 from .bases.teacher import read_teacher
 from .config import TrainConfig
-from .errors import ConfigError
 from .places import check_places
 
 

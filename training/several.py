@@ -10,14 +10,15 @@ from typing import Any
 from accelerate import Accelerator
 from rich.console import Console
 
+from scedit_core.errors import ConfigError
+from scedit_core.fitting.events import told_of_the_end
 from scedit_core.fitting.run import Run
 from scedit_core.fitting.run_folder import open_run
 from scedit_core.fitting.several import train_students
 
 from .config import TrainConfig
 from .data.survey import cache_folder
-from .errors import ConfigError
-from .loop import prepare, told_of_the_end
+from .loop import out_of_memory, prepare
 from .refusing import refuse_early
 from .seeing.listening import open_events
 from .seeing.previews import Previews
@@ -57,7 +58,7 @@ def train_several(
         opened = zip(configs, told, strict=True)
         events = [stack.enter_context(contextlib.closing(open_events(*each))) for each in opened]
         runs: list[Run] = []
-        with told_of_the_end(events, configs[0], start):
+        with told_of_the_end(events, start, out_of_memory(configs[0])):
             for config, *place in zip(configs, folders, events, strict=True):
                 shared = runs[0].base if runs else None
                 runs.append(prepare(config, accelerator, *place, allow_download, shared=shared))

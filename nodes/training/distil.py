@@ -26,31 +26,15 @@ from .teacher import check_kind
 
 _DEFAULT = -1  # of a phase
 _MADE = tuple(kind for kind in KINDS if kind not in (STYLE, OWN_HINTS, "completion"))  # conditions of this pack
-# Inputs that are as in Train SCEdit on Model; those with a text say something else here.
-_SHARED = {
-    "latents": None,
+_OWN = ("model", "hints", "kind")  # inputs of Train SCEdit on Model that are others here, or none
+# What is said otherwise of those that are the same.
+_SAID = {
     "positive": "The captions of the latents in their order, from CLIP Text Encode: one for each picture, or one for "
     "all. Without captions the tuner learns from the ControlNet alone.",
-    "vae": None,
     "clip": "Encodes the captions of a folder, and the empty caption; needed where no captions are connected.",
-    "folder": None,
-    "name": None,
-    "steps": None,
-    "batch": None,
-    "accumulate": None,
     "learning_rate": "How far an update goes. 0.0002 to 0.001 for adamw, 1 for prodigy.",
     "ratio": "Width of the tuner over the channels of the skips: 1 is the authors' choice.",
     "kernel": "Kernel of the hint convolutions: 1 is small, 3 follows fine hints better.",
-    "optimizer": None,
-    "precision": None,
-    "checkpointing": None,
-    "seed": None,
-    "resolution": None,
-    "caption": None,
-    "hold_out": None,
-    "preview_every": None,
-    "start_from": None,
-    "resume": None,
 }
 _DEFAULTS = {"name": "my_control", "steps": 1000, "learning_rate": 3e-4}
 
@@ -60,11 +44,10 @@ class SCEditDistillControlNet(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        given = {each.id: each for each in SCEditTrainOnModel.define_schema().inputs}
-        for name, tooltip in _SHARED.items():
-            given[name].tooltip = tooltip or given[name].tooltip
-            given[name].default = _DEFAULTS.get(name, getattr(given[name], "default", None))
-        shared = [given[name] for name in _SHARED]
+        shared = [each for each in SCEditTrainOnModel.define_schema().inputs if each.id not in _OWN]
+        for each in shared:
+            each.tooltip = _SAID.get(each.id, each.tooltip)
+            each.default = _DEFAULTS.get(each.id, getattr(each, "default", None))
         pictures, widgets = shared[:2], shared[2:]
         after_name = 1 + [each.id for each in widgets].index("name")
         after_steps = 1 + [each.id for each in widgets].index("steps")
@@ -167,13 +150,13 @@ def _kind(condition: str, sources: Sources) -> str:
     return condition
 
 
-def _file_of(prompt: dict | None, node: str | None, wire: str = "control_net") -> str | None:
+def _file_of(prompt: dict | None, node: str | None) -> str | None:
     """The name of the file that the ControlNet was loaded from, where the graph says it."""
     for _ in range(100):  # nodes between the loader and this one
         inputs = (prompt or {}).get(node, {}).get("inputs", {})
         if isinstance(inputs.get("control_net_name"), str):
             return inputs["control_net_name"]
-        link = inputs.get(wire)
+        link = inputs.get("control_net")
         if not isinstance(link, list) or not link:
             return None
         node = str(link[0])

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...scedit_core.fitting.errors import DataError
+from ...scedit_core.errors import DataError, in_short
 
 
 class Encoded:
@@ -27,9 +27,9 @@ class Encoded:
             self._folder.mkdir(parents=True, exist_ok=True)
             save_file({name: t.contiguous() for name, t in tensors.items() if t is not None}, path)
         except (OSError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:160]
             raise DataError(
-                f"{self._folder}: expected room for the encoded pictures, found none ({reason}); free some space"
+                f"{self._folder}: expected room for the encoded pictures, found none ({in_short(error)}); free "
+                "some space"
             ) from error
         return path
 

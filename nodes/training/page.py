@@ -18,6 +18,7 @@ import comfy.model_management
 from aiohttp import web
 
 from ...scedit_core import SCEditError
+from ...scedit_core.fitting.pace import duration
 from ...scedit_core.fitting.verdict import verdict
 from ..sentences import with_short_paths
 from .wording import on_the_node
@@ -141,7 +142,10 @@ class TrainingPage:
         state = self._state
         step, steps, loss = state["step"], state["steps"], event.get("loss")
         if isinstance(loss, (int, float)):
-            state["losses"].append([step, round(self._smoothed(loss), 5)])
+            self._heard += 1
+            before = loss if self._mean is None else self._mean
+            self._mean = before + max(_MEAN, 1 / self._heard) * (loss - before)
+            state["losses"].append([step, round(self._mean, 5)])
             if len(state["losses"]) > _MOST_POINTS:
                 del state["losses"][1:-1:2]
         parts: list[Words] = [("step", {"step": step, "steps": steps})]
@@ -152,15 +156,10 @@ class TrainingPage:
         if event.get("memory_mib"):
             parts.append(("memory", {"memory": f"{event['memory_mib'] / 1024:.1f}"}))
         if event.get("eta_seconds") is not None:
-            parts.append(("left", {"time": _duration(event["eta_seconds"])}))
+            parts.append(("left", {"time": duration(event["eta_seconds"])}))
         self._word(*parts)
         if step == steps or time.monotonic() - self._told > _EVERY_SECONDS:
             self._tell()
-
-    def _smoothed(self, loss: float) -> float:
-        self._heard += 1
-        self._mean = loss if self._mean is None else self._mean + max(_MEAN, 1 / self._heard) * (loss - self._mean)
-        return self._mean
 
     def _tell(self) -> None:
         self._told, self._state["changed"] = time.monotonic(), time.time()
@@ -199,12 +198,6 @@ def shown_on_page(node: type, name: str, resume: bool, has_keys: bool = False) -
 def _server() -> Any:
     """The host's PromptServer, which is there before packs are loaded; None where a script imports the nodes."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
 async def _trainings(_request: web.Request) -> web.Response:

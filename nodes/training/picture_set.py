@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ...scedit_core.conditions.fitting import fit_hint, fitting_of
-from ...scedit_core.conditions.pictures import is_blank
+from ...scedit_core.conditions.pictures import eight_bits, is_blank
 from ...scedit_core.conditions.random_masks import random_completion
 from ...scedit_core.conditions.trained import hint_maker
+from ...scedit_core.errors import DataError
 from ...scedit_core.fitting.base import TextStates, stacked
-from ...scedit_core.fitting.batches import Batch, draw
+from ...scedit_core.fitting.batches import Batch, draw, held_out
 from ...scedit_core.fitting.chance import generator_for
-from ...scedit_core.fitting.errors import DataError
 from ...scedit_core.fitting.order import Order
 from ...scedit_core.fitting.remarks import BLANK_HINTS, Remarks
 from ...scedit_core.fitting.settings import Settings
@@ -98,7 +98,9 @@ class PictureSet:
     unseen: bool = False
 
     def __post_init__(self) -> None:
-        self._hold_out()
+        self.examples, held = held_out(self.examples, self.config.validation.hold_out)
+        # where that is none, the first are measured, which are trained on as well
+        self.held, self.unseen = held or self.examples[: self.config.validation.images], bool(held)
         buckets = sorted({picture.bucket for picture in self.examples})
         groups = [[i for i, p in enumerate(self.examples) if p.bucket == bucket] for bucket in buckets]
         self._order = Order(groups, self.config.loop.seed)
@@ -107,18 +109,6 @@ class PictureSet:
         for picture in () if self._per_step else (*self.examples, *self.held):
             if picture.hint_file is not None and is_blank(picture.pixels):
                 self.remarks.add(*BLANK_HINTS, name=picture.name)
-
-    def _hold_out(self) -> None:
-        """As the command line: at most a tenth, chosen by name; where that is none, the first are measured."""
-        wanted = min(self.config.validation.hold_out, len(self.examples) // 10)
-        if not wanted:
-            self.held = self.examples[: self.config.validation.images]
-            return
-        order = sorted(self.examples, key=lambda p: hashlib.blake2b(p.name.encode(), digest_size=8).digest())
-        names = {picture.name for picture in order[:wanted]}
-        self.held = [picture for picture in self.examples if picture.name in names]
-        self.examples = [picture for picture in self.examples if picture.name not in names]
-        self.unseen = True
 
     def batch(self, step: int, size: int, part: tuple[int, int] = (0, 1)) -> Batch:
         """See DataSet."""
@@ -199,7 +189,7 @@ def from_folder(
         mean, std = _moments(vae, base, pixels.permute(1, 2, 0)[None])
         digest = hashlib.blake2b(Path(candidate.path).read_bytes(), digest_size=16).hexdigest()
         sizes_told = tuple(map(float, framing.micro_conditions))
-        shown = None if config.data.condition is None else encoded.keep(pixels=_framed_pixels(pixels))
+        shown = None if config.data.condition is None else encoded.keep(pixels=eight_bits(pixels))
         files = encoded.keep(mean=mean, std=std), words[caption], shown
         pictures.append(Picture(candidate.name, caption, digest, mean.shape[:0:-1], sizes_told, *files))
         say("caching", done=done, total=total, hits=0, misses=done)
@@ -274,7 +264,7 @@ def give_hints(
                     f"{hint.shape[0]}; make hints from the same pictures"
                 )
             fitted = fit_hint(hint.clone().movedim(-1, 0)[None].float(), height, width, fitting)[0]
-            picture.hint_file = encoded.keep(pixels=_framed_pixels(fitted))
+            picture.hint_file = encoded.keep(pixels=eight_bits(fitted))
         return
     if any(picture.hint_file is None for picture in pictures):
         raise DataError(
@@ -287,7 +277,7 @@ def give_hints(
     for done, picture in enumerate(pictures, 1):
         with torch.inference_mode():
             made = make(picture.pixels.permute(1, 2, 0)[None].float() / 255)[0].permute(2, 0, 1)
-        picture.hint_file = encoded.keep(pixels=_framed_pixels(made.clone().cpu()))
+        picture.hint_file = encoded.keep(pixels=eight_bits(made.clone().cpu()))
         say("caching", done=done, total=len(pictures), hits=0, misses=done)
 
 
@@ -328,10 +318,6 @@ def _moments(vae: Any, base: HostBase, pixels: Tensor) -> tuple[Tensor, Tensor |
     std = seen[0].clone().float().cpu().chunk(2, 1)[1].clamp(-30, 20).mul(0.5).exp()
     zero = base.model.model.process_latent_in(torch.zeros_like(mean))
     return scaled[0], (base.model.model.process_latent_in(std) - zero)[0]
-
-
-def _framed_pixels(pixels: Tensor) -> Tensor:
-    return (pixels.clamp(0, 1) * 255).round().byte().contiguous()
 
 
 def _digest(tensor: Tensor) -> str:

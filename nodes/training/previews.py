@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import comfy.latent_formats
 import comfy.model_management
 import comfy.sample
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,6 +19,8 @@ from ...scedit_core import CSCTuner, SCTuner
 from ...scedit_core.fitting.base import TextStates
 from ...scedit_core.fitting.following import edges_followed
 from ...scedit_core.fitting.run_folder import Stopped
+from ...scedit_core.pictures.reading import to_tensor
+from ...scedit_core.saving import replace_file
 from ..host.hints import Hint
 from ..host.managed import ManagedTuner
 from ..host.patch import SkipPatch, patched
@@ -28,6 +28,7 @@ from .picture_set import Picture
 from .teacher import HostTeacher
 
 STEPS, GUIDANCE, SEED = 20, 5.0, 1
+_SHOWN = 2  # pictures
 SAMPLER, SCHEDULER = "ddim", "sgm_uniform"
 
 
@@ -48,11 +49,10 @@ class HostPreviews:
         empty: TextStates,
         vae: Any,
         teacher: HostTeacher | None = None,
-        count: int = 2,
         edges: bool = False,
     ) -> None:
         self._model, self._folder, self._vae = model, folder, vae
-        self._pictures, self._empty = list(pictures[:count]), empty
+        self._pictures, self._empty = list(pictures[:_SHOWN]), empty
         self._teacher, self._edges = teacher, edges and vae is not None
         self._others: dict[str, list[Image.Image]] | None = None  # columns of what does not change
         self._seconds: dict[str, float] = {}
@@ -77,15 +77,11 @@ class HostPreviews:
             self.afterwards()
         self.told = {f"seconds_{name}": seconds for name, seconds in self._seconds.items()}
         if self._edges:
-            pictures = {name: [_pixels(each) for each in column] for name, column in columns.items()}
+            pictures = {name: [to_tensor(each) for each in column] for name, column in columns.items()}
             self.told |= edges_followed(pictures, [p.pixels.float() / 255 for p in self._pictures])
         self.latest = _sheet(list(zip(*columns.values(), strict=True)))
-        path = self._folder / f"step-{step:06d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        self.latest.save(part, "JPEG", quality=92)
-        os.replace(part, path)
-        return path
+        sheet, path = self.latest, self._folder / f"step-{step:06d}.jpg"
+        return replace_file(path, lambda part: sheet.save(part, "JPEG", quality=92))
 
     def _column(self, name: str, by: SCTuner | CSCTuner | HostTeacher | None) -> list[Image.Image]:
         column = []
@@ -141,11 +137,6 @@ def _colours(latent: Tensor, form: comfy.latent_formats.LatentFormat) -> Tensor:
     bias = getattr(form, "latent_rgb_factors_bias", None)
     colours = colours if bias is None else colours + torch.tensor(bias)
     return ((colours + 1) / 2).clamp(0, 1).repeat_interleave(8, 0).repeat_interleave(8, 1)
-
-
-def _pixels(picture: Image.Image) -> Tensor:
-    """[3,H,W] in 0..1."""
-    return torch.from_numpy(np.array(picture)).movedim(-1, 0).float() / 255
 
 
 def _sheet(rows: list[tuple[Image.Image, ...]]) -> Image.Image:

@@ -14,18 +14,19 @@ import comfy.utils
 import torch
 
 from ...scedit_core import SCEditError
+from ...scedit_core.errors import TrainingError
 from ...scedit_core.fitting.distilling import Lessons, Phases
-from ...scedit_core.fitting.errors import TrainingError
 from ...scedit_core.fitting.event_log import EVENTS_FILE, EventLog, latest_run_of_steps, read_events
-from ...scedit_core.fitting.events import Events
+from ...scedit_core.fitting.events import Events, told_of_the_end
 from ...scedit_core.fitting.following import shows_edges
 from ...scedit_core.fitting.loop import train_to_end
-from ...scedit_core.fitting.new_tuner import new_tuner, trainable
+from ...scedit_core.fitting.new_tuner import new_tuner
 from ...scedit_core.fitting.objective import Objective
-from ...scedit_core.fitting.optimizing import build_ema, build_optimizer, build_schedule, check_optimizer, grouped
+from ...scedit_core.fitting.optimizing import changing, check_optimizer
 from ...scedit_core.fitting.processes import OneProcess
 from ...scedit_core.fitting.rates import rate_remarks
 from ...scedit_core.fitting.recomputing import recompute
+from ...scedit_core.fitting.reporting import Reporting
 from ...scedit_core.fitting.resuming import resume
 from ...scedit_core.fitting.run import Run
 from ...scedit_core.fitting.run_folder import RunFolder, Stopped, open_run
@@ -38,7 +39,6 @@ from .host_base import HostBase
 from .page import TrainingPage
 from .picture_set import PictureSet, encode_text, from_folder, from_graph, give_hints
 from .previews import HostPreviews
-from .report import Report
 from .teacher import HostTeacher
 from .wording import on_the_node
 
@@ -97,27 +97,21 @@ def run_training(
         variants(settings, sweep)  # which refuses what cannot be, before anything is encoded
     # Nodes run in inference mode, in which nothing can be trained.
     with torch.inference_mode(False), torch.enable_grad(), open_run(settings.run_folder, settings.output) as folder:
-        log, report = EventLog(folder.path / EVENTS_FILE), Report(folder.path, settings.output.stem)
-        listeners = [log, report, page]
+        listeners = [EventLog(folder.path / EVENTS_FILE), Reporting(folder.path, on_the_node), page]
         with contextlib.closing(_Events(listeners)) as events:
             followed, encoded = _Folder(folder.path, page), Encoded(folder.path / "encoded")
+            no_room, no_memory = _out_of_memory(settings, checkpointing), comfy.model_management.OOM_EXCEPTION
+            stopped = True
             try:
-                with followed.interruptible():
+                with told_of_the_end([events], start, no_room, no_memory), followed.interruptible():
                     _train(settings, sources, checkpointing, start, followed, encoded, events, sweep or {})
-            except Stopped as stop:
-                events.emit("stopped", reason=stop.args[0], resume=start)
-                raise comfy.model_management.InterruptProcessingException from None
-            except comfy.model_management.OOM_EXCEPTION as error:
-                failure = _out_of_memory(settings, checkpointing)
-                events.emit("error", message=str(failure))
-                raise failure from error
-            except SCEditError as error:
-                events.emit("error", message=str(error))
-                raise
+                    stopped = False
             finally:
                 gc.collect()
                 encoded.remove()
                 comfy.model_management.soft_empty_cache()
+    if stopped:
+        raise comfy.model_management.InterruptProcessingException
     steps = latest_run_of_steps(read_events(settings.run_folder / EVENTS_FILE))
     return [event["loss"] for event in steps if event["event"] == "step" and event.get("loss") is not None]
 
@@ -164,24 +158,17 @@ def _train(
     data = PictureSet(pictures, settings, base.needs_sizes, empty)
     tuner = new_tuner(settings.tuner, base.layout, loop.seed).to(base.unet_device)
     recompute(tuner, hints=checkpointing)
-    optimizer = build_optimizer(grouped(tuner, loop), loop)
-    half = base.compute_dtype == torch.float16
-    processes = OneProcess(base.unet_device, loop.accumulate)
     run = Run(
         config=settings,
-        accelerator=processes,
+        accelerator=OneProcess(base.unet_device, loop.accumulate),
         folder=folder,
         events=events,
         base=base,
         data=data,
-        tuner=tuner,
         objective=objective,
         step_module=TrainingStep(base, tuner),
-        optimizer=optimizer,
-        schedule=build_schedule(optimizer, loop),
-        scaler=torch.amp.GradScaler(base.unet_device.type, enabled=half),
-        ema=build_ema(trainable(tuner), loop),
         lessons=lessons,
+        **changing(tuner, loop, base.compute_dtype == torch.float16),
     )
     run.remarks.take(data.remarks)
     run.remarks.take(rate_remarks(loop))

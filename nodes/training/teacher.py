@@ -12,7 +12,7 @@ import comfy.controlnet
 import torch
 from torch import Tensor
 
-from ...scedit_core import SCEditError
+from ...scedit_core.errors import SCEditError, in_short
 from ...scedit_core.fitting.base import Added, TextStates
 from ..host.control import SCEditControl
 from .host_base import HostBase, look_at
@@ -112,8 +112,7 @@ class HostTeacher:
         try:
             added = self.residuals(noisy, torch.tensor([500]), hint, text, sizes)
         except (RuntimeError, ValueError, AssertionError, KeyError, TypeError, AttributeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-            raise self._another(f"one for another base ({reason})") from error
+            raise self._another(f"one for another base ({in_short(error, 100)})") from error
         if all(each is None for each in added.skips):
             raise SCEditError(
                 f"control_net: expected a ControlNet, found {_kind(self.control)}, which adds nothing to skips; {_DO}"

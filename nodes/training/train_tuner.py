@@ -164,7 +164,8 @@ class SCEditTrainTuner(io.ComfyNode):
             config |= {"output": output, "run": str(run)}
             trainer_config.write(config, run / _CONFIG)
             _free_models()
-            _train(TrainingProcess(run / _CONFIG, run, resume, _on_cpu()), page, resume)
+            on_cpu = comfy.model_management.get_torch_device().type == "cpu"
+            _train(TrainingProcess(run / _CONFIG, run, resume, on_cpu), page, resume)
             return io.NodeOutput(*on_its_output(delivered(name, output)), ui={"text": [f"Saved {output}"]})
 
 
@@ -217,10 +218,6 @@ def _free_models() -> None:
     comfy.model_management.unload_all_models()
     gc.collect()
     comfy.model_management.soft_empty_cache()
-
-
-def _on_cpu() -> bool:
-    return comfy.model_management.get_torch_device().type == "cpu"
 
 
 def _check_pictures(config: dict) -> None:

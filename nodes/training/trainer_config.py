@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import yaml
 from ...scedit_core import SCEditError
 from ...scedit_core.fitting.optimizers import KINDS as OPTIMIZERS
 from ...scedit_core.fitting.yaml_text import load_yaml
+from ...scedit_core.saving import replace_file
 
 STYLE = "style"
 # The node's kinds: a style, or a control named for its condition, as the trainer's `data.condition.type` has it.
@@ -109,8 +110,9 @@ def from_file(path: str) -> dict[str, Any]:
             f"{path}: expected keys of the trainer such as loop or data, found {type(values).__name__}; "
             "write keys and values"
         )
+    folder = os.path.dirname(os.path.abspath(path))
     for key in PATHS:
-        _make_absolute(values, key.split("."), os.path.dirname(os.path.abspath(path)))
+        values = _with_paths(values, key.split("."), lambda each: os.path.join(folder, os.path.expanduser(each)))
     return values
 
 
@@ -120,13 +122,9 @@ def paths_in(path: str) -> list[str]:
         values = from_file(path)
     except SCEditError:
         return []
-    found = []
+    found: list[str] = []
     for key in PATHS:
-        several: list[Any] = [values]
-        for part in key.split("."):
-            several = [each.get(part) for each in several if isinstance(each, dict)]
-            several = [one for each in several for one in (each if isinstance(each, list) else [each])]
-        found += [each for each in several if isinstance(each, str) and "://" not in each]
+        _with_paths(values, key.split("."), found.append)
     # Of shards, whose names are patterns, all that lie beside them.
     return [os.path.dirname(each) if "{" in each else each for each in found]
 
@@ -158,10 +156,8 @@ def with_file(config: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, A
 def write(config: Mapping[str, Any], path: Path) -> None:
     """Write the configuration as YAML.  Raises SCEditError where there is no room or no permission."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(yaml.safe_dump(dict(config), allow_unicode=True, sort_keys=False), "utf-8")
-        os.replace(part, path)
+        text = yaml.safe_dump(dict(config), allow_unicode=True, sort_keys=False)
+        replace_file(path, lambda part: part.write_text(text, "utf-8"))
     except OSError as error:
         raise SCEditError(
             f"{path}: expected to write there, found {error.strerror}; free some space, or start ComfyUI with another "
@@ -178,23 +174,10 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return both
 
 
-def _make_absolute(values: Any, keys: list[str], folder: str) -> None:
+def _with_paths(values: Any, keys: list[str], change: Callable[[str], Any]) -> Any:
+    """`values` with what `change` makes of each path at a key; of other types the trainer says what is wrong."""
     if isinstance(values, list):
-        for each in values:
-            _make_absolute(each, keys, folder)
-    if not isinstance(values, dict) or keys[0] not in values:
-        return
-    if len(keys) > 1:
-        _make_absolute(values[keys[0]], keys[1:], folder)
-        return
-    value = values[keys[0]]
-    if isinstance(value, list):
-        values[keys[0]] = [_absolute(each, folder) for each in value]
-    else:
-        values[keys[0]] = _absolute(value, folder)
-
-
-def _absolute(value: Any, folder: str) -> Any:
-    if not isinstance(value, str) or "://" in value:  # the trainer says what is wrong with other types
-        return value
-    return os.path.join(folder, os.path.expanduser(value))
+        return [_with_paths(each, keys, change) for each in values]
+    if keys and isinstance(values, dict):
+        return {**values, keys[0]: _with_paths(values[keys[0]], keys[1:], change)} if keys[0] in values else values
+    return change(values) if not keys and isinstance(values, str) and "://" not in values else values

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -57,6 +59,14 @@ def draw(
         no_hint=share("condition dropout", no_hint),
         noise=torch.randn(size, *latent_shape, generator=generator_for(seed, step, "posterior")),
     )
+
+
+def held_out(examples: Sequence[Any], count: int) -> tuple[list[Any], list[Any]]:
+    """What is trained on, and `count` of the examples, at most a tenth, that are kept out of it: chosen by their names,
+    so that the choice stays when pictures are added."""
+    order = sorted(examples, key=lambda e: hashlib.blake2b(os.fsencode(e.name), digest_size=8).digest())
+    names = {example.name for example in order[: min(count, len(examples) // 10)]}
+    return [e for e in examples if e.name not in names], [e for e in examples if e.name in names]
 
 
 class DataSet(Protocol):

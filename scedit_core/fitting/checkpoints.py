@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .. import CSCTuner, SCEditError, SCTuner, load_tuner, save_tuner
-from .errors import TrainingError
+from ..errors import TrainingError, in_short
 
 TUNER, EMA, STATE = "tuner.safetensors", "ema.safetensors", "state.pt"
 _PREFIX = "step-"
@@ -71,7 +71,7 @@ def save_checkpoint(
         shutil.rmtree(part, ignore_errors=True)
         if old.exists() and not path.exists():
             old.replace(path)
-        reason = " ".join(str(error.__cause__ or error).split())[:160]  # what a path of any length cannot push out
+        reason = in_short(error.__cause__ or error)  # what a path of any length cannot push out
         kept = checkpoints_in(folder)
         way_on = f"the same command without --resume goes on from {kept[-1].name}" if kept else "start again"
         raise TrainingError(
@@ -90,9 +90,8 @@ def load_checkpoint(path: Path) -> tuple[State, SCTuner | CSCTuner, SCTuner | CS
         ema = load_tuner(path / EMA) if (path / EMA).exists() else None
         return state, load_tuner(path / TUNER), ema
     except Exception as error:  # whatever a damaged file makes its reader raise
-        reason = " ".join(str(error).split())[:160]
         raise TrainingError(
-            f"{path}: expected a whole checkpoint, found one that cannot be read ({reason}); "
+            f"{path}: expected a whole checkpoint, found one that cannot be read ({in_short(error)}); "
             "resume from another one or use --resume never"
         ) from error
 
@@ -100,7 +99,7 @@ def load_checkpoint(path: Path) -> tuple[State, SCTuner | CSCTuner, SCTuner | CS
 def checkpoints_in(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
     found = [p for p in folder.glob(f"{_PREFIX}*") if p.name[len(_PREFIX) :].isdigit() and (p / STATE).is_file()]
-    return sorted(found, key=_number)
+    return sorted(found, key=step_of)
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:
@@ -110,13 +109,9 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def later_than(folder: Path, step: int) -> list[Path]:
-    """The checkpoints of more than `step` steps."""
-    return [path for path in checkpoints_in(folder) if _number(path) > step]
-
-
-def _number(path: Path) -> int:
-    return int(path.name[len(_PREFIX) :])
+def step_of(checkpoint: Path) -> int:
+    """The updates that were done when a checkpoint was written."""
+    return int(checkpoint.name[len(_PREFIX) :])
 
 
 def _sync(folder: Path) -> None:

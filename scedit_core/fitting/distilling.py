@@ -50,13 +50,6 @@ class Teacher(Protocol):
         """What it adds to each skip and to the middle block's output; arguments as `FrozenBase.predict` takes them."""
 
 
-def phase_at(step: int, residuals: int, predictions: int) -> str:
-    """The phase of the update that follows `step` done ones."""
-    if step < residuals:
-        return RESIDUALS
-    return PREDICTIONS if step < residuals + predictions else PICTURES
-
-
 @dataclass(frozen=True)
 class Phases:
     """Updates of the phases `residuals` and `predictions`, None where nothing is said; pictures follow.
@@ -118,7 +111,9 @@ class Lessons:
 
     def phase(self, step: int) -> str:
         """The phase of the update that follows `step` done ones."""
-        return phase_at(step, self.residuals, self.predictions)
+        if step < self.residuals:
+            return RESIDUALS
+        return PREDICTIONS if step < self.residuals + self.predictions else PICTURES
 
     def loss(
         self, step_module: Any, step: int, problem: Problem, hints: Tensor, masks: Tensor | None, batch: Batch
@@ -142,18 +137,12 @@ class Lessons:
         """The teacher's name, and the updates of each phase of a run of `steps`."""
         residuals = min(self.residuals, steps)
         predictions = min(self.predictions, steps - residuals)
-        return {
-            "name": self.teacher.name,
-            **dict(zip(PHASES, (residuals, predictions, steps - residuals - predictions), strict=True)),
-        }
+        updates = residuals, predictions, steps - residuals - predictions
+        return {"name": self.teacher.name, **dict(zip(PHASES, updates, strict=True))}
 
     def metadata(self) -> dict[str, str]:
         """What the tuner's file says of its teacher."""
-        told = {
-            "name": self.teacher.name,
-            "digest": self._digest,
-            **self.planned,
-        }
+        told = {"name": self.teacher.name, "digest": self._digest, **self.planned}
         return {"scedit.teacher": json.dumps(told, sort_keys=True)}
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .. import SCEditError, inspect_tuner
-from .checkpoints import checkpoints_in, later_than
-from .errors import TrainingError
+from ..errors import TrainingError
+from .checkpoints import checkpoints_in, step_of
 
 FOLDER = "earlier"
 KEEP = 3
@@ -48,14 +48,14 @@ def put_aside(run: Path, parts: Iterable[Path], replaced: Iterable[Path] = (), m
 def remains_of(run: Path) -> list[Path]:
     """What a run folder holds of a run that has saved something, to be put aside; nothing where it has not."""
     parts = [run / name for name in PARTS if (run / name).exists()]
-    saved = any(part.name == "best.safetensors" or _is_filled(part, "checkpoints") for part in parts)
+    saved = (run / "best.safetensors").exists() or any((run / "checkpoints").glob("*"))
     return parts if saved else []
 
 
 def later_parts(run: Path, step: int) -> list[Path]:
     """Checkpoints of more than `step` steps, and the previews beyond it where there are any: left where they are, a
     run that goes on from `step` would find those checkpoints the newest."""
-    checkpoints = later_than(run / "checkpoints", step)
+    checkpoints = [path for path in checkpoints_in(run / "checkpoints") if step_of(path) > step]
     pictures = [p for p in (run / "previews").rglob("step-*.jpg") if int(p.stem.split("-")[1]) > step]
     return [*checkpoints, *pictures] if checkpoints else []
 
@@ -76,7 +76,7 @@ def _kept(run: Path) -> list[Path]:
 
 def _steps(path: Path) -> int:
     """How far a run had come, by its checkpoints and tuners."""
-    found = [int(each.name.rpartition("-")[2]) for each in checkpoints_in(path / "checkpoints")]
+    found = [step_of(each) for each in checkpoints_in(path / "checkpoints")]
     for file in path.glob("*.safetensors"):
         with contextlib.suppress(SCEditError, ValueError, KeyError, TypeError):
             found.append(int(json.loads(inspect_tuner(file)["metadata"]["scedit.training"])["steps"]))
@@ -85,10 +85,6 @@ def _steps(path: Path) -> int:
 
 def _number(path: Path) -> int:
     return int(path.name)
-
-
-def _is_filled(folder: Path, name: str) -> bool:
-    return folder.name == name and folder.is_dir() and any(folder.iterdir())
 
 
 def _link(file: Path, place: Path) -> None:

@@ -24,12 +24,18 @@ Each has `event` and `time` (ISO 8601 with the offset to UTC) besides.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
+from ..errors import SCEditError, in_short
 from .event_log import EventLog, plain
 from .pace import Pace
+from .run_folder import Stopped
 
 
 class Listener(Protocol):
@@ -57,11 +63,8 @@ class Events:
         if event == "plan":
             self._batch = values.get("batch", 1)
         if event == "step":
-            paced, most = (
-                self._pace.step(values["step"], values["steps"], self._batch),
-                values.pop("seconds_left", None),
-            )
-            if most is not None:
+            paced = self._pace.step(values["step"], values["steps"], self._batch)
+            if (most := values.pop("seconds_left", None)) is not None:
                 paced["eta_seconds"] = max(0.0, min(paced["eta_seconds"], most))
             values = {**paced, **values}
         else:
@@ -89,8 +92,34 @@ class Events:
                 failed.append((listener, error))
         for listener, error in failed:
             self._listeners.remove(listener)
-            reason = " ".join(str(error).split())[:160]
-            self._tell({"event": "note", "time": _now(), "message": f"{type(listener).__name__} left: {reason}"})
+            self._tell(
+                {"event": "note", "time": _now(), "message": f"{type(listener).__name__} left: {in_short(error)}"}
+            )
+
+
+@contextlib.contextmanager
+def told_of_the_end(
+    events: Sequence[Events], start: str, no_room: Exception, no_memory: type[Exception] = torch.OutOfMemoryError
+) -> Iterator[None]:
+    """While open, a wish to stop ends the work, and errors are told as one sentence before they are raised.
+
+    start: as the run was started.  no_room: what is told and raised in place of `no_memory`.
+    """
+
+    def tell(event: str, **values: Any) -> None:
+        for each in events:
+            each.emit(event, **values)
+
+    try:
+        yield
+    except Stopped as stop:
+        tell("stopped", reason=stop.args[0], resume=start)
+    except no_memory as error:
+        tell("error", message=str(no_room))
+        raise no_room from error
+    except SCEditError as error:
+        tell("error", message=str(error))
+        raise
 
 
 def _now() -> str:

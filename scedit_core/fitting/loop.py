@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,21 +11,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..errors import SCEditError
+from ..errors import SCEditError, TrainingError
 from ..saving import save_tuner
 from ..tuners import CSCTuner, SCTuner
-from .arriving import Arriving
 from .batches import Batch
-from .errors import TrainingError
 from .following import unlike_hints
-from .machine import moved
+from .machine import Arriving, moved
 from .new_tuner import trainable
 from .objective import Problem, loss_of
 from .planning import plan
 from .processes import Wishes, agreed
 from .run import Run
 from .run_folder import Stopped
-from .told import Told, advance, is_finite, settle, way_on
+from .told import Told, advance, settle, way_on
 from .tuner_file import STEP, on_the_way, save_trained
 from .validation import Validation
 
@@ -116,10 +115,10 @@ def tell(run: Run, told: Told) -> None:
     if run.unsettled is told:
         settle(run)
     loss, norm = told.read()
-    if not is_finite(loss) or not (is_finite(norm) or run.scaler.is_enabled()):
-        what = "loss" if not is_finite(loss) else "gradient"
+    if not math.isfinite(loss) or not (math.isfinite(norm) or run.scaler.is_enabled()):
+        what, found = ("gradient", norm) if math.isfinite(loss) else ("loss", loss)
         raise TrainingError(
-            f"step {told.step}: expected a finite {what}, found {norm if what == 'gradient' else loss}; lower "
+            f"step {told.step}: expected a finite {what}, found {found}; lower "
             f"loop.learning_rate or use precision bf16 or fp32, then {way_on(run)}"
         )
     run.events.emit(

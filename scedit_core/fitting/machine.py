@@ -1,4 +1,4 @@
-"""What the machine can do: the dtype to compute in, and the memory in use."""
+"""What the machine can do: the dtype to compute in, copies that nobody waits for, and the memory in use."""
 
 from __future__ import annotations
 
@@ -32,6 +32,24 @@ def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None 
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device, dtype)
     return tensor.to(dtype).pin_memory().to(device, non_blocking=True)
+
+
+class Arriving:
+    """A copy on the CPU of numbers that the device will have come to; made without waiting for it."""
+
+    def __init__(self, numbers: torch.Tensor) -> None:
+        self._numbers, self._arrived = numbers, None
+        if numbers.device.type == "cuda":
+            self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            self._numbers.copy_(numbers, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> tuple[float, ...]:
+        """The numbers; waits for the device to come there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return tuple(self._numbers.tolist())
 
 
 def peak_memory_mib(device: torch.device) -> float:

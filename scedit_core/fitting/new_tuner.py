@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .. import CSCTuner, SCTuner, SkipLayout, load_tuner
-from .errors import ConfigError
+from ..errors import ConfigError
 from .settings import TunerSettings
 from .tuner_file import STEP
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import BaseModelError, ConfigError
 from .chance import generator_for
-from .errors import BaseModelError, ConfigError
 from .machine import moved
 from .settings import ObjectiveSettings
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .errors import ConfigError
+from ..errors import ConfigError, in_short
 
 _OURS = {"params", "lr", "weight_decay"}  # which are set by keys of their own
 _OF_NO_USE = {"self", "args", "kwargs", "capturable", "differentiable", "maximize", "closure"}
@@ -33,6 +33,11 @@ class Kind:
     usable: tuple[float, float] = (1e-7, 5e-2)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     own_mean: bool = False
+
+    @property
+    def schedule(self) -> str:
+        """Of a run that names none."""
+        return "constant" if self.own_mean else "cosine"
 
 
 def _bitsandbytes(name: str, **options: Any) -> Kind:
@@ -74,13 +79,6 @@ KINDS: dict[str, Kind] = {
     "schedulefree_sgd": _schedule_free("SGDScheduleFree", rate=1.0, usable=(1e-3, 100.0)),
     "came": Kind("came_pytorch", "CAME", "came-pytorch"),
 }
-
-
-def kind_of(name: str) -> Kind:
-    """What the name of an optimiser means.  Raises ValueError for a name that is none, with those that are."""
-    if name not in KINDS:
-        raise ValueError(f"expected one of {', '.join(KINDS)}")
-    return KINDS[name]
 
 
 def build(
@@ -131,10 +129,9 @@ _BY_BAD_VALUES = (ValueError, TypeError, AssertionError, RuntimeError, LookupErr
 
 
 def _bad_values(name: str, arguments: Mapping[str, Any], error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split())[:120]
     return ConfigError(
-        f"loop.optimizer_arguments: expected values that {name} can use, found {dict(arguments)} ({reason}); correct "
-        "them"
+        f"loop.optimizer_arguments: expected values that {name} can use, found {dict(arguments)} "
+        f"({in_short(error, 120)}); correct them"
     )
 
 
@@ -142,11 +139,10 @@ def _class_of(name: str, kind: Kind) -> type:
     try:
         return getattr(importlib.import_module(kind.module), kind.name)
     except (ImportError, RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:80]
         package = kind.package or "--upgrade torch"
         raise ConfigError(
             f"loop.optimizer: expected the package {kind.package or 'torch'} for {name}, found none that has it "
-            f"({reason}); run `python -m pip install {package}` or choose adamw"
+            f"({in_short(error, 80)}); run `python -m pip install {package}` or choose adamw"
         ) from error
 
 

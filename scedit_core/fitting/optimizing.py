@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import ConfigError
 from ..tuners import CSCTuner, SCTuner
-from .errors import ConfigError
 from .optimizers import KINDS, build, try_update
 from .settings import LoopSettings
 
@@ -142,14 +142,9 @@ def rate_factor(loop: LoopSettings) -> Callable[[int], float]:
             return done / max(1, loop.warmup)
         if loop.schedule == "constant":
             return 1.0
-        if loop.restarts:
-            part = (loop.restarts + 1) * (done - loop.warmup) / max(1, loop.steps - loop.warmup)
-            progress = part % 1.0 if part < loop.restarts + 1 else 1.0
-            return 1.0 - progress if loop.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
-        if loop.schedule == "linear":
-            return max(0.0, (loop.steps - done) / max(1, loop.steps - loop.warmup))
-        progress = (done - loop.warmup) / max(1, loop.steps - loop.warmup)
-        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * 0.5 * 2.0 * progress)))
+        part = (loop.restarts + 1) * (done - loop.warmup) / max(1, loop.steps - loop.warmup)
+        progress = part % 1.0 if part < loop.restarts + 1 else 1.0
+        return 1.0 - progress if loop.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
 
     return factor
 
@@ -192,3 +187,15 @@ class RunningMean:
 def build_ema(parameters: Iterable[nn.Parameter], loop: LoopSettings) -> RunningMean | None:
     """The running mean of the parameters, or None where none is asked for."""
     return None if loop.ema is None else RunningMean(parameters, loop.ema)
+
+
+def changing(tuner: SCTuner | CSCTuner, loop: LoopSettings, half: bool) -> dict[str, Any]:
+    """The tuner and what changes it, by the names that `Run` has for them.  half: whether the base computes in fp16."""
+    optimizer = build_optimizer(grouped(tuner, loop), loop)
+    return {
+        "tuner": tuner,
+        "optimizer": optimizer,
+        "schedule": build_schedule(optimizer, loop),
+        "scaler": torch.amp.GradScaler(next(tuner.parameters()).device.type, enabled=half),
+        "ema": build_ema((p for p in tuner.parameters() if p.requires_grad), loop),
+    }

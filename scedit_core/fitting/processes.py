@@ -8,8 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .arriving import Arriving
-from .machine import moved
+from .machine import Arriving, moved
 
 _OTHER = "another process"
 

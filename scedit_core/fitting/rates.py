@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from .optimizers import KINDS
 from .remarks import Remarks
 
+if TYPE_CHECKING:
+    from .settings import LoopSettings
+
 _WARMUP = 50  # updates
 _SHORT = 10  # updates from one beginning of the rate to the next
-
-
-class Rated(Protocol):
-    """The settings of a run that are read here."""
-
-    steps: int
-    optimizer: str
-    learning_rate: float
-    warmup: int
-    restarts: int
-
-
-def default_rate(optimizer: str) -> float:
-    """The learning rate of a run that names none."""
-    return KINDS[optimizer].rate
-
-
-def default_schedule(optimizer: str) -> str:
-    """The schedule of a run that names none."""
-    return "constant" if KINDS[optimizer].own_mean else "cosine"
 
 
 def default_warmup(steps: int) -> int:
@@ -36,7 +19,7 @@ def default_warmup(steps: int) -> int:
     return min(_WARMUP, steps // 10)
 
 
-def rate_remarks(loop: Rated) -> Remarks:
+def rate_remarks(loop: LoopSettings) -> Remarks:
     """A warmup that does not end within the run, restarts that leave no time between them, and a rate of which the
     optimiser makes nothing."""
     remarks = Remarks()
@@ -52,12 +35,13 @@ def rate_remarks(loop: Rated) -> Remarks:
             f"{(loop.steps - loop.warmup) / (loop.restarts + 1):.1f} of them",
             "lower it",
         )
-    low, high = KINDS[loop.optimizer].usable
+    kind = KINDS[loop.optimizer]
+    low, high = kind.usable
     if not low <= loop.learning_rate <= high:
         what = "too little to learn anything" if loop.learning_rate < low else "too much to learn anything but noise"
         finds = ", which finds its own rate and multiplies it by this one" if loop.optimizer == "prodigy" else ""
         remarks.add(
             f"loop.learning_rate is {loop.learning_rate:g}, {what} with {loop.optimizer}{finds}",
-            f"set it to {default_rate(loop.optimizer):g} or leave it out",
+            f"set it to {kind.rate:g} or leave it out",
         )
     return remarks

@@ -10,9 +10,9 @@ import torch
 
 from .. import SCEditError, load_tuner
 from ..conditions.fitting import trained_fitting
+from ..errors import TrainingError
 from .checkpoints import EMA, STATE, TUNER, checkpoints_in, load_checkpoint
 from .earlier import KEEP, later_parts, put_aside, remains_of
-from .errors import TrainingError
 from .run import Run
 from .settings import Settings
 from .tuner_file import kept_on_the_way

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..errors import ConfigError, TrainingError, in_short
 from ..tuners import CSCTuner, SCTuner, rebuilt
 from .base import FrozenBase
 from .batches import DataSet
@@ -17,7 +18,6 @@ from .budget import Budget, of_length
 from .checkpoints import State, load_checkpoint, prune_checkpoints, save_checkpoint
 from .distilling import Lessons
 from .earlier import forget_surplus
-from .errors import ConfigError, TrainingError
 from .events import Events
 from .identity import differences, digest, picture_of, renamed, settings_of
 from .new_tuner import trainable
@@ -204,9 +204,8 @@ class Run:
                 self.ema.load_state_dict({**counted, "decay": self.config.loop.ema, "shadow_params": shadow})
                 self.ema.to(self.accelerator.device)
         except (RuntimeError, KeyError, ValueError) as error:
-            reason = " ".join(str(error).split())[:160]
             raise TrainingError(
-                f"{path}: expected a checkpoint of this tuner and optimiser, found another ({reason}); "
+                f"{path}: expected a checkpoint of this tuner and optimiser, found another ({in_short(error)}); "
                 "start anew with --resume never, which keeps the earlier run"
             ) from error
         if self.lessons is not None:

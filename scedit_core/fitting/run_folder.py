@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .errors import TrainingError
+from ..errors import TrainingError
 
 STOP, SAVE = "stop", "save"
 _TICK = 0.05  # seconds by which the clock of a disk may be behind

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .rates import default_rate, default_schedule, default_warmup
+from .event_log import plain
+from .optimizers import KINDS
+from .rates import default_warmup
 
 
 class Section:
@@ -18,7 +20,7 @@ class Section:
 
     def values(self) -> dict[str, Any]:
         """All of it as JSON has it."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,9 @@ class LoopSettings(Section):
 
     def __post_init__(self) -> None:
         if self.learning_rate is None:
-            object.__setattr__(self, "learning_rate", default_rate(self.optimizer))
+            object.__setattr__(self, "learning_rate", KINDS[self.optimizer].rate)
         if self.schedule is None:
-            object.__setattr__(self, "schedule", default_schedule(self.optimizer))
+            object.__setattr__(self, "schedule", KINDS[self.optimizer].schedule)
         if self.warmup is None:
             object.__setattr__(self, "warmup", default_warmup(self.steps))
 
@@ -188,11 +190,3 @@ class Settings(Section):
         if self.teacher is None:
             del values["teacher"]
         return values
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return str(value) if isinstance(value, Path) else value

@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
 from .distilling import PICTURES, PREDICTIONS, RESIDUALS, residual_errors
-from .errors import ConfigError
 from .loop import (
     Previews,
-    apply_update,
     before_the_first,
     do_what_is_due,
     finish,
@@ -31,8 +30,7 @@ from .planning import plan
 from .resuming import tell_of_nothing_left
 from .run import Run
 from .run_folder import Stopped
-from .sweep import due_together, passes_together, resume_together
-from .told import Told
+from .sweep import due_together, resume_together, update_together
 
 
 def train_students(runs: Sequence[Run], previews: Sequence[Previews | None], start: str = "auto") -> list[Path]:
@@ -58,7 +56,7 @@ def train_students(runs: Sequence[Run], previews: Sequence[Previews | None], sta
             wish = next(filter(None, (*wishes, *(run.folder.stop_wish() for run in runs))), None)
             if wish:
                 raise Stopped(wish)
-            for run, told in zip(runs, update_students(runs), strict=True):
+            for run, told in zip(runs, update_together(runs, _losses), strict=True):
                 tell(run, told)
             places = zip(runs, due_together(runs), validations, previews, strict=True)
             wishes = [do_what_is_due(*each) for each in places]
@@ -67,12 +65,6 @@ def train_students(runs: Sequence[Run], previews: Sequence[Previews | None], sta
             save_whole(run)
         raise
     return [finish(run) for run in runs]
-
-
-def update_students(runs: Sequence[Run]) -> list[Told]:
-    """One optimiser update of each, and what it has come to, as `loop.update` gives it."""
-    losses = passes_together(runs, lambda piece: _losses(runs, piece))
-    return [apply_update(run, kept) for run, kept in zip(runs, losses, strict=True)]
 
 
 def _losses(runs: Sequence[Run], piece: int) -> list[Tensor]:

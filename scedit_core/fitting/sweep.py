@@ -6,7 +6,6 @@ the decoder runs once for each tuner.  What each learns is what it would learn a
 
 from __future__ import annotations
 
-import html
 import itertools
 import json
 import math
@@ -20,18 +19,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError, TrainingError
+from ..saving import replace_file
 from ..tuners import CSCTuner, SCTuner
 from .checkpoints import checkpoints_in, load_checkpoint
 from .earlier import forget_surplus
-from .errors import ConfigError, TrainingError
 from .event_log import EVENTS_FILE, EventLog, latest_run_of_steps, read_events
 from .events import Events
 from .loop import apply_update, before_the_first, do_what_is_due, due_now, finish, posed, save_whole, tell
 from .machine import moved
-from .new_tuner import new_tuner, trainable
+from .new_tuner import new_tuner
 from .objective import loss_of
-from .optimizing import build_ema, build_optimizer, build_schedule, grouped
+from .optimizing import changing
 from .planning import plan
+from .report_page import element, page, table
 from .resuming import leave_earlier, leave_later, tell_of_nothing_left
 from .run import Run
 from .run_folder import RunFolder, Stopped
@@ -53,9 +54,7 @@ def variants(config: Any, sweep: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """
     sweep = {key: list(values) for key, values in sweep.items() if values}
     unknown = sorted(set(sweep) - set(KEYS))
-    count = 1
-    for values in sweep.values():
-        count *= len(values)
+    count = math.prod(map(len, sweep.values()))
     if unknown or not sweep or count > MOST:
         found = f"{unknown[0]}" if unknown else f"{count} tuners" if sweep else "none"
         raise ConfigError(
@@ -170,9 +169,7 @@ def train_sweep(
     rows = [_row(label, run) for label, run in runs.items()]
     best = min((row for row in rows if row["file"]), key=_rank)
     compared = _write(shared.folder.path, rows, best)
-    part = shared.config.output.with_name(f".{shared.config.output.stem}.part")
-    shutil.copyfile(best["file"], part)
-    os.replace(part, shared.config.output)
+    replace_file(shared.config.output, lambda part: shutil.copyfile(best["file"], part))
     said = f"best of {len(rows)}: {best['label']}, loss {_rank(best):.4g}"
     shared.events.emit("note", message=f"{said}; all of them are in {os.path.normpath(compared)}")
     shared.events.emit("finished", step=steps, path=str(shared.config.output))
@@ -213,37 +210,32 @@ def _failure(run: Run) -> str | None:
     return last[0]["message"] if last and last[0]["event"] == "error" else None
 
 
-def update_together(runs: Sequence[Run]) -> list[Told]:
+def losses_on_the_same(runs: Sequence[Run], piece: int) -> list[Tensor]:
+    """Of each run the loss of one of the passes of an update, on the same pictures and hints."""
+    batch, problem, hints, masks = posed(runs[0], piece)
+    edits = [(run.tuner, 1.0, hints) for run in runs]
+    said = runs[0].base.predict(problem.noisy, problem.timesteps, batch.text, batch.sizes, edits, apart=True)
+    weights = moved(batch.weights, said.device)
+    return [loss_of(each, problem, masks, weights) for each in said.chunk(len(runs))]
+
+
+def update_together(
+    runs: Sequence[Run], losses: Callable[[Sequence[Run], int], list[Tensor]] = losses_on_the_same
+) -> list[Told]:
     """One optimiser update of each, and what it has come to, as `loop.update` gives it."""
-
-    def losses(piece: int) -> list[Tensor]:
-        batch, problem, hints, masks = posed(runs[0], piece)
-        edits = [(run.tuner, 1.0, hints) for run in runs]
-        said = runs[0].base.predict(problem.noisy, problem.timesteps, batch.text, batch.sizes, edits, apart=True)
-        weights = moved(batch.weights, said.device)
-        return [loss_of(each, problem, masks, weights) for each in said.chunk(len(runs))]
-
-    return [apply_update(run, kept) for run, kept in zip(runs, passes_together(runs, losses), strict=True)]
-
-
-def passes_together(runs: Sequence[Run], losses: Callable[[int], list[Tensor]]) -> list[list[Tensor]]:
-    """The forward and backward passes of the next update of `runs`, of each of which `losses` gives the loss of one;
-    gives all losses of each run, on the device."""
-    kept: list[list[Tensor]] = [[] for _ in runs]
+    passes = []
     for piece in range(runs[0].config.loop.accumulate):
-        found = losses(piece)
+        found = losses(runs, piece)
         scaled = [run.scaler.scale(loss) for run, loss in zip(runs, found, strict=True)]
         runs[0].accelerator.backward(torch.stack(scaled).sum())  # no tuner has a part in another's loss
-        for each, loss in zip(kept, found, strict=True):
-            each.append(loss.detach())
-    return kept
+        passes.append([loss.detach() for loss in found])
+    return [apply_update(run, kept) for run, kept in zip(runs, zip(*passes, strict=True), strict=True)]
 
 
 def beside(shared: Run, config: Any, prepare: Callable[[SCTuner | CSCTuner], None]) -> Run:
     """A run with a tuner of its own on the base and the pictures of another."""
     tuner = new_tuner(config.tuner, shared.base.layout, config.loop.seed).to(shared.accelerator.device)
     prepare(tuner)
-    optimizer = build_optimizer(grouped(tuner, config.loop), config.loop)
     folder = RunFolder(config.run_folder)
     folder.path.mkdir(parents=True, exist_ok=True)
     return replace(
@@ -251,14 +243,10 @@ def beside(shared: Run, config: Any, prepare: Callable[[SCTuner | CSCTuner], Non
         config=config,
         folder=folder,
         events=Events([EventLog(folder.path / EVENTS_FILE)]),
-        tuner=tuner,
-        optimizer=optimizer,
-        schedule=build_schedule(optimizer, config.loop),
-        scaler=torch.amp.GradScaler(shared.accelerator.device.type, enabled=shared.scaler.is_enabled()),
-        ema=build_ema(trainable(tuner), config.loop),
         step=0,
         best=None,
         saved=None,
+        **changing(tuner, config.loop, shared.scaler.is_enabled()),
     )
 
 
@@ -323,24 +311,18 @@ def _rank(row: dict[str, Any]) -> float:
 
 def _write(folder: Path, rows: list[dict[str, Any]], best: dict[str, Any]) -> Path:
     """The comparison, for people and for programs; gives that for people."""
-    told = "".join(
-        f"<tr{' class=best' if row is best else ''}><td>{html.escape(row['label'])}</td>"
-        f"<td>{'' if row['loss'] is None else format(row['loss'], '.5f')}</td><td>{row['parameters']:,}</td>"
-        f"<td>{html.escape(row['failed'] or Path(row['file']).name)}</td></tr>"
-        for row in sorted(rows, key=_rank)
-    )
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Sweep</title><style>:root{color-scheme:light dark}'
-        "body{font:16px/1.5 system-ui,sans-serif;max-width:900px;margin:40px auto;padding:0 16px}"
-        "td,th{text-align:left;padding:4px 20px 4px 0}.best{font-weight:700}</style><body><h1>Sweep</h1>"
-        f"<p>Best: <b>{html.escape(best['label'])}</b>, by its loss on {best['measured']}.</p><table>"
-        f"<tr><th>tuner</th><th>loss</th><th>parameters</th><th>file</th></tr>{told}</table></body></html>"
-    )
+    told = []
+    for row in sorted(rows, key=_rank):
+        loss = "" if row["loss"] is None else f"{row['loss']:.5f}"
+        made = row["failed"] or Path(row["file"]).name
+        cells = [element("td", each) for each in (row["label"], loss, f"{row['parameters']:,}", made)]
+        told.append(("best" if row is best else "", cells))
+    by = f"Best: {best['label']}, by its loss on {best['measured']}."
+    shown = table(("tuner", "loss", "parameters", "file"), told)
+    whole = page("Sweep", [element("h1", "Sweep"), element("p", by), shown], None)
     result = json.dumps({"best": best["label"], "tuners": rows}, indent=1)
-    for name, text in ((REPORT_FILE, page), (RESULT_FILE, result)):
-        part = folder / f"{name}.part"
-        part.write_text(text, "utf-8")
-        os.replace(part, folder / name)
+    for name, text in ((REPORT_FILE, whole), (RESULT_FILE, result)):
+        replace_file(folder / name, lambda part, text=text: part.write_text(text, "utf-8"))
     return folder / REPORT_FILE
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .arriving import Arriving
+from ..errors import TrainingError
 from .checkpoints import checkpoints_in
-from .errors import TrainingError
+from .machine import Arriving
 from .new_tuner import trainable
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def settle(run: Run) -> None:
     told, run.unsettled = run.unsettled, None
     if told is None:
         return
-    if is_finite(told.read()[1]):
+    if math.isfinite(told.read()[1]):
         run.skipped = run.skipped[0], 0
         advance(run)
     else:
@@ -77,8 +78,3 @@ def way_on(run: Run) -> str:
     """How to go on with other settings: "latest" would refuse them, a path does not."""
     saved = checkpoints_in(run.folder.checkpoints)
     return f"go on with --resume {saved[-1]}" if saved else "start again"
-
-
-def is_finite(value: float) -> bool:
-    """Whether it is a number."""
-    return value == value and abs(value) != float("inf")

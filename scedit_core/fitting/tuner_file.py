@@ -15,12 +15,11 @@ from typing import Any
 import torch
 
 from ..conditions.fitting import fitting_of
-from ..errors import TunerFileError
+from ..errors import TrainingError, TunerFileError
 from ..files import inspect_tuner, load_tuner
 from ..saving import save_tuner
 from ..tuners import HINT_FACTOR, CSCTuner, SCTuner
 from .base import FrozenBase
-from .errors import TrainingError
 from .settings import Settings
 
 _ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "sdxl": "stable-diffusion-xl-v1-base"}

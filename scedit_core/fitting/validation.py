@@ -8,19 +8,21 @@ on it tells whether a tuner learns them by heart.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ..errors import DataError
 from ..tuners import CSCTuner, SCTuner
 from .base import FrozenBase
 from .batches import Batch, DataSet
 from .chance import generator_for
 from .distilling import Teacher, residual_errors
-from .errors import DataError
 from .following import unlike_hints
 from .objective import Objective, Problem
 from .settings import ObjectiveSettings, Settings
@@ -45,16 +47,14 @@ class Validation:
             )
         self._trained = _spread(data.examples, len(self._examples)) if data.unseen else []
         self._others = self._partners() if config.tuner.kind == "csc" else []
-        self._rows = config.loop.batch  # a batch as large as training's fits into memory
         objective = ObjectiveSettings(zero_terminal_snr=config.objective.zero_terminal_snr)
         self._objective = Objective(base.alphas_cumprod, base.prediction, objective)
         self.timesteps = quantiles(config.validation.timesteps, len(self._objective.alphas_cumprod))
-        self._without: Tensor | None = None  # of the base alone, which does not change
-        self._trained_without: float | None = None
-        self._taught: Tensor | None = None  # of the teacher, which does not change either
+        rows = config.loop.batch  # a batch as large as training's fits into memory
+        self._parts = [self.timesteps[first : first + rows] for first in range(0, len(self.timesteps), rows)]
 
     @torch.no_grad()
-    def measure(self, tuner: SCTuner | CSCTuner, check: Callable[[], None] | None = None) -> dict[str, Any]:
+    def measure(self, tuner: SCTuner | CSCTuner) -> dict[str, Any]:
         """Losses as means over pairs of picture and timestep, with the same noise each time.
 
         loss_with, loss_without: with the tuner, and of the base alone.
@@ -66,29 +66,21 @@ class Validation:
         adds: 1 less its squared error as a share of theirs, so 0 for a tuner that adds nothing.
         by_timestep: a list of the same for each timestep.
         images, pairs: how many were measured.  unseen: whether they are kept out of training.
-
-        check: called before every batch; may raise to leave.
         """
-        own = [None] * len(self._examples)
-        if self._without is None:
-            self._without = self._losses(self._examples, None, own, check)
-        found = {_WITH: self._losses(self._examples, tuner, own, check), _WITHOUT: self._without}
+        found = {_WITH: self._losses(self._examples, tuner), _WITHOUT: self._without}
         told: dict[str, Any] = {}
         if isinstance(tuner, CSCTuner):
             told = {_OTHER_HINT: None, "gap": None, "gap_error": None}
         if self._others:
-            found[_OTHER_HINT] = self._losses(self._examples, tuner, self._others, check)
+            found[_OTHER_HINT] = self._losses(self._examples, tuner, self._others)
             apart = found[_OTHER_HINT] - found[_WITH]
             told |= {"gap": apart.mean().item(), "gap_error": standard_error(apart)}
         if self._trained:
-            own = [None] * len(self._trained)
-            if self._trained_without is None:
-                self._trained_without = self._losses(self._trained, None, own, check).mean().item()
-            told["loss_trained"] = self._losses(self._trained, tuner, own, check).mean().item()
+            told["loss_trained"] = self._losses(self._trained, tuner).mean().item()
             told["loss_trained_without"] = self._trained_without
         if self._teacher is not None:
-            found[_TEACHER] = self._with_teacher(check)
-            told["agreement"] = 1 - self._residual_error(tuner, check)
+            found[_TEACHER] = self._taught
+            told["agreement"] = 1 - self._residual_error(tuner)
         by_timestep = [
             {"timestep": t, **{name: losses[:, i].mean().item() for name, losses in found.items()}}
             for i, t in enumerate(self.timesteps)
@@ -98,30 +90,33 @@ class Validation:
         return {**told, **means, "by_timestep": by_timestep, **counts}
 
     @torch.no_grad()
-    def unlike_hints(self, check: Callable[[], None] | None = None) -> str | None:
+    def unlike_hints(self) -> str | None:
         """A sentence where the teacher does not follow the hints of these pictures, else None (following.py)."""
         if self._teacher is None or not self._others:
             return None
-        own = self._with_teacher(check)
-        if self._without is None:
-            self._without = self._losses(self._examples, None, [None] * len(self._examples), check)
-        apart = self._losses(self._examples, self._teacher, self._others, check) - own
+        apart = self._losses(self._examples, self._teacher, self._others) - self._taught
         told = {"teacher_gap": apart.mean().item(), "teacher_gap_error": standard_error(apart)}
         return unlike_hints({_WITHOUT: self._without.mean().item(), **told})
 
-    def _with_teacher(self, check: Callable | None) -> Tensor:
-        if self._taught is None:
-            self._taught = self._losses(self._examples, self._teacher, [None] * len(self._examples), check)
-        return self._taught
+    # The base alone and the teacher do not change from one measurement to the next.
+    @cached_property
+    def _without(self) -> Tensor:
+        return self._losses(self._examples, None)
 
-    def _residual_error(self, tuner: CSCTuner, check: Callable | None) -> float:
+    @cached_property
+    def _trained_without(self) -> float:
+        return self._losses(self._trained, None).mean().item()
+
+    @cached_property
+    def _taught(self) -> Tensor:
+        return self._losses(self._examples, self._teacher)
+
+    def _residual_error(self, tuner: CSCTuner) -> float:
         """The mean of `residual_errors` over the same pairs."""
         errors = []
         for index, example in enumerate(self._examples):
-            for first in range(0, len(self.timesteps), self._rows):
-                if check is not None:
-                    check()
-                batch, problem, inputs = self._posed(index, example, self.timesteps[first : first + self._rows])
+            for timesteps in self._parts:
+                batch, problem, inputs = self._posed(index, example, timesteps)
                 hints = batch.hints.expand(len(problem.noisy), -1, -1, -1)
                 wanted = self._teacher.residuals(*inputs[:2], hints, *inputs[2:]).skips
                 masks = None if batch.masks is None else batch.masks.to(self._base.unet_device)
@@ -144,24 +139,14 @@ class Validation:
         return [] if None in others else others
 
     def _losses(
-        self,
-        examples: Sequence[Any],
-        tuner: SCTuner | CSCTuner | Teacher | None,
-        hinted_by: Sequence[Any],
-        check: Callable | None,
+        self, examples: Sequence[Any], tuner: SCTuner | CSCTuner | Teacher | None, hinted_by: Sequence[Any] = ()
     ) -> Tensor:
-        """[examples, timesteps], with a tuner or the teacher.
-
-        hinted_by: whose hint each gets: the example at its place, or its own for None.
-        """
-        rows = []
-        for index, (example, other) in enumerate(zip(examples, hinted_by, strict=True)):
-            errors: list[float] = []
-            for first in range(0, len(self.timesteps), self._rows):
-                if check is not None:
-                    check()
-                errors += self._errors(index, example, self.timesteps[first : first + self._rows], tuner, other)
-            rows.append(errors)
+        """[examples, timesteps], with a tuner or the teacher.  hinted_by: whose hint each gets, by default its own."""
+        pairs = enumerate(zip_longest(examples, hinted_by))
+        rows = [
+            [error for part in self._parts for error in self._errors(index, example, part, tuner, other)]
+            for index, (example, other) in pairs
+        ]
         return torch.tensor(rows, dtype=torch.float64)
 
     def _posed(self, index: int, example: Any, timesteps: list[int]) -> tuple[Batch, Problem, tuple]:

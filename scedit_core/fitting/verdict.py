@@ -24,17 +24,12 @@ def follows(validation: Mapping[str, Any]) -> bool | None:
     return validation["gap"] > ERRORS * validation["gap_error"]
 
 
-def parting(history: Sequence[Mapping[str, Any]]) -> int | None:
-    """The step from which on the loss falls on pictures that are trained on and no longer on others; None for none.
+def parting(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The validation from which on the loss falls on pictures that are trained on and no longer on others: the first
+    that is as good on unseen pictures as any, up to noise; None for none.
 
     history: validations of a run, oldest first.
     """
-    at = _parting(history)
-    return None if at is None else at["step"]
-
-
-def _parting(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The validation at `parting`: the first that is as good on unseen pictures as any, up to noise."""
     known = [v for v in history if v.get("loss_trained") is not None]
     if len(known) < 2:
         return None
@@ -75,7 +70,7 @@ def _learnt(history: Sequence[Mapping[str, Any]], what: str) -> str:
         return f"The {what} {_changes(whole)}."
     own = gap(trained, last["loss_trained_without"])
     both = f"{_changes(whole)} on pictures that it has not seen, and {_changes(own, 'it')} on its own"
-    at = _parting(history)
+    at = parting(history)
     if at is None:
         return f"The {what} {both}."
     before, others = gap(at["loss_trained"], at["loss_trained_without"]), gap(at["loss_with"], base)

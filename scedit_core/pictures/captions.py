@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..fitting.errors import DataError
+from ..errors import DataError
 from ..fitting.remarks import Remarks
 
 SUFFIXES = (".txt", ".caption")

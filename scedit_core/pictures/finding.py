@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..fitting.errors import DataError
+from ..errors import DataError
 from ..fitting.remarks import Remarks
 from ..fitting.settings import Settings
 from .captions import METADATA, caption_files, one_line, read_caption, read_metadata

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..conditions.fitting import Fitting, fit_hint
-from ..fitting.errors import DataError
+from ..errors import DataError
 
 Size = tuple[int, int]  # width, height in pixels
 MULTIPLE = 64  # every skip of every supported U-Net then has whole pixels

@@ -14,7 +14,7 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..fitting.errors import DataError
+from ..errors import DataError, in_short
 from .framing import Size
 
 MASK_PAPER = "black"  # behind a transparent mask: what is not painted does not count
@@ -80,8 +80,10 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def to_picture(tensor: Tensor) -> Image.Image:
-    """Float [3,H,W] in 0..1 as an RGB picture."""
-    return Image.fromarray((tensor.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
+    """[3,H,W] in 0..1, of any dtype on any device, as an RGB picture."""
+    return Image.fromarray(
+        (tensor.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().contiguous().numpy()
+    )
 
 
 @contextmanager
@@ -107,8 +109,9 @@ def _opened(source: Path | BinaryIO, name: str | Path) -> Iterator[Image.Image]:
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, MemoryError) as error:
         if isinstance(error, DataError):
             raise
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise DataError(f"{name}: expected a whole picture, found a broken one ({reason}); replace it") from error
+        raise DataError(
+            f"{name}: expected a whole picture, found a broken one ({in_short(error, 100)}); replace it"
+        ) from error
 
 
 def _turned_size(image: Image.Image) -> Size:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..fitting.errors import DataError
+from ..errors import DataError
 from ..fitting.settings import Settings
 from .wording import Wording
 

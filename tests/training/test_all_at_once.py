@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from training_runs import events, run_folder, stop_after, train
 
+from scedit_core.errors import ConfigError
 from scedit_core.fitting.checkpoints import checkpoints_in, load_checkpoint
-from training.errors import ConfigError
 
 
 def everything(values: dict) -> dict:

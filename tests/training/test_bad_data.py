@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 from scedit_core import SCTuner
+from scedit_core.errors import DataError
 from scedit_core.fitting.validation import Validation
 from scedit_core.pictures.reading import measure, read_picture
 from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.data.opening import open_data
 from training.data.survey import survey
-from training.errors import DataError
 
 _spec = importlib.util.spec_from_file_location("bad_pictures", Path(__file__).with_name("bad_pictures.py"))
 bad_pictures = importlib.util.module_from_spec(_spec)

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from scedit_core.errors import BaseModelError
 from training.bases import tokenizer_files
 from training.bases.loading import load_base
-from training.errors import BaseModelError
 
 _spec = importlib.util.spec_from_file_location("small_checkpoints", Path(__file__).with_name("small_checkpoints.py"))
 small = importlib.util.module_from_spec(_spec)

@@ -15,13 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
+from scedit_core.errors import TrainingError
 from scedit_core.pictures.reading import to_tensor
 from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.data.cache import Cache, DamagedEntry, tensors_size
 from training.data.file_index import FileIndex
 from training.data.opening import open_data
-from training.errors import TrainingError
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,12 @@ from PIL import Image
 from rich.console import Console
 
 import training.check
+from scedit_core.errors import DataError
 from scedit_core.fitting.event_log import read_events
 from scedit_core.fitting.remarks import Remarks
 from training.__main__ import main
 from training.check import Trial, estimate, run_check
 from training.config_file import parse_config
-from training.errors import DataError
 
 _spec = importlib.util.spec_from_file_location("bad_pictures", Path(__file__).with_name("bad_pictures.py"))
 bad_pictures = importlib.util.module_from_spec(_spec)

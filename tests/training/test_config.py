@@ -6,9 +6,8 @@ import json
 
 import pytest
 
-from scedit_core.errors import SCEditError
+from scedit_core.errors import ConfigError, SCEditError
 from training.config_file import load_config, parse_config
-from training.errors import ConfigError
 
 
 def test_valid_values_pass(values):

@@ -12,12 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from scedit_core.errors import ConditionError
+from scedit_core.errors import ConditionError, DataError
 from scedit_core.pictures.framing import Framing
 from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.data.opening import open_data
-from training.errors import DataError
 
 
 @pytest.fixture(scope="module")

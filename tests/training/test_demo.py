@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from scedit_core import CSCTuner, SCEditError, SCTuner, inspect_tuner, load_tuner
+from scedit_core.errors import BaseModelError, TrainingError
 from scedit_core.fitting.following import edge_f1
 from training.bases.loading import load_base
 from training.config_file import load_config
@@ -22,7 +23,6 @@ from training.demo.measure import drawn, edges_of, held_out_scenes, plainly_draw
 from training.demo.run import draw_sheet, run_demo, train_in_view
 from training.demo.sampling import reconstruct, sample
 from training.demo.styles import STYLES, TUNER_STYLES
-from training.errors import BaseModelError, TrainingError
 from training.loop import train
 
 DEMO = Path(__file__).parents[2] / "demo"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from scedit_core.errors import TrainingError
 from scedit_core.fitting.following import edge_f1
 from training.demo.language import build_tokenizer, token_ids
 from training.demo.measure import Target, drawn, edges_of, held_out_scenes
@@ -25,7 +26,6 @@ from training.demo.scenes import (
 )
 from training.demo.stage import Stage
 from training.demo.styles import PLAIN, STYLE_WORDS, STYLES, TUNER_STYLES, near_tuner_style, random_style
-from training.errors import TrainingError
 
 
 def test_one_in_six_combinations_is_held_out():

@@ -15,9 +15,9 @@ from rich.console import Console
 from torch import Tensor
 
 from scedit_core import CSCTuner, SCEditError, load_tuner
+from scedit_core.errors import ConfigError
 from scedit_core.fitting.base import Added
-from scedit_core.fitting.distilling import PICTURES, PREDICTIONS, RESIDUALS, Lessons, Phases, phase_at
-from scedit_core.fitting.errors import ConfigError
+from scedit_core.fitting.distilling import PICTURES, PREDICTIONS, RESIDUALS, Lessons, Phases
 from scedit_core.fitting.objective import loss_of
 from scedit_core.fitting.step import TrainingStep
 from training.bases.loading import load_base
@@ -248,7 +248,6 @@ def test_each_phase_asks_for_its_own(school):
 )
 def test_phases_that_nothing_is_said_of(said, steps, captioned, expected):
     assert Phases(*said, captioned).of(steps) == expected
-    assert [phase_at(s, 1, 1) for s in range(3)] == [RESIDUALS, PREDICTIONS, PICTURES]
 
 
 def test_a_run_says_what_it_was_taught(taught_values, controlnet):

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from scedit_core.errors import ConfigError, DataError
 from scedit_core.fitting.identity import differences, settings_of
 from training.bases.loading import load_base
 from training.config_file import load_config, parse_config
 from training.data.opening import open_data
 from training.data.survey import survey
-from training.errors import ConfigError, DataError
 from training.places import check_places
 
 

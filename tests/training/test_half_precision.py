@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from scedit_core import load_tuner
-from scedit_core.fitting.errors import TrainingError
+from scedit_core.errors import TrainingError
 from scedit_core.fitting.event_log import read_events
 from training.config_file import parse_config
 from training.loop import train

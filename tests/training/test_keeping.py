@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from training_runs import events, files_below, run_folder, steps_kept, stop_after, train
 
 from scedit_core import TunerFileError, load_tuner, save_tuner
+from scedit_core.errors import ConfigError, TrainingError
 from scedit_core.fitting import loop as fitting
 from scedit_core.fitting.checkpoints import checkpoints_in
 from scedit_core.fitting.run_folder import open_run
 from training import loop
 from training.check import run_check
 from training.config_file import load_config, parse_config
-from training.errors import ConfigError, TrainingError
 
 
 @pytest.fixture

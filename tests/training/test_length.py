@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 from training_runs import events, run_folder, stop_after, train
 
+from scedit_core.errors import ConfigError
 from scedit_core.fitting import loop as fitting
 from scedit_core.fitting.budget import Budget, updates_within
 from scedit_core.fitting.checkpoints import checkpoints_in, load_checkpoint
 from training import length
 from training.config_file import load_config, parse_config
-from training.errors import ConfigError
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from training_runs import stop_after, train
 
 from scedit_core import load_tuner
 from scedit_core.conditions.trained import hint_maker
+from scedit_core.errors import ConfigError
 from scedit_core.pictures.framing import Crop, Framing, own_bucket
 from scedit_core.pictures.looks import Look, look_of
 from scedit_core.pictures.reading import to_tensor
@@ -23,7 +24,6 @@ from training.data.cache import DamagedEntry
 from training.data.encoding import Encoder
 from training.data.opening import open_data
 from training.data.survey import survey
-from training.errors import ConfigError
 
 
 @pytest.fixture(scope="module")

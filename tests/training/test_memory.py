@@ -13,12 +13,12 @@ from torch import nn
 
 from scedit_core import CSCTuner, SCTuner, SkipLayout
 from scedit_core.diffusers import attach
+from scedit_core.errors import ConfigError
 from scedit_core.fitting.base import TextStates
 from scedit_core.fitting.step import TrainingStep
 from training.bases.base_model import BaseModel
 from training.bases.encoder_graph import encoder_without_graph
 from training.config import MemoryConfig
-from training.errors import ConfigError
 from training.memory.compiling import compile_blocks, with_compiling_settled
 from training.memory.float8 import Float8Conv2d, Float8Linear, to_8_bits
 from training.memory.frozen_layers import FrozenConv2d, FrozenGEGLU, FrozenNormSiLU, freeze_layers, full_weight

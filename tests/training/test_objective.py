@@ -6,9 +6,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
+from scedit_core.errors import BaseModelError, ConfigError
 from scedit_core.fitting.objective import Objective, loss_of
 from training.config import ObjectiveConfig
-from training.errors import BaseModelError, ConfigError
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

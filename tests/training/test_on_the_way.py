@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training_runs import events, run_folder, stop_after, train
 
 from scedit_core import inspect_tuner, load_tuner
+from scedit_core.errors import ConfigError
 from scedit_core.fitting import loop as fitting
 from scedit_core.fitting.events import Events
 from scedit_core.fitting.new_tuner import trainable
@@ -21,7 +22,6 @@ from scedit_core.fitting.processes import OneProcess, Wishes
 from scedit_core.fitting.run_folder import RunFolder
 from scedit_core.fitting.tuner_file import STEP
 from training.config_file import parse_config
-from training.errors import ConfigError
 from training.loop import prepare
 
 

@@ -12,12 +12,12 @@ from torch import nn
 from training_runs import events, run_folder, stop_after, train
 
 from scedit_core import load_tuner
+from scedit_core.errors import ConfigError
 from scedit_core.fitting.checkpoints import checkpoints_in, load_checkpoint
 from scedit_core.fitting.optimizers import KINDS
 from scedit_core.fitting.optimizing import build_optimizer, check_optimizer, own_mean, rate_factor
 from scedit_core.fitting.settings import LoopSettings
 from training.config_file import parse_config
-from training.errors import ConfigError
 
 INSTALLED = [name for name, kind in KINDS.items() if importlib.util.find_spec(kind.module.split(".")[0])]
 MISSING = sorted(set(KINDS) - set(INSTALLED))

@@ -15,11 +15,11 @@ from training_runs import events, run_folder, steps_kept, stop_after, train
 
 from scedit_core import CSCTuner, load_tuner, save_tuner
 from scedit_core.diffusers import attach
+from scedit_core.errors import ConfigError, TrainingError
 from scedit_core.fitting import loop as fitting
 from scedit_core.fitting.checkpoints import checkpoints_in
 from training import loop
 from training.bases.loading import load_base
-from training.errors import ConfigError, TrainingError
 
 
 @pytest.fixture

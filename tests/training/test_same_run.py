@@ -13,10 +13,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 from training_runs import events, steps_kept
 
+from scedit_core.errors import ConfigError
 from scedit_core.fitting.checkpoints import checkpoints_in
 from training import loop
 from training.config_file import load_config
-from training.errors import ConfigError
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_checkpoints_from_before_digests_were_kept(project, case):
 
 def test_a_clock_that_was_set_back(project):
     """Nothing goes by the time: checkpoints by their steps, earlier runs by their number, the report adds no hours."""
-    from training.seeing.report import _seconds_of
+    from scedit_core.fitting.report import _seconds_of
 
     train(project / "run.yaml")
     for path in (project / "tuner.run").rglob("*"):

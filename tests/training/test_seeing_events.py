@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from scedit_core.fitting import reporting
 from scedit_core.fitting.event_log import EventLog, latest_run_of_steps, plain, read_events
 from scedit_core.fitting.events import Events
 from scedit_core.fitting.pace import Pace, duration
 from training.config_file import load_config, parse_config
-from training.seeing import report, reporting
 from training.seeing.boards import TensorBoard
 from training.seeing.listening import open_events
 from training.seeing.run_config import write_run_config
@@ -193,12 +193,12 @@ def test_a_report_is_written_while_the_run_goes_on_in_two_seconds_of_a_minute(tm
     half a minute is over."""
     now, written = [0.0], []
 
-    def write(folder, live):
+    def write(folder, live, word):
         written.append((now[0], live))
         now[0] += 3.0
 
-    monkeypatch.setattr(report, "write_report", write)
-    listener = reporting.Reporting(tmp_path, lambda: now[0])
+    monkeypatch.setattr(reporting, "write_report", write)
+    listener = reporting.Reporting(tmp_path, clock=lambda: now[0])
     listener.take({"event": "caching"})
     now[0] = 100.0
     listener.take({"event": "plan"})
@@ -215,18 +215,29 @@ def test_a_report_is_written_while_the_run_goes_on_in_two_seconds_of_a_minute(tm
 def test_a_report_that_cannot_be_written_meanwhile_is_tried_again(tmp_path, monkeypatch):
     now, tries = [0.0], []
 
-    def write(folder, live):
+    def write(folder, live, word):
         tries.append(live)
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(report, "write_report", write)
-    listener = reporting.Reporting(tmp_path, lambda: now[0])
+    monkeypatch.setattr(reporting, "write_report", write)
+    listener = reporting.Reporting(tmp_path, clock=lambda: now[0])
     listener.take({"event": "plan"})
     for now[0] in (30.0, 60.0):
         listener.take({"event": "step"})
     assert tries == [True, True]
     with pytest.raises(OSError, match="No space"):
         listener.take({"event": "stopped"})
+
+
+def test_a_run_that_fails_has_its_report_and_one_that_is_refused_leaves_it_alone(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(reporting, "write_report", lambda folder, live, word: written.append(live))
+    listener = reporting.Reporting(tmp_path)
+    listener.take({"event": "error"})
+    assert written == []
+    listener.take({"event": "plan"})
+    listener.take({"event": "error"})
+    assert written == [False]
 
 
 def test_tensorboard_has_the_numbers_and_hides_steps_done_again(values, tmp_path):

@@ -7,8 +7,8 @@ import small_checkpoints as small
 import torch
 from diffusers import AutoencoderKL
 
+from scedit_core.errors import BaseModelError
 from training.bases.loading import load_base
-from training.errors import BaseModelError
 
 
 def vae_state(pipeline) -> dict:

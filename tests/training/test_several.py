@@ -15,12 +15,12 @@ from rich.console import Console
 from training_runs import steps_kept
 
 from scedit_core import load_tuner
+from scedit_core.errors import ConfigError
 from scedit_core.fitting import several as loop
 from scedit_core.fitting.run_folder import RunFolder
 from training.__main__ import main
 from training.bases.loading import load_base
 from training.config_file import parse_config
-from training.errors import ConfigError
 from training.loop import train
 from training.several import train_several
 
@@ -86,19 +86,19 @@ def test_each_learns_what_it_learns_alone(both, tmp_path):
 
 def test_one_pass_of_the_encoder_serves_both(both, monkeypatch):
     counted = {"passes": 0}
-    update = loop.update_students
+    update = loop.update_together
 
-    def counting(runs):
+    def counting(runs, losses):
         handle = runs[0].base.unet.conv_in.register_forward_hook(
             lambda *_: counted.update(passes=counted["passes"] + 1)
         )
         assert runs[1].base is runs[0].base
         try:
-            return update(runs)
+            return update(runs, losses)
         finally:
             handle.remove()
 
-    monkeypatch.setattr(loop, "update_students", counting)
+    monkeypatch.setattr(loop, "update_together", counting)
     for values in both:
         values["teacher"] |= {"residuals": 2, "predictions": 0}
         values["loop"] |= {"steps": 3, "accumulate": 1}

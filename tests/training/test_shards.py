@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from scedit_core.errors import DataError
 from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.data.opening import open_data
 from training.data.shard_reading import ShardRows, expand_shards, row_batches, samples_of
-from training.errors import DataError
 
 _spec = importlib.util.spec_from_file_location("bad_pictures", Path(__file__).with_name("bad_pictures.py"))
 bad_pictures = importlib.util.module_from_spec(_spec)

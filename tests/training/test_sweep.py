@@ -10,8 +10,8 @@ import torch
 from training_runs import steps_kept
 
 from scedit_core import CSCTuner, SCTuner, SkipLayout, load_tuner, save_tuner
+from scedit_core.errors import ConfigError, TrainingError
 from scedit_core.fitting import sweep
-from scedit_core.fitting.errors import ConfigError, TrainingError
 from scedit_core.fitting.event_log import EVENTS_FILE, read_events
 from training.__main__ import main
 from training.bases.loading import load_base

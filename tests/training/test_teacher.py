@@ -13,11 +13,11 @@ from diffusers import ControlNetModel, ControlNetUnionModel
 from safetensors.torch import save_file
 
 from scedit_core import SkipLayout
+from scedit_core.errors import BaseModelError, ConfigError
 from training.__main__ import main
 from training.bases.base_model import BaseModel
 from training.bases.teacher import load_teacher
 from training.config_file import parse_config
-from training.errors import BaseModelError, ConfigError
 
 _spec = importlib.util.spec_from_file_location("small_checkpoints", Path(__file__).with_name("small_checkpoints.py"))
 small = importlib.util.module_from_spec(_spec)

@@ -7,12 +7,12 @@ import small_checkpoints as small
 import torch
 from PIL import Image
 
+from scedit_core.errors import BaseModelError, ConfigError
 from training.bases.loading import load_base, text_options
 from training.bases.text_encoding import PLAIN, TextOptions, encode, parts_of, token_count
 from training.config_data import TextConfig
 from training.config_file import parse_config
 from training.data.opening import open_data
-from training.errors import BaseModelError, ConfigError
 from training.seeing.sampling import preview_scheduler, sample, starting_noise
 
 LONG = "a red star over a blue house " * 20

@@ -12,13 +12,13 @@ from PIL import Image
 from training_runs import stop_after, train
 
 from scedit_core import load_tuner
+from scedit_core.errors import ConfigError, DataError
 from scedit_core.pictures.captions import read_metadata
 from scedit_core.pictures.wording import Captions, Wording
 from training.bases.loading import load_base
 from training.config_file import parse_config
 from training.data.opening import open_data
 from training.data.survey import check_survey, survey
-from training.errors import ConfigError, DataError
 
 TAGS = "zwx, red star, blue fish, big house, cat"
 

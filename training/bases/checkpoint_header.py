@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
-from ..errors import BaseModelError
+from scedit_core.errors import BaseModelError, in_short
 
 # Where text encoders and the U-Net lie: in CLIP's own layout and in OpenCLIP's.
 UNET = "model.diffusion_model."
@@ -84,5 +84,4 @@ def _damage(path: Path, error: Exception) -> str:
         return "a Git LFS pointer of a file that was not fetched"
     if start.lstrip()[:1] == b"<":
         return "a web page"
-    line = " ".join(str(error).split())[:120]
-    return f"one of {size} bytes that cannot be read ({line})"
+    return f"one of {size} bytes that cannot be read ({in_short(error, 120)})"

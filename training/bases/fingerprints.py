@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -19,17 +19,13 @@ def weights_fingerprint(*modules: nn.Module) -> str:
     Every byte is read: a fine-tune may differ in a few weights only.  Half a gigabyte takes about half a second on one
     core; the hash works outside Python's lock, so that several cores share it.
     """
-    with ThreadPoolExecutor(4) as workers:
-        digests = list(workers.map(_digest, _tensors(modules)))
     told = [[getattr(m.config, key, None) for key in _CONFIG] for m in modules]
-    return _short(json.dumps(told).encode(), *digests)
+    return _short(json.dumps(told).encode(), *_digests(modules))
 
 
 def plain_fingerprint(told: list, *modules: nn.Module) -> str:
     """16 hexadecimal digits that depend on `told` and on every weight in bfloat16: the same for a model in float32."""
-    with ThreadPoolExecutor(4) as workers:
-        digests = list(workers.map(lambda named: _digest((named[0], named[1].bfloat16())), _tensors(modules)))
-    return _short(json.dumps(told).encode(), *digests)
+    return _short(json.dumps(told).encode(), *_digests(modules, torch.bfloat16))
 
 
 def text_fingerprint(encoders: Iterable[nn.Module], tokenizers: Iterable) -> str:
@@ -45,17 +41,18 @@ def text_fingerprint(encoders: Iterable[nn.Module], tokenizers: Iterable) -> str
 _PROBE = "A photograph of an Impressionist lighthouse, 35 mm; café at night, unbelievably detailed!"
 
 
-def _tensors(modules: Iterable[nn.Module]) -> Iterator[tuple[str, Tensor]]:
-    for i, module in enumerate(modules):
-        for name, tensor in module.state_dict().items():
-            yield f"{i}/{name}", tensor
+def _digests(modules: Iterable[nn.Module], dtype: torch.dtype | None = None) -> list[bytes]:
+    """Of all weights, as they are or in `dtype`."""
 
+    def digest_of(named: tuple[str, Tensor]) -> bytes:
+        name, tensor = named[0], named[1].detach().to(dtype=dtype)
+        digest = hashlib.blake2b(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=16)
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.digest()
 
-def _digest(named: tuple[str, Tensor]) -> bytes:
-    name, tensor = named
-    digest = hashlib.blake2b(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=16)
-    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.digest()
+    tensors = ((f"{i}/{name}", t) for i, module in enumerate(modules) for name, t in module.state_dict().items())
+    with ThreadPoolExecutor(4) as workers:
+        return list(workers.map(digest_of, tensors))
 
 
 def _short(*parts: bytes) -> str:

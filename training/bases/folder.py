@@ -9,7 +9,8 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from ..errors import BaseModelError
+from scedit_core.errors import BaseModelError, in_short
+
 from .tokenizer_files import find_tokenizer, load_tokenizer, with_plain_pad
 
 _KINDS = {
@@ -49,9 +50,8 @@ def load_folder(
     except BaseModelError:
         raise
     except Exception as error:  # whatever the libraries below raise, it is a broken folder
-        line = " ".join(str(error).split())[:200]
         raise BaseModelError(
-            f"{path}: expected a whole base model, found one that fails to load ({line}); "
+            f"{path}: expected a whole base model, found one that fails to load ({in_short(error, 200)}); "
             "get its missing or damaged files again, weights as .safetensors"
         ) from error
     _check_unet(path, pipeline)
@@ -71,8 +71,9 @@ def _index(path: Path) -> dict:
     try:
         parts = json.loads(index.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        line = " ".join(str(error).split())[:120]
-        raise BaseModelError(f"{index}: expected JSON, found something else ({line}); get this file again") from error
+        raise BaseModelError(
+            f"{index}: expected JSON, found something else ({in_short(error, 120)}); get this file again"
+        ) from error
     return parts if isinstance(parts, dict) else {}
 
 

@@ -13,9 +13,9 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLP
 from huggingface_hub import snapshot_download
 
 from scedit_core import SkipLayout
+from scedit_core.errors import BaseModelError, in_short
 
 from ..config_data import TextConfig
-from ..errors import BaseModelError
 from .base_model import BaseModel
 from .folder import load_folder
 from .separate_vae import load_vae
@@ -137,9 +137,8 @@ def _from_hub(repository: str, allow_download: bool) -> Path | None:
     except Exception as error:  # not cached, no network, no such repository: each with its own error
         if not allow_download:
             return None
-        line = " ".join(str(error).split())[:160]
         raise BaseModelError(
-            f"{repository}: expected a model on the hub, found no way to get it ({line}); check the name"
+            f"{repository}: expected a model on the hub, found no way to get it ({in_short(error)}); check the name"
         ) from error
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..errors import BaseModelError
+from scedit_core.errors import BaseModelError
+
 from .checkpoint_header import CLIP, OPEN_CLIP, SGM_OPEN_CLIP, UNET, CheckpointHeader
 
 VAE = "first_stage_model."

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from ..errors import BaseModelError
+from scedit_core.errors import BaseModelError, in_short
+
 from .checkpoint_header import CheckpointHeader
 from .recognising import VAE
 from .shapes import vae_config
-
-CONFIGS = Path(__file__).with_name("configs")
+from .single_file import CONFIGS
 
 
 def load_vae(path: Path, dtype: torch.dtype, channels: int, sdxl: bool) -> AutoencoderKL:
@@ -27,14 +27,16 @@ def load_vae(path: Path, dtype: torch.dtype, channels: int, sdxl: bool) -> Autoe
     """
     check_vae(path, channels)
     try:
-        return _from_folder(path, dtype) if path.is_dir() else _from_file(path, dtype, sdxl)
+        if not path.is_dir():
+            return _from_file(path, dtype, sdxl)
+        options = {"torch_dtype": dtype, "local_files_only": True, "use_safetensors": True}
+        return AutoencoderKL.from_pretrained(_inner(path), **options)
     except BaseModelError:
         raise
     except Exception as error:  # whatever the libraries below raise, it is a broken or unusual file
-        line = " ".join(str(error).split())[:160] or type(error).__name__
         raise BaseModelError(
-            f"vae: expected a VAE of SD 1.5, SD 2.x or SDXL at {path}, found one that fails to load ({line}); choose "
-            "another, or take vae out for the base's own"
+            f"vae: expected a VAE of SD 1.5, SD 2.x or SDXL at {path}, found one that fails to load "
+            f"({in_short(error)}); choose another, or take vae out for the base's own"
         ) from error
 
 
@@ -69,10 +71,6 @@ def _prefix(header: CheckpointHeader) -> str:
             f"vae: expected a file with a VAE, found none in {header.path}; choose one of ComfyUI's models/vae"
         )
     return prefix
-
-
-def _from_folder(path: Path, dtype: torch.dtype) -> AutoencoderKL:
-    return AutoencoderKL.from_pretrained(_inner(path), torch_dtype=dtype, local_files_only=True, use_safetensors=True)
 
 
 def _from_file(path: Path, dtype: torch.dtype, sdxl: bool) -> AutoencoderKL:

@@ -19,7 +19,8 @@ from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from ..errors import BaseModelError
+from scedit_core.errors import BaseModelError, in_short
+
 from .checkpoint_header import UNET, CheckpointHeader
 from .recognising import SD2, SDXL, VAE, Recognised, has_zero_terminal_snr, prediction_of, recognise
 from .shapes import UnknownShapeError, clip_config, size_embedding, unet_config, vae_config
@@ -54,7 +55,7 @@ def load_single_file(
             _write(configs, Path(written))
             parts |= _load_parts(header, found, written, dtypes)
     except Exception as error:  # whatever the libraries below raise, it is a broken or unusual file
-        raise _incomplete(path, f"one that fails to load ({' '.join(str(error).split())[:160]})") from error
+        raise _incomplete(path, f"one that fails to load ({in_short(error)})") from error
     if found.family == SDXL:
         return StableDiffusionXLPipeline(**parts, add_watermarker=False)
     return StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)

@@ -17,9 +17,9 @@ from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 from safetensors import safe_open
 from torch import Tensor
 
+from scedit_core.errors import BaseModelError, in_short
 from scedit_core.fitting.base import Added, TextStates
 
-from ..errors import BaseModelError
 from .base_model import BaseModel
 from .fingerprints import weights_fingerprint
 
@@ -172,9 +172,9 @@ def _read(path: Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
     except BaseModelError:
         raise
     except Exception as error:  # whatever a broken or hostile file makes a parser raise
-        line = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise BaseModelError(
-            f"{path}: expected a whole ControlNet, found one that cannot be read ({line}); download it again"
+            f"{path}: expected a whole ControlNet, found one that cannot be read ({in_short(error, 120)}); download "
+            "it again"
         ) from error
 
 

@@ -7,6 +7,7 @@ its own; their states stand one after the other, and SDXL's pooled state is that
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from scedit_core.errors import BaseModelError
 from scedit_core.fitting.base import TextStates
-
-from ..errors import BaseModelError
 
 CHUNK = 75  # tokens of a chunk, beside its beginning and end
 _WHOLE = 8  # a part of fewer tokens is not parted between two chunks
@@ -158,23 +158,16 @@ def _weighted(text: str, weight: float, depth: int = 0) -> list[tuple[str, float
 
 def _bracketed(text: str) -> list[str]:
     """The text cut before each outermost opening bracket and after its closing one."""
-    found, part, depth = [], "", 0
-    for letter in text:
+    cuts, depth = [0], 0
+    for at, letter in enumerate(text):
         if letter == "(":
-            if depth == 0 and part:
-                found.append(part)
-                part = ""
-            part += letter
+            cuts += [at] * (depth == 0)
             depth += 1
         elif letter == ")":
             depth -= 1
-            part += letter
-            if depth == 0:
-                found.append(part)
-                part = ""
-        else:
-            part += letter
-    return [*found, part] if part else found
+            cuts += [at + 1] * (depth == 0)
+    parts = (text[a:b] for a, b in itertools.pairwise([*cuts, len(text)]))
+    return [part for part in parts if part]
 
 
 def _filled(row: list[Token], tokenizer: CLIPTokenizer) -> list[Token]:

@@ -12,7 +12,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
 from transformers import CLIPTokenizer
 
-from ..errors import BaseModelError
+from scedit_core.errors import BaseModelError, in_short
 
 _FILES = ("vocab.json", "merges.txt")
 _HOST = Path("comfy") / "sd1_tokenizer"  # in a ComfyUI checkout
@@ -41,10 +41,9 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any]) -> CLIPTokenizer:
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=length)
     except Exception as error:  # the libraries below raise what they like for broken JSON
-        line = " ".join(str(error).split())[:160]
         raise BaseModelError(
-            f"{folder}: expected a CLIP tokenizer (vocab.json, merges.txt), found one that fails to load ({line}); "
-            "replace these files"
+            f"{folder}: expected a CLIP tokenizer (vocab.json, merges.txt), found one that fails to load "
+            f"({in_short(error)}); replace these files"
         ) from error
     if len(tokenizer) > words:
         raise BaseModelError(
@@ -132,8 +131,7 @@ def _download() -> Path:
         paths = [hf_hub_download(repository, name) for name in _FILES]
         return Path(paths[0]).parent
     except Exception as error:  # no network, a proxy, a refusal: each with its own error
-        line = " ".join(str(error).split())[:160]
         raise BaseModelError(
-            f"{repository}: expected CLIP's tokenizer on the hub, found no way to get it ({line}); "
+            f"{repository}: expected CLIP's tokenizer on the hub, found no way to get it ({in_short(error)}); "
             "set tokenizer to a folder that has it"
         ) from error

@@ -20,9 +20,8 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from scedit_core.errors import TrainingError
 from scedit_core.saving import new_file
-
-from ..errors import TrainingError
 
 CODE_VERSION = 1  # to be raised with every change of what an entry holds for the same key parts
 _CHECKSUM = "crc32"
@@ -78,13 +77,9 @@ class Cache:
 
     def write_picture(self, kind: str, key: str, image: Image.Image) -> None:
         """Store an RGB or L picture; one whose channels are equal is stored as L.  Raises TrainingError (see above)."""
-        if image.mode == "RGB":
-            pixels = np.asarray(image)
-            if (pixels == pixels[..., :1]).all():
-                image = Image.fromarray(np.ascontiguousarray(pixels[..., 0]))
-        data = io.BytesIO()
-        image.save(data, "PNG", compress_level=1)
-        self._write_png(kind, key, data.getvalue())
+        data = _png(_without_equal_channels(image))
+        with self._writing(self.picture_path(kind, key)) as file:
+            file.write(data + _checksum(data).encode())
 
     def read_picture(self, kind: str, key: str, mode: str | None = "RGB") -> Image.Image:
         """What `write_picture` stored, in `mode`, None for RGB or L as it is.  Raises DamagedEntry."""
@@ -104,30 +99,19 @@ class Cache:
     def write_pixels(self, kind: str, key: str, image: Image.Image) -> None:
         """Store an RGB or L picture that is read in every step: as it is, since a photograph takes a PNG thirty times
         as long to read, but where that would take many times the room.  Raises TrainingError (see above)."""
-        pixels = np.asarray(image)
-        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        if (pixels == pixels[:1]).all():
-            pixels = pixels[:1]
-        grey = Image.fromarray(np.ascontiguousarray(pixels[0])) if len(pixels) == 1 else image
-        data = io.BytesIO()
-        grey.save(data, "PNG", compress_level=1)
-        if data.tell() * _ROOM < pixels.size:
-            self._write_png(kind, key, data.getvalue())
+        image = _without_equal_channels(image)
+        pixels = np.atleast_3d(np.array(image)).transpose(2, 0, 1)
+        if len(_png(image)) * _ROOM < pixels.size:
+            self.write_picture(kind, key, image)
         else:
-            self.write_tensors(kind, key, {"pixels": torch.from_numpy(np.ascontiguousarray(pixels))})
+            self.write_tensors(kind, key, {"pixels": torch.from_numpy(pixels)})
 
     def read_pixels(self, kind: str, key: str) -> Tensor:
         """What `write_pixels`, or `write_picture` before it, stored: uint8 [3,H,W].  Raises DamagedEntry."""
         if self.tensors_path(kind, key).is_file():
             return self.read_tensors(kind, key)["pixels"].expand(3, -1, -1)
-        pixels = np.array(self.read_picture(kind, key, None), np.uint8)
-        if pixels.ndim == 2:
-            return torch.from_numpy(pixels)[None].expand(3, -1, -1)
-        return torch.from_numpy(pixels).permute(2, 0, 1)
-
-    def _write_png(self, kind: str, key: str, data: bytes) -> None:
-        with self._writing(self.picture_path(kind, key)) as file:
-            file.write(data + _checksum(data).encode())
+        pixels = np.atleast_3d(np.array(self.read_picture(kind, key, None), np.uint8))
+        return torch.from_numpy(pixels).permute(2, 0, 1).expand(3, -1, -1)
 
     @contextlib.contextmanager
     def _writing(self, path: Path) -> Iterator[BinaryIO]:
@@ -153,9 +137,22 @@ class Cache:
                     os.remove(temporary)
 
 
-def tensors_size(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype = torch.float32) -> int:
-    """Bytes of an entry with tensors of these shapes."""
-    return len(_packed({name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()}))
+def tensors_size(shapes: dict[str, tuple[int, ...]]) -> int:
+    """Bytes of an entry with float32 tensors of these shapes."""
+    return len(_packed({name: torch.zeros(shape) for name, shape in shapes.items()}))
+
+
+def _without_equal_channels(image: Image.Image) -> Image.Image:
+    """An RGB or L picture, as L where its channels are equal."""
+    pixels = np.asarray(image)
+    grey = pixels.ndim == 3 and (pixels == pixels[..., :1]).all()
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0])) if grey else image
+
+
+def _png(image: Image.Image) -> bytes:
+    data = io.BytesIO()
+    image.save(data, "PNG", compress_level=1)
+    return data.getvalue()
 
 
 def _packed(tensors: dict[str, Tensor]) -> bytes:

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from scedit_core.conditions.fitting import Fitting
 from scedit_core.conditions.pictures import is_blank
+from scedit_core.errors import DataError
 from scedit_core.fitting.base import TextStates, stacked
 from scedit_core.pictures.framing import Size
 from scedit_core.pictures.reading import MASK_PAPER, read_picture, to_picture, to_tensor
 
 from ..bases.base_model import BaseModel
 from ..config import TrainConfig
-from ..errors import DataError
 from .cache import Cache, DamagedEntry, cache_key, tensors_size
 from .examples import Example
 from .hint_making import Hints

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from ..errors import DataError
+from scedit_core.errors import DataError
+
 from .encoding import Encoder
 from .examples import Example
 from .reading_ahead import read_ahead

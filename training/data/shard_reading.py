@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from scedit_core.conditions.fitting import fitting_of
 from scedit_core.conditions.pictures import eight_bits
+from scedit_core.errors import DataError, in_short
 from scedit_core.fitting.chance import generator_for
 from scedit_core.pictures.captions import captions_in, decode_text, texts_in
 from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
@@ -29,7 +30,6 @@ from scedit_core.pictures.sources import wording_of
 from scedit_core.pictures.wording import Captions
 
 from ..config_data import DataConfig
-from ..errors import DataError
 
 _SHUFFLED = 256  # samples among which the next is drawn, beside the order of shards: some 50 MB for each worker
 _PARTS, _CAPTIONS = ("hint", "mask"), ("txt", "caption")
@@ -104,8 +104,7 @@ def samples_of(urls: Iterable[str], config: DataConfig, problems: list[str]) -> 
     """
 
     def bad(error: Exception) -> bool:
-        reason = " ".join(str(error).split())[:150]
-        problems.append(f"shards: expected whole tar files, found a damaged one ({reason}); replace it")
+        problems.append(f"shards: expected whole tar files, found a damaged one ({in_short(error, 150)}); replace it")
         return True
 
     sources = ({"url": url} for url in urls)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from scedit_core.conditions.pictures import is_blank
+from scedit_core.errors import DataError
 from scedit_core.fitting.remarks import BLANK_HINTS, Remarks
 from scedit_core.pictures.framing import Framing, Size, bucket_of, bucket_sizes
 from scedit_core.pictures.reading import MASK_PAPER, measure
 
 from ..bases.base_model import BaseModel
 from ..config import TrainConfig
-from ..errors import DataError
 from .encoding import LATENT_PIXELS, Encoder
 from .examples import Example, Partner
 from .filling import fill_cache

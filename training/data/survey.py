@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from scedit_core.conditions.fitting import fitting_of
+from scedit_core.errors import DataError
+from scedit_core.fitting.batches import held_out
 from scedit_core.fitting.remarks import BLANK_HINTS, Remarks
 from scedit_core.pictures.finding import HELD, OWN, PRIOR, Candidate, find_candidates
 from scedit_core.pictures.framing import MULTIPLE, Framing, Size, bucket_of, bucket_sizes, own_bucket
 from scedit_core.pictures.reading import MASK_PAPER, TRANSPARENT
 
 from ..config import TrainConfig
-from ..errors import DataError
 from .examples import Example, Partner
 from .file_index import FileIndex, KnownFile
 from .reading_ahead import read_ahead
@@ -71,17 +70,11 @@ class Survey:
         return f"of each 100 rows, {', '.join(told)}{', the rest of others' if len(counted) > _MIXED else ''}"
 
     def hold_out(self, count: int, first: int) -> None:
-        """Fill `held`: with `count` of `own`, at most a tenth, chosen by their names so that the choice stays when
-        pictures are added; where that is none, with the first of them, which are trained on as well."""
+        """Fill `held` as `held_out` does; where that is none, with the first of `own`, which are trained on as well."""
         self._asked = count, first
         whole = sorted({example.name: example for example in (*self.own, *self.held)}.values(), key=lambda e: e.name)
-        count = min(count, len(whole) // 10)
-        self.own, self.held, self.unseen = whole, whole[:first], count > 0
-        if count:
-            chosen = sorted(whole, key=lambda e: hashlib.blake2b(os.fsencode(e.name), digest_size=8).digest())[:count]
-            names = {example.name for example in chosen}
-            self.held = [example for example in whole if example.name in names]
-            self.own = [example for example in whole if example.name not in names]
+        self.own, held = held_out(whole, count)
+        self.held, self.unseen = held or whole[:first], bool(held)
 
     def all_remarks(self) -> Remarks:
         """`remarks`, and files left out, too few pictures to hold out of, and pictures both held out and trained on."""

@@ -15,9 +15,9 @@ from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor2_0
 
 from scedit_core import inspect_tuner, load_tuner, save_tuner
+from scedit_core.errors import TrainingError
 
 from ..config_file import load_config
-from ..errors import TrainingError
 from ..loop import train
 from .base import build_scheduler, train_base
 from .judge import save_judge, train_judge

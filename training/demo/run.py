@@ -13,12 +13,12 @@ from rich.table import Table
 from safetensors import SafetensorError
 
 from scedit_core import CSCTuner, SCTuner, load_tuner
+from scedit_core.errors import BaseModelError, TrainingError
 from scedit_core.fitting.machine import peak_memory_mib
 
 from ..bases.base_model import BaseModel
 from ..bases.loading import load_base
 from ..config_file import load_config
-from ..errors import BaseModelError, TrainingError
 from ..loop import train
 from .build import SHIPPED, STYLE_SEEDS, TRAINED, train_style
 from .judge import Judge, load_judge

@@ -10,7 +10,7 @@ from pickle import UnpicklingError
 
 import torch
 
-from ..errors import TrainingError
+from scedit_core.errors import TrainingError
 
 VERSION = 2  # of what a state holds and of the scenes it was trained on
 

@@ -9,8 +9,9 @@ import sys
 import torch
 from torch import nn
 
+from scedit_core.errors import ConfigError
+
 from ..config import MemoryConfig
-from ..errors import ConfigError
 
 LONG_RUN = 500  # updates from which on a minute or two of compiling is won back
 _FLOAT8 = (8, 9)  # the compute capability from which on Triton casts float8_e4m3fn

@@ -33,7 +33,7 @@ def scalars(event: dict[str, Any]) -> dict[str, float]:
 class TensorBoard:
     """Writes `tensorboard/` in the run folder.  Raises ImportError where the package is not installed."""
 
-    KEY, PACKAGE = "tensorboard", "tensorboard"
+    NAME = "tensorboard"  # of the package, and of the key
 
     def __init__(self, config: TrainConfig) -> None:
         self._module = importlib.import_module("torch.utils.tensorboard")
@@ -66,7 +66,7 @@ class WeightsAndBiases:
     Raises ImportError where the package is not installed.
     """
 
-    KEY, PACKAGE = "wandb", "wandb"
+    NAME = "wandb"
 
     def __init__(self, config: TrainConfig) -> None:
         self._wandb = importlib.import_module("wandb")

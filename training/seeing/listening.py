@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from scedit_core.errors import in_short
 from scedit_core.fitting.event_log import EVENTS_FILE, EventLog
 from scedit_core.fitting.events import Events, Listener
+from scedit_core.fitting.reporting import Reporting
 
 from ..config import TrainConfig
 from .boards import TensorBoard, WeightsAndBiases
-from .reporting import Reporting
 from .terminal import Terminal
 
 
@@ -32,11 +33,10 @@ def open_events(config: TrainConfig, console: Console, main_process: bool = True
             try:
                 listeners.append(board(config))
             except ImportError:
-                key, package = board.KEY, board.PACKAGE
-                notes.append(f"{key}: expected the package, found none; pip install {package}, or set {key}: false")
+                name = board.NAME
+                notes.append(f"{name}: expected the package, found none; pip install {name}, or set {name}: false")
             except Exception as error:  # wandb without an account, an old protobuf, ...
-                reason = " ".join(str(error).split())[:160]
-                notes.append(f"{board.KEY}: expected it to start, found an error ({reason}); goes on without")
+                notes.append(f"{board.NAME}: expected it to start, found an error ({in_short(error)}); goes on without")
     events = Events(listeners)
     for message in notes:
         events.emit("note", message=message)

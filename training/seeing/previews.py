@@ -15,7 +15,7 @@ import itertools
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,11 +26,10 @@ from torch import Tensor
 
 from scedit_core import CSCTuner, SCTuner
 from scedit_core.conditions.fitting import fit_hint
-from scedit_core.errors import ConditionError
+from scedit_core.errors import ConditionError, DataError
 from scedit_core.fitting.chance import generator_for
-from scedit_core.fitting.errors import DataError
 from scedit_core.fitting.following import edges_followed, shows_edges
-from scedit_core.pictures.reading import read_picture, to_tensor
+from scedit_core.pictures.reading import read_picture, to_picture, to_tensor
 
 from ..bases.base_model import BaseModel, TextStates
 from ..bases.teacher import Teacher
@@ -95,11 +94,11 @@ class Previews:
         self._seconds: dict[str, float] = {}
         self.told: dict[str, float] = {}
 
-    def draw(self, step: int, tuner: SCTuner | CSCTuner, check: Callable[[], None] | None = None) -> Path:
+    def draw(self, step: int, tuner: SCTuner | CSCTuner) -> Path:
         """Draw every scene with the tuner as it is, and return the sheet of this step.
 
-        check: called before every sampling step; may raise to leave.  Raises torch.OutOfMemoryError where there is no
-        room beside what training holds, OSError where pictures cannot be written.
+        Raises torch.OutOfMemoryError where there is no room beside what training holds, OSError where pictures cannot
+        be written.
         """
         self._forget_others()
         self._forget_after(step)
@@ -107,16 +106,16 @@ class Previews:
         untouched = step == 0 and self._fresh  # which is the base itself, bit for bit
         for i, scene in enumerate(self.scenes):
             if scene.hint is not None and not self._file(_HINT, i).exists():
-                save_picture(_picture(scene.hint), self._file(_HINT, i))
+                save_picture(to_picture(scene.hint[0]), self._file(_HINT, i))
             if not self._file(_WITHOUT, i).exists():
-                latents[i, _WITHOUT] = self._sample(i, None, check)
+                latents[i, _WITHOUT] = self._sample(i, None)
             if self._teacher is not None and not self._file(_TEACHER, i).exists():
-                latents[i, _TEACHER] = self._sample(i, None, check, self._teacher)
+                latents[i, _TEACHER] = self._sample(i, None, self._teacher)
             if not untouched:
-                latents[i, _row(step)] = self._sample(i, tuner, check)
+                latents[i, _row(step)] = self._sample(i, tuner)
         with _on_device(self._base.vae, self._base.device):
             for (i, row), each in latents.items():
-                save_picture(_picture(decode(self._base, each)), self._file(row, i))
+                save_picture(to_picture(decode(self._base, each)[0]), self._file(row, i))
         for i in range(len(self.scenes) if untouched else 0):
             shutil.copyfile(self._file(_WITHOUT, i), self._file(_row(step), i))
         self._find_again(step)
@@ -147,7 +146,7 @@ class Previews:
                 picture = to_tensor(Image.open(self._file(_row(step), i)))
                 found = self._hints.make(picture)[None].float()
                 apart.append((found - scene.hint.float().cpu()).abs().mean().item())
-                save_picture(_picture(found), self._found(step, i))
+                save_picture(to_picture(found[0]), self._found(step, i))
             self.found_again = sum(apart) / len(apart)
         except ConditionError:  # hints may be in the cache, and their detector gone
             self._hints = None
@@ -172,29 +171,12 @@ class Previews:
             captions = [caption for caption, _ in shown]
             draw_sheet(path, captions, [("trained on", [picture for _, picture in shown])], cell)
 
-    def _sample(
-        self,
-        i: int,
-        tuner: SCTuner | CSCTuner | None,
-        check: Callable[[], None] | None,
-        teacher: Teacher | None = None,
-    ) -> Tensor:
-        scene, wanted = self.scenes[i], self._config
+    def _sample(self, i: int, tuner: SCTuner | CSCTuner | None, teacher: Teacher | None = None) -> Tensor:
+        scene, wanted, base = self.scenes[i], self._config, self._base
         name = "with" if tuner is not None else "without" if teacher is None else "teacher"
         begun = time.perf_counter()
-        noise = starting_noise(scene.height, scene.width, wanted.seed + i)
-        made = sample(
-            self._base,
-            self._scheduler,
-            scene.text,
-            noise,
-            wanted.steps,
-            wanted.guidance,
-            tuner,
-            scene.hint,
-            check,
-            teacher,
-        ).cpu()
+        noise, how = starting_noise(scene.height, scene.width, wanted.seed + i), (wanted.steps, wanted.guidance)
+        made = sample(base, self._scheduler, scene.text, noise, *how, tuner, scene.hint, teacher).cpu()
         seconds = (time.perf_counter() - begun) / wanted.steps
         self._seconds[name] = min(seconds, self._seconds.get(name, seconds))
         return made
@@ -234,7 +216,7 @@ class Previews:
             return _opened(self._file(row, i))
         scene = self.scenes[i]
         width, height = scaled_size((scene.width, scene.height), cell)
-        return _picture(fit_hint(scene.hint, height, width, self._fitting))
+        return to_picture(fit_hint(scene.hint, height, width, self._fitting)[0])
 
     def _forget_after(self, step: int) -> None:
         """Remove the pictures of later steps, which a run that begins again has not come to."""
@@ -327,12 +309,6 @@ def _on_device(part: torch.nn.Module, device: torch.device) -> Iterator[None]:
         yield
     finally:
         part.to(before)
-
-
-def _picture(pixels: Tensor) -> Image.Image:
-    """[1,3,H,W] in 0..1 as a picture."""
-    values = (pixels[0].float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(values)
 
 
 def _opened(path: Path) -> Image.Image | None:

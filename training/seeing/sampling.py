@@ -5,8 +5,6 @@ That is what the host's KSampler makes of the same noise with sampler ddim (or e
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
@@ -64,7 +62,6 @@ def sample(
     guidance: float,
     tuner: SCTuner | CSCTuner | None = None,
     hint: Tensor | None = None,
-    check: Callable[[], None] | None = None,
     teacher: Teacher | None = None,
 ) -> Tensor:
     """Latents [1,4,h,w] of one picture, scaled, on the U-Net's device.
@@ -72,7 +69,6 @@ def sample(
     text:  two rows, of the negative prompt and of the prompt.
     noise: [1,4,h,w].
     hint:  [1,3,8h,8w] in 0..1 for a CSC-Tuner.
-    check: called before every step; may raise to leave.
     teacher: a ControlNet that follows the hint in place of a tuner.
     """
     device = base.unet.device
@@ -88,8 +84,6 @@ def sample(
     latents = noise.to(device, torch.float32)
     with attach(base.unet, attached):
         for timestep in scheduler.timesteps:
-            if check is not None:
-                check()
             seen = torch.cat([latents] * len(rows)).to(base.unet.dtype)
             if teacher is None:
                 said = base.unet(seen, timestep, return_dict=False, **inputs)[0].float()

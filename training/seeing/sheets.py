@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+
+from scedit_core.saving import replace_file
 
 _GAP, _LABEL, _MARGIN = 8, 112, 12
 _PAPER, _INK = (250, 249, 246), (30, 30, 36)
@@ -25,7 +26,11 @@ def draw_sheet(
     letters = max(8, int(cell / 7.5))
     wrapped = [_wrapped(title, letters, lines=3) for title in titles]
     head = _MARGIN + 20 * max((text.count("\n") + 1 for text in wrapped), default=1)
-    drawn = [(label, [None if p is None else _scaled(p, cell) for p in pictures]) for label, pictures in rows]
+
+    def scaled(picture: Image.Image) -> Image.Image:
+        return picture.convert("RGB").resize(scaled_size(picture.size, cell), Image.Resampling.LANCZOS)
+
+    drawn = [(label, [p and scaled(p) for p in pictures]) for label, pictures in rows]
     widths = [max((p[c].width for _, p in drawn if p[c] is not None), default=cell) for c in range(len(titles))]
     heights = [max((p.height for p in pictures if p is not None), default=cell) for _, pictures in drawn]
     sheet = Image.new(
@@ -51,22 +56,14 @@ def draw_sheet(
 
 
 def save_picture(picture: Image.Image, path: Path) -> Path:
-    """Write a JPEG under another name, then rename it.  Raises OSError where it cannot be written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    picture.save(part, "JPEG", quality=92)
-    os.replace(part, path)
-    return path
+    """Write a JPEG, whole or not at all.  Raises OSError where it cannot be written."""
+    return replace_file(path, lambda part: picture.save(part, "JPEG", quality=92))
 
 
 def scaled_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
     """Width and height of a picture of `size` whose longest side is brought to `longest`."""
     scale = longest / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _scaled(picture: Image.Image, cell: int) -> Image.Image:
-    return picture.convert("RGB").resize(scaled_size(picture.size, cell), Image.Resampling.LANCZOS)
 
 
 def _wrapped(text: str, letters: int, lines: int) -> str:

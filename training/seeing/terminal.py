@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column
 
 from scedit_core.fitting.pace import duration
+from scedit_core.fitting.report import REPORT_FILE
 from scedit_core.fitting.verdict import verdict
 
 from ..config import TrainConfig
-from .run_config import REPORT_FILE
 
 _SECONDS_BETWEEN_LINES = 15
 _WIDE = 110  # letters, from which there is room for a long bar

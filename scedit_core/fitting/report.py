@@ -5,28 +5,33 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime
+import html
 import io
 import itertools
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jinja2 import Environment
-from PIL import Image
-
-from scedit_core import SCEditError, inspect_tuner
-from scedit_core.fitting.event_log import EVENTS_FILE, latest_run_of_steps, read_events
-from scedit_core.fitting.pace import duration
-from scedit_core.fitting.remarks import printable
-from scedit_core.fitting.tuner_file import STEP
-from scedit_core.fitting.verdict import verdict
-
+from .. import SCEditError, inspect_tuner
+from ..saving import replace_file
 from .curves import Curve, draw_curves, smooth, thin
-from .report_page import PAGE
-from .run_config import CONFIG_FILE, REPORT_FILE
+from .event_log import EVENTS_FILE, latest_run_of_steps, read_events
+from .pace import duration
+from .remarks import printable
+from .report_page import element, folded, inside, page, picture, table
+from .tuner_file import STEP
+from .verdict import verdict
 
+CONFIG_FILE, REPORT_FILE = "config.yaml", "report.html"
+_Events = list[dict[str, Any]]
 _REFRESH = 20  # seconds
+_SHEETS = 4  # previews that are shown where there is no grid of all
+_ON_THE_WAY = (
+    "Files beside the output, to choose from in ComfyUI; the best is the one with the lowest loss on pictures that it "
+    "has not seen."
+)
+_CONFIGURED = "Everything that was set, defaults included: config.yaml of the run folder, which can be run again."
 _THUMBNAILS, _THUMBNAIL, _ROWS = 4, 160, 24  # pictures for each tuner, their longest side, and tuners that have them
 _KINDS = {"sc": "SC-Tuner", "csc": "Controllable SC-Tuner"}
 # The losses of a validation: key, name in legends and tables, colour.
@@ -44,10 +49,11 @@ _FOLLOWED = (
 )
 
 
-def write_report(run_folder: Path, live: bool = False) -> Path:
+def write_report(run_folder: Path, live: bool = False, word: Callable[[str], str] = str) -> Path:
     """Write `report.html` into a run's folder from its events, previews and configuration, and return the path.
 
-    live: the page loads itself again now and then, since the run goes on.
+    live: the page loads itself again now and then, since the run goes on.  word: says a sentence about settings in the
+    words of whoever trains.
     It may be written at any time, and again.  Raises OSError where there are no events or it cannot be written.
     """
     events = latest_run_of_steps(read_events(run_folder / EVENTS_FILE))
@@ -56,41 +62,67 @@ def write_report(run_folder: Path, live: bool = False) -> Path:
         for name in ("plan", "remarks", "step", "validation", "preview", "tuner", "note", "finished")
     }
     plan = of["plan"][-1] if of["plan"] else {}
-    last = of["validation"][-1] if of["validation"] else None
     text = _read(run_folder / CONFIG_FILE)
-    config = (yaml.safe_load(text) if text else None) or {}
-    kind = (config.get("tuner") or {}).get("kind", "sc")
-    name = config.get("title") or Path(config.get("output", run_folder.name)).stem
-    latest = run_folder / "previews" / Path(of["preview"][-1]["path"]).name if of["preview"] else None
-    page = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
-    html = page.render(
-        title=name,
-        subtitle=_subtitle(kind, plan, events),
-        verdict=verdict(of["validation"]) if last else None,
-        seen=_seen(config.get("validation") or {}, last or {}),
-        facts=_facts(plan, of["step"]) + _costs(plan, of["preview"]),
-        refresh=_REFRESH if live else None,
-        files=_files(run_folder, of["finished"], plan),
-        tuners=_tuners(run_folder, of["tuner"], of["finished"], of["validation"]),
-        curves=_curves(of["step"], of["validation"], plan) + _following(of["validation"], of["preview"]),
-        timesteps=_timesteps(last),
-        validation_step=last and last["step"],
-        validation_images=f"{last['images']} picture{'s' * (last['images'] != 1)}"
-        if last and "images" in last
-        else "the same pictures",
-        grid=_data_uri(run_folder / "previews" / "grid.jpg"),
-        latest=latest and _data_uri(latest),
-        latest_caption=latest and _latest_caption(of["preview"][-1]),
-        trained=_data_uri(run_folder / "previews" / "trained.jpg"),
-        unused=plan.get("unused") or [],
-        notes=list(dict.fromkeys([*_remarks(of["remarks"]), *(e["message"] for e in of["note"])])),
-        config=text,
-    )
-    path = run_folder / REPORT_FILE
-    part = path.with_suffix(".part")
-    part.write_text(printable(html), "utf-8")
-    os.replace(part, path)
-    return path
+    config = _values(text)
+    title = config.get("title") or Path(config.get("output") or plan.get("output") or run_folder.name).stem
+    kind = plan.get("kind") or (config.get("tuner") or {}).get("kind", "sc")
+    again = f"; the run goes on, and this page loads itself again every {_REFRESH} seconds" if live else ""
+    parts = [element("h1", title), element("p", _subtitle(kind, plan, events) + again, "soft")]
+    if of["validation"]:
+        seen = _seen(config.get("validation") or {}, of["validation"][-1])
+        said = [html.escape(word(verdict(of["validation"]))), element("span", word(seen), "soft")]
+        parts.append(inside("p", "<br>".join(said), "verdict"))
+    facts = _facts(plan, of["step"]) + _costs(plan, of["preview"])
+    tiles = (inside("div", element("dt", name) + element("dd", value)) for name, value in facts)
+    parts.append(inside("dl", "\n".join(tiles), "facts"))
+    files = _files(run_folder, of["finished"], plan)
+    parts += [inside("p", f"{html.escape(name)}: {element('code', path)}") for name, path in files]
+    curves = _curves(of["step"], of["validation"], plan) + _following(of["validation"], of["preview"])
+    if curves:
+        drawn = "\n".join(inside("div", element("h3", heading) + svg, "curve") for heading, svg in curves)
+        parts += [element("h2", "Curves"), inside("div", drawn, "curves")]
+    parts += _timesteps(of["validation"])
+    parts += _tuners(run_folder, of["tuner"], of["finished"], of["validation"])
+    parts += _pictures(run_folder / "previews", of["preview"], plan)
+    notes = dict.fromkeys([*_remarks(of["remarks"]), *(e["message"] for e in of["note"])])
+    if notes:
+        parts += [element("h2", "Notes"), _list(notes)]
+    if unused := plan.get("unused"):
+        parts.append(folded(f"Files that are not used ({len(unused)})", _list(unused)))
+    if text:
+        parts.append(folded("Configuration", element("p", _CONFIGURED, "soft") + element("pre", text)))
+    whole = printable(page(title, parts, _REFRESH if live else None))
+    return replace_file(run_folder / REPORT_FILE, lambda part: part.write_text(whole, "utf-8"))
+
+
+def _values(text: str | None) -> dict[str, Any]:
+    """What a configuration says."""
+    import yaml
+
+    return (yaml.safe_load(text) if text else None) or {}
+
+
+def _list(said: Iterable[str]) -> str:
+    return inside("ul", "".join(element("li", each) for each in said))
+
+
+def _pictures(folder: Path, previews: _Events, plan: dict[str, Any]) -> list[str]:
+    """Pictures that are trained on, and what was drawn: all steps in one grid with the latest, else the latest few."""
+    parts = []
+    if trained := _data_uri(folder / "trained.jpg"):
+        parts.append(element("p", "Some of the pictures that it is trained on.", "soft"))
+        parts.append(picture(trained, "Pictures of the training set with their captions"))
+    grid = _data_uri(folder / "grid.jpg")
+    if grid:
+        parts.append(element("p", "The same noise each time, as the training went on.", "soft"))
+        parts.append(picture(grid, "A column for each prompt, a row for each step"))
+    for event in previews[-1:] if grid else previews[-_SHEETS:]:
+        if sheet := _data_uri(folder / Path(event["path"]).name):
+            teacher = ", with the ControlNet" if plan.get("teacher") else ""
+            said = f"Step {event['step']}: without the tuner{teacher}, with it."
+            parts.append(element("p", _latest_caption(event) if grid else said, "soft"))
+            parts.append(picture(sheet, "A row for each prompt: hint, without the tuner, with it"))
+    return [element("h2", "Pictures"), *parts] if parts else []
 
 
 def _latest_caption(preview: dict[str, Any]) -> str:
@@ -103,7 +135,7 @@ def _latest_caption(preview: dict[str, Any]) -> str:
     )
 
 
-def _files(run_folder: Path, finished: list[dict[str, Any]], plan: dict[str, Any]) -> list[tuple[str, str]]:
+def _files(run_folder: Path, finished: _Events, plan: dict[str, Any]) -> list[tuple[str, str]]:
     """What the run has made, and where it lies."""
     files = []
     if finished:
@@ -119,12 +151,7 @@ def _files(run_folder: Path, finished: list[dict[str, Any]], plan: dict[str, Any
     return [(name, os.path.abspath(path)) for name, path in files]
 
 
-def _tuners(
-    run_folder: Path,
-    kept: list[dict[str, Any]],
-    finished: list[dict[str, Any]],
-    validations: list[dict[str, Any]],
-) -> list[dict[str, Any]]:
+def _tuners(run_folder: Path, kept: _Events, finished: _Events, validations: _Events) -> list[str]:
     """A row for each tuner file of the run: name, step, the loss measured there, pictures, and whether it is the best
     of them by that loss.  Empty where none was kept on the way."""
     if not kept:
@@ -137,31 +164,38 @@ def _tuners(
     best = min(measured, key=measured.get) if measured else None
     rows = []
     for step, path in sorted(files.items()):
-        pictures = sorted((run_folder / "previews" / "pictures").glob(f"step-{step:06d}-*.jpg"))[:_THUMBNAILS]
+        found = sorted((run_folder / "previews" / "pictures").glob(f"step-{step:06d}-*.jpg"))[:_THUMBNAILS]
+        shown = filter(None, map(_thumbnail, found if len(files) <= _ROWS else ()))
+        name = Path(path).name + (" (best)" if step == best else "")
         loss = f"{losses[step]:.5f}" if step in losses else "not measured"
-        shown = [_thumbnail(picture) for picture in pictures] if len(files) <= _ROWS else []
-        rows.append({"name": Path(path).name, "step": step, "loss": loss, "best": step == best, "pictures": shown})
-    return rows
+        cells = [element("td", each) for each in (name, step, loss)]
+        cells.append(inside("td", "".join(picture(uri, f"step {step}") for uri in shown), "small"))
+        rows.append(("best" if step == best else "", cells))
+    return [
+        element("h2", "Tuners on the way"),
+        element("p", _ON_THE_WAY, "soft"),
+        table(("file", "step", "loss", ""), rows),
+    ]
 
 
 def _thumbnail(path: Path) -> str | None:
     """A small copy of a picture as a data URI."""
+    from PIL import Image
+
     data = io.BytesIO()
-    try:
-        with Image.open(path) as picture:
-            picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-            picture.convert("RGB").save(data, "JPEG", quality=85)
-    except OSError:
-        return None
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")
+    with contextlib.suppress(OSError), Image.open(path) as picture:
+        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        picture.convert("RGB").save(data, "JPEG", quality=85)
+        return _as_uri(data.getvalue())
+    return None
 
 
-def _remarks(told: list[dict[str, Any]]) -> list[str]:
+def _remarks(told: _Events) -> list[str]:
     """Those of the last start."""
     return [remark["text"] for remark in told[-1]["remarks"]] if told else []
 
 
-def _subtitle(kind: str, plan: dict[str, Any], events: list[dict[str, Any]]) -> str:
+def _subtitle(kind: str, plan: dict[str, Any], events: _Events) -> str:
     parts = [_KINDS.get(kind, kind)]
     if plan.get("condition"):
         parts[0] += f" for {str(plan['condition']).replace('_', ' ')}"
@@ -191,7 +225,7 @@ def _seen(wanted: dict[str, Any], last: dict[str, Any]) -> str:
     return "Measured on pictures that it was trained on: with validation.hold_out it would be on others."
 
 
-def _facts(plan: dict[str, Any], steps: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _facts(plan: dict[str, Any], steps: _Events) -> list[tuple[str, str]]:
     """Names and values of the tiles."""
     facts = []
     if plan.get("swept"):  # each has a number of its own
@@ -220,7 +254,7 @@ def _facts(plan: dict[str, Any], steps: list[dict[str, Any]]) -> list[tuple[str,
     return facts
 
 
-def _costs(plan: dict[str, Any], previews: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _costs(plan: dict[str, Any], previews: _Events) -> list[tuple[str, str]]:
     """Names and values of the tiles that compare a tuner with the ControlNet that teaches it."""
     if not plan.get("teacher_parameters"):
         return []
@@ -234,16 +268,14 @@ def _costs(plan: dict[str, Any], previews: list[dict[str, Any]]) -> list[tuple[s
     return facts
 
 
-def _seconds_of(steps: list[dict[str, Any]]) -> float:
+def _seconds_of(steps: _Events) -> float:
     """Time from step to step, without the pauses between a stop and the next start: at most ten minutes each."""
     times = [datetime.datetime.fromisoformat(e["time"]) for e in steps]
     gaps = [(b - a).total_seconds() for a, b in itertools.pairwise(times)]
     return sum(each for each in gaps if 0 < each < 600)  # a clock may be set back
 
 
-def _curves(
-    steps: list[dict[str, Any]], validations: list[dict[str, Any]], plan: dict[str, Any]
-) -> list[tuple[str, str]]:
+def _curves(steps: _Events, validations: _Events, plan: dict[str, Any]) -> list[tuple[str, str]]:
     """Headings and drawings."""
     drawn = []
     losses = [(e["step"], e["loss"]) for e in steps if e.get("loss") is not None]
@@ -254,15 +286,10 @@ def _curves(
         heading = "Training loss, the mean of all tuners" if plan.get("swept") else "Training loss"
         drawn.append((heading, draw_curves(curves, "step")))
     if validations:
-        at = {e["step"]: e for e in validations}
-        if plan.get("fresh") and 0 not in at:  # a fresh tuner changes nothing: all losses are the base's
-            at[0] = _untrained(validations[0])
-        curves = []
-        for key, name, color in _LOSSES:
-            known = [(step, e[key]) for step, e in sorted(at.items()) if e.get(key) is not None]
-            if known:
-                curves.append(Curve(*zip(*known, strict=True), name, color, dots=len(known) <= 40))
-        drawn.append(("Validation loss, same noise each time", draw_curves(curves, "step")))
+        measured = validations
+        if plan.get("fresh") and validations[0]["step"] > 0:  # a fresh tuner changes nothing: all losses are the base's
+            measured = [_untrained(validations[0]), *validations]
+        drawn.append(("Validation loss, same noise each time", draw_curves(_told(measured, _LOSSES), "step")))
     for key, heading in (("learning_rate", "Learning rate"), ("grad_norm", "Norm of the gradient")):
         known = [(e["step"], e[key]) for e in steps if e.get(key) is not None]
         if len(known) > 1:
@@ -271,47 +298,62 @@ def _curves(
     return drawn
 
 
+def _told(events: _Events, rows: Iterable[tuple[str, str | None, str]]) -> list[Curve]:
+    """A curve over the steps for each key of `rows` that events have; of a step that was told twice the later one."""
+    curves = []
+    for key, name, color in rows:
+        known = sorted({e["step"]: e[key] for e in events if e.get(key) is not None}.items())
+        if known:
+            curves.append(Curve(*zip(*known, strict=True), name, color, dots=len(known) <= 40))
+    return curves
+
+
 def _untrained(validation: dict[str, Any]) -> dict[str, Any]:
     """What a validation says before the first update, from what it says of the base alone."""
     base = validation["loss_without"]
     own = validation.get("loss_trained_without")
     known = {"loss_with": base, "loss_without": base, "loss_other_hint": base, "loss_trained": own}
     known["loss_teacher"] = validation.get("loss_teacher")
-    return {key: value for key, value in known.items() if validation.get(key) is not None}
+    return {"step": 0} | {key: value for key, value in known.items() if validation.get(key) is not None}
 
 
-def _following(validations: list[dict[str, Any]], previews: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _following(validations: _Events, previews: _Events) -> list[tuple[str, str]]:
     """Headings and drawings of how near a tuner comes to its teacher, and of how well pictures follow edges."""
-    drawn = []
-    near = {e["step"]: e["agreement"] for e in validations if e.get("agreement") is not None}
-    if near:
-        curve = Curve(*zip(*sorted(near.items()), strict=True), None, "one", dots=len(near) <= 40)
-        drawn.append(("Share of what the ControlNet adds to the skips", draw_curves([curve], "step")))
-    curves = []
-    for key, name, color in _FOLLOWED:
-        known = sorted({e["step"]: e[key] for e in previews if e.get(key) is not None}.items())
-        if known:
-            curves.append(Curve(*zip(*known, strict=True), name, color, dots=len(known) <= 40))
-    if curves:
-        drawn.append(("Edges of the previews against their hints, F1", draw_curves(curves, "step")))
-    return drawn
+    curves = {
+        "Share of what the ControlNet adds to the skips": _told(validations, [("agreement", None, "one")]),
+        "Edges of the previews against their hints, F1": _told(previews, _FOLLOWED),
+    }
+    return [(heading, draw_curves(each, "step")) for heading, each in curves.items() if each]
 
 
-def _timesteps(validation: dict[str, Any] | None) -> dict[str, list] | None:
-    """Names and rows of the table of the last validation."""
-    rows = (validation or {}).get("by_timestep")
-    if not rows:
-        return None
-    keys = [(key, name) for key, name, _ in _LOSSES if key in rows[0]]
-    table = [[row["timestep"], *("" if row[key] is None else f"{row[key]:.5f}" for key, _ in keys)] for row in rows]
-    return {"names": [name for _, name in keys], "rows": table}
+def _timesteps(validations: _Events) -> list[str]:
+    """The table of the last validation."""
+    last = validations[-1] if validations else {}
+    measured = last.get("by_timestep")
+    if not measured:
+        return []
+    keys = [(key, name) for key, name, _ in _LOSSES if key in measured[0]]
+    rows = [[row["timestep"], *("" if row[key] is None else f"{row[key]:.5f}" for key, _ in keys)] for row in measured]
+    count = last.get("images")
+    images = "the same pictures" if count is None else f"{count} picture{'s' * (count != 1)}"
+    said = (
+        f"Mean squared error after step {last['step']}, on {images} at the same noise each time. High timesteps decide "
+        "on the composition, low ones on details."
+    )
+    cells = [("", [element("td", value) for value in row]) for row in rows]
+    shown = table(["timestep", *(name for _, name in keys)], cells)
+    return [element("h2", "Validation by timestep"), element("p", said, "soft"), shown]
 
 
 def _data_uri(path: Path) -> str | None:
     try:
-        return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+        return _as_uri(path.read_bytes())
     except OSError:
         return None
+
+
+def _as_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
 
 
 def _read(path: Path) -> str | None:
