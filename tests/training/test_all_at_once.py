@@ -83,5 +83,8 @@ def test_another_value_of_any_of_them_is_another_run(values):
     }
     for section, each in changes.items():
         for key, value in each.items():
-            with pytest.raises(ConfigError, match=rf"found other values for {section}\.{key} \("):
-                train({**values, section: {**values[section], key: value}, "saving": {"every": 3}})
+            changed = {**values[section], key: value}
+            if key == "loss":  # without those that are for huber alone
+                changed = {name: each for name, each in changed.items() if not name.startswith("huber")}
+            with pytest.raises(ConfigError, match=rf"found other values for .*{section}\.{key} \("):
+                train({**values, section: changed, "saving": {"every": 3}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,7 @@ def test_a_run_tells_how_near_it_comes_and_of_a_teacher_that_sees_no_hint(contro
         "Edges of the previews against their hints, F1",
         "parameters of the ControlNet",
         "added by the ControlNet to a preview",
-        "another picture&#39;s hint serves it as well",
+        html.escape("another picture's hint serves it as well"),
         f"of what it adds to the skips the control adds {last['agreement'] * 100:.0f} %",
     ):
         assert said in page

@@ -86,7 +86,8 @@ def test_the_reason_of_a_bad_end_is_told(tmp_path, monkeypatch, script, limit, s
 def test_a_part_that_is_cut_short_hands_over_its_rows(tmp_path, monkeypatch):
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "part.py").write_text(
-        "import pathlib, sys, time\n"
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # as the scripts do
         "try:\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    pathlib.Path(sys.argv[-1]).write_text('{\"rows\": [1]}')\n"
     )
