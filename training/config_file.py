@@ -50,6 +50,10 @@ def parse_config(values: dict, where: str = "configuration") -> TrainConfig:
             reason = f"{key}: expected one of the keys {known}, found an unknown key; correct or remove it"
         elif first["type"] == "missing":
             reason = f"{key}: expected a value, found none; add this key"
+        elif first["type"].startswith("union_tag"):
+            kinds = _sections_of(section.model_fields[first["loc"][-1]].annotation)
+            known = ", ".join(typing.get_args(kind.model_fields["type"].annotation)[0] for kind in kinds)
+            reason = f"{key}.type: expected one of {known}, found {first['input']!r:.80}; correct it"
         else:
             said = first["msg"].removeprefix("Value error, ")
             found = "" if ", found " in said else f", found {first['input']!r:.80}"  # a sentence of ours says it itself

@@ -29,6 +29,14 @@ def test_valid_values_pass(values):
         ({"previews": {"hints": ["a.png"]}}, ["no previews.hints for kind sc", "remove them"]),
         ({"data": {"folder": "x", "resolution": 100}}, ["data.resolution", "multiple of 64"]),
         ({"data": {"folder": "x", "condition": {"type": "canny", "lo": 1}}}, ["condition.lo", "low"]),
+        (
+            {"data": {"folder": "x", "condition": {"name": "canny"}}},
+            ["condition.type", "one of canny, soft_edge, depth"],
+        ),
+        (
+            {"data": {"folder": "x", "condition": {"type": "edges"}}},
+            ["condition.type", "one of canny, soft_edge, depth"],
+        ),
     ],
 )
 def test_wrong_values_are_named(values, change, words):
