@@ -17,20 +17,18 @@ try {
   await page.evaluate(place, task.graph);
   result.before = await panel(page);
   await page.getByTestId("queue-button").click();
-  await said(page, (shown) => shown.picture && shown.points > 2);
-  result.running = await panel(page);
+  const runs = (shown) => shown.picture && shown.points > 2 && shown.text.startsWith("step");
+  result.running = await said(page, runs); // a moment later the next picture may be on its way
   await page.screenshot({ path: `${task.pictures}/running.png` });
   result.saved = await page.evaluate(() => JSON.stringify(window.app.graph.serialize()));
   await page.context().close();
 
   page = await open();
   await page.evaluate(place, task.graph);
-  await said(page, (shown) => shown.picture && shown.points > 2 && shown.text.startsWith("step"));
-  result.reopened = await panel(page);
+  result.reopened = await said(page, runs);
   await page.screenshot({ path: `${task.pictures}/reopened.png` });
   await page.locator(".scedit-training-stop").click();
-  await said(page, (shown) => shown.text.startsWith("stopped at step"));
-  result.stopped = await panel(page);
+  result.stopped = await said(page, (shown) => shown.text.startsWith("stopped at step"));
   await page.screenshot({ path: `${task.pictures}/stopped.png` });
 
   const steps = Number(result.stopped.text.match(/\d+/)[0]) + 10;
@@ -39,8 +37,7 @@ try {
     node.widgets.find((widget) => widget.name === "steps").value = count;
   }, steps);
   await page.getByTestId("queue-button").click();
-  await said(page, (shown) => shown.text.startsWith("finished"));
-  result.finished = await panel(page);
+  result.finished = await said(page, (shown) => shown.text.startsWith("finished"));
   result.steps = steps;
   await page.screenshot({ path: `${task.pictures}/finished.png` });
 } catch (error) {
@@ -75,10 +72,11 @@ async function panel(page) {
   });
 }
 
+// What the panel shows as soon as that is enough.
 async function said(page, enough) {
   for (const begun = Date.now(); Date.now() - begun < 240000;) {
     const shown = await panel(page);
-    if (shown && enough(shown)) return;
+    if (shown && enough(shown)) return shown;
     if (shown && /expected .* found/.test(shown.text)) throw new Error(shown.text);
     await page.waitForTimeout(200);
   }

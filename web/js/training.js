@@ -10,24 +10,27 @@ const CREATED_SECONDS = 0.3; // until a new node has its id and its widgets
 let created;
 let words = {}; // of locales/<language>/main.json, by language
 
-if (!app.extensions?.some(({ name }) => name === "SCEdit.Training")) app.registerExtension({ // a second copy of the pack
-  name: "SCEdit.Training",
-  async setup() {
-    api.addEventListener(MESSAGE, (event) => show(event.detail));
-    api.addEventListener("reconnected", catchUp);
-    const answer = await api.fetchApi("/i18n");
-    if (answer.ok) words = await answer.json();
-  },
-  nodeCreated(node) {
-    if (!NODES.has(node.comfyClass)) return;
-    addPanel(node, said, stop);
-    clearTimeout(created);
-    created = setTimeout(catchUp, CREATED_SECONDS * 1000); // pasted, undone, or opened in a way that configures no graph
-  },
-  afterConfigureGraph() { // a workflow was opened, at the start of the page too
-    catchUp();
-  },
-});
+if (!app.extensions?.some(({ name }) => name === "SCEdit.Training")) { // a second copy of the pack
+  // Before `setup`: the page connects earlier, and complains of messages that nobody has asked for.
+  api.addEventListener(MESSAGE, ({ detail }) => app.graph && show(detail));
+  app.registerExtension({
+    name: "SCEdit.Training",
+    async setup() {
+      api.addEventListener("reconnected", catchUp);
+      const answer = await api.fetchApi("/i18n");
+      if (answer.ok) words = await answer.json();
+    },
+    nodeCreated(node) {
+      if (!NODES.has(node.comfyClass)) return;
+      addPanel(node, said, stop);
+      clearTimeout(created);
+      created = setTimeout(catchUp, CREATED_SECONDS * 1000); // pasted, undone, or opened in a way that configures no graph
+    },
+    afterConfigureGraph() { // a workflow was opened, at the start of the page too
+      catchUp();
+    },
+  });
+}
 
 async function catchUp() {
   const answer = await api.fetchApi("/scedit/training");
