@@ -81,7 +81,7 @@ class Walk:
             {"name": "no_tuner", "api": loaded, "run": True},
         ]
         (style, control, none), _ = self.seen(base, tasks)
-        advice = "put a tuner into models/scedit and press R"
+        advice = "put it there and press R"
         return [
             (f"Run says which file is missing: {style['error']}", graphs.PIXEL_ART["sd15"].name in style["error"]),
             ("and what to do", advice in style["error"]),
