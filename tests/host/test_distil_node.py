@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import PACK_NAME
 from PIL import Image
+from run_left import events
 from small_model import TEXT_WIDTH, noise_of, picture, prompt, relative, sample, small_controlnet, small_model
 from small_tuners import csc_tuner
 from train_on_model_widgets import WIDGETS
@@ -50,11 +51,6 @@ def distil(pack, folders):
         return node.execute(model=[model], control_net=[control_net], **given).args
 
     return distil
-
-
-def events(folder, kind: str, name: str = "student") -> list[dict]:
-    lines = (folder / "output" / "scedit" / name / "events.jsonl").read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == kind]
 
 
 def controlnet(family: str = "sd1", seed: int = 11, **changed):
@@ -205,7 +201,7 @@ def test_phases_follow_widgets_and_captions(distil, folders, given, phases):
     if "clip" in given:
         given = {**given, "clip": Text()}
     distil(small_model(), small_controlnet(), steps=8, **given)
-    (plan,) = events(folders, "plan")
+    (plan,) = events(folders, "plan", "student")
     assert tuple(plan["teacher"][name] for name in ("residuals", "predictions", "pictures")) == phases
 
 

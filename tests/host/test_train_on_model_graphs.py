@@ -6,7 +6,6 @@ import asyncio
 import importlib
 import json
 import os
-from pathlib import Path
 
 import graph_run
 import pytest
@@ -15,6 +14,7 @@ from conftest import PACK_NAME, PACK_ROOT
 from demo_nodes import embedded_base
 from graph_run import node
 from PIL import Image
+from run_left import events
 from small_model import relative
 from train_on_model_widgets import WIDGETS
 
@@ -43,11 +43,6 @@ def trained(number: str = "10", **changed) -> dict:
     """A training on the folder as a node of that number."""
     given = {"model": ("1", 0), "vae": ("2", 0), "clip": ("3", 0), **SHORT, **changed}
     return {number: node("SCEditTrainOnModel", **{k: v for k, v in given.items() if v is not None})}
-
-
-def plans(folder: Path, name: str) -> list[dict]:
-    lines = (folder / "output" / "scedit" / name / "events.jsonl").read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == "plan"]
 
 
 def test_cores_nodes_for_data_sets_feed_it(host, training, monkeypatch):
@@ -123,7 +118,7 @@ def test_the_name_of_another_training_of_the_graph_is_refused_and_the_tuner_kept
     assert "--resume" not in said
     assert "loop." not in said
     assert (host / "scedit" / "one.safetensors").is_file()
-    assert len(plans(host, "one")) == 1
+    assert len(events(host, "plan", "one")) == 1
 
 
 def test_a_later_node_that_fails_costs_no_training(pack, host, monkeypatch):
@@ -136,8 +131,8 @@ def test_a_later_node_that_fails_costs_no_training(pack, host, monkeypatch):
     before = {name: p.clone() for name, p in pack.core.load_tuner(tuner).named_parameters()}
     monkeypatch.setattr(graph_run.TestFails, "broken", False)
     assert graph_run.run(graph, ["11"], by) == ""
-    assert len(plans(host, "kept")) == 1
+    assert len(events(host, "plan", "kept")) == 1
     assert graph_run.run(graph, ["11"], graph_run.executor()) == ""
-    assert [plan["first_step"] for plan in plans(host, "kept")] == [0, 2]
+    assert [plan["first_step"] for plan in events(host, "plan", "kept")] == [0, 2]
     after = dict(pack.core.load_tuner(tuner).named_parameters())
     assert all(torch.equal(before[name], after[name]) for name in before)

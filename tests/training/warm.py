@@ -94,6 +94,7 @@ def _run(code: str, arguments: list[str], cwd: Path | None, env: dict | None, st
         os.environ.update(env)
     os.chdir(cwd or ROOT)
     host = os.environ.get("SCEDIT_TEST_HOST", os.devnull)
-    sys.path[:] = [path for path in sys.path if not path.startswith((host, str(ROOT / "tests" / "host")))]
+    own = [path for path in sys.path if not path.startswith((host, str(ROOT / "tests" / "host")))]
+    sys.path[:] = ["", *own]  # as an interpreter with -c has it, wherever the tests were started
     sys.argv = ["-c", *arguments]
     exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
