@@ -26,9 +26,9 @@ def refuse_early(config: TrainConfig, start: str = "auto") -> None:
     check_optimizer(config.loop)
     if config.teacher is not None:
         read_teacher(config.teacher.controlnet)  # which is only loaded when all pictures are encoded
-    members = {} if config.sweep is None else variants(config, config.sweep.values())
-    for each in (config, *members.values()):
+    members = [] if config.sweep is None else variants(config, config.sweep.values()).values()
+    for each in (config, *members):
         check_places(each)
-    for each in (config, *members.values()):
-        check_against_base(each)
+    check_against_base(config, members)
+    for each in (config, *members):
         check_writable(each.output)

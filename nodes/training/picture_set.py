@@ -45,7 +45,8 @@ class Picture:
     digest:  changes with what the picture shows.
     bucket:  width and height of the latents.
     sizes:   what SDXL is told of it.
-    latents_file: of `mean` and `std`.  text_file: of `text`.  hint_file: of `pixels`, of a control.
+    latents_file: of `moments`.  text_file: of `text`.  hint_file: of `pixels`, of a control.
+    hint:    what a checkpoint knows of the hint.
     """
 
     name: str
@@ -56,18 +57,20 @@ class Picture:
     latents_file: Path
     text_file: Path
     hint_file: Path | None = None
+    hint: SimpleNamespace | None = None
     mask: None = None
     weight: float = 1.0
 
     @property
-    def mean(self) -> Tensor:
-        """[4,h,w] of the latents as the model sees them."""
-        return load_file(self.latents_file)["mean"]
+    def moments(self) -> tuple[Tensor, Tensor | None]:
+        """Mean and deviation [4,h,w] of the latents as the model sees them."""
+        found = load_file(self.latents_file)
+        return found["mean"], found.get("std")
 
     @property
-    def std(self) -> Tensor | None:
-        """Its deviation, [4,h,w]."""
-        return load_file(self.latents_file).get("std")
+    def mean(self) -> Tensor:
+        """[4,h,w] of the latents as the model sees them."""
+        return self.moments[0]
 
     @property
     def text(self) -> TextStates:
@@ -79,10 +82,10 @@ class Picture:
         """[3,8h,8w] as uint8: what a step's hint is made of."""
         return None if self.hint_file is None else load_file(self.hint_file)["pixels"]
 
-    @property
-    def hint(self) -> SimpleNamespace | None:
-        """What a checkpoint knows of the hint."""
-        return None if self.hint_file is None else SimpleNamespace(digest=_digest(self.pixels))
+    def show(self, pixels: Tensor, encoded: Encoded) -> None:
+        """Take [3,8h,8w] in 0..1 as what a step's hint is made of."""
+        pixels = eight_bits(pixels)
+        self.hint_file, self.hint = encoded.keep(pixels=pixels), SimpleNamespace(digest=_digest(pixels))
 
 
 @dataclass
@@ -115,11 +118,12 @@ class PictureSet:
         pictures = [self.examples[i] for i in self._order.rows(step, size)]
         seed, said = self.config.loop.seed, self.config.objective
         dropped = (said.caption_dropout if self.empty is not None else 0.0), said.condition_dropout
-        draws = draw(seed, step, size, pictures[0].mean.shape, 0.0, *dropped)
+        rows = range(part[0], size, part[1])
+        moments = [pictures[row].moments for row in rows]
+        draws = draw(seed, step, size, moments[0][0].shape, 0.0, *dropped)
         latents, texts, hints = [], [], []
-        for row in range(part[0], size, part[1]):
+        for row, (mean, std) in zip(rows, moments, strict=True):
             picture = pictures[row]
-            mean, std = picture.mean, picture.std
             latents.append(mean if std is None else mean + std * draws.noise[row])
             texts.append(self.empty if draws.no_caption[row] else picture.text)
             if picture.hint_file is not None:
@@ -189,9 +193,10 @@ def from_folder(
         mean, std = _moments(vae, base, pixels.permute(1, 2, 0)[None])
         digest = hashlib.blake2b(Path(candidate.path).read_bytes(), digest_size=16).hexdigest()
         sizes_told = tuple(map(float, framing.micro_conditions))
-        shown = None if config.data.condition is None else encoded.keep(pixels=eight_bits(pixels))
-        files = encoded.keep(mean=mean, std=std), words[caption], shown
+        files = encoded.keep(mean=mean, std=std), words[caption]
         pictures.append(Picture(candidate.name, caption, digest, mean.shape[:0:-1], sizes_told, *files))
+        if config.data.condition is not None:
+            pictures[-1].show(pixels, encoded)
         say("caching", done=done, total=total, hits=0, misses=done)
     if not pictures:
         raise DataError(f"{config.data.folder}: expected pictures that can be read, found none; replace them")
@@ -264,7 +269,7 @@ def give_hints(
                     f"{hint.shape[0]}; make hints from the same pictures"
                 )
             fitted = fit_hint(hint.clone().movedim(-1, 0)[None].float(), height, width, fitting)[0]
-            picture.hint_file = encoded.keep(pixels=eight_bits(fitted))
+            picture.show(fitted, encoded)
         return
     if any(picture.hint_file is None for picture in pictures):
         raise DataError(
@@ -277,7 +282,7 @@ def give_hints(
     for done, picture in enumerate(pictures, 1):
         with torch.inference_mode():
             made = make(picture.pixels.permute(1, 2, 0)[None].float() / 255)[0].permute(2, 0, 1)
-        picture.hint_file = encoded.keep(pixels=eight_bits(made.clone().cpu()))
+        picture.show(made.clone().cpu(), encoded)
         say("caching", done=done, total=len(pictures), hits=0, misses=done)
 
 

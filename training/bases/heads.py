@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,11 @@ class Head:
     sdxl: bool
 
 
-def check_against_base(config: TrainConfig) -> None:
+def check_against_base(config: TrainConfig, swept: Iterable[TrainConfig] = ()) -> None:
     """Raise BaseModelError or ConfigError where the base is none, as far as its head says, or where VAE, clip skip,
     blocks or their rates do not fit it.
+
+    swept: the same with other shapes of the tuner, or other rates.
 
     A base that does not lie on this disk is left to `load_base`, and so is what a head does not tell.
     """
@@ -45,8 +47,12 @@ def check_against_base(config: TrainConfig) -> None:
     layer_of(config.text.clip_skip, head.text_layers, head.sdxl, layout.family)
     if config.vae is not None:
         check_vae(config.vae, head.unet["in_channels"])
-    with contextlib.nullcontext() if config.tuner.start_from else torch.device("meta"):
+    if config.tuner.start_from:  # whose file gives all of them their shape
         grouped(new_tuner(config.tuner, layout, config.loop.seed), config.loop)
+        return
+    with torch.device("meta"):
+        for each in (config, *swept):
+            grouped(new_tuner(each.tuner, layout, each.loop.seed), each.loop)
 
 
 def _head(path: Path) -> Head | None:
