@@ -77,9 +77,7 @@ class Cache:
 
     def write_picture(self, kind: str, key: str, image: Image.Image) -> None:
         """Store an RGB or L picture; one whose channels are equal is stored as L.  Raises TrainingError (see above)."""
-        data = _png(_without_equal_channels(image))
-        with self._writing(self.picture_path(kind, key)) as file:
-            file.write(data + _checksum(data).encode())
+        self._write_png(kind, key, _png(_without_equal_channels(image)))
 
     def read_picture(self, kind: str, key: str, mode: str | None = "RGB") -> Image.Image:
         """What `write_picture` stored, in `mode`, None for RGB or L as it is.  Raises DamagedEntry."""
@@ -101,10 +99,15 @@ class Cache:
         as long to read, but where that would take many times the room.  Raises TrainingError (see above)."""
         image = _without_equal_channels(image)
         pixels = np.atleast_3d(np.array(image)).transpose(2, 0, 1)
-        if len(_png(image)) * _ROOM < pixels.size:
-            self.write_picture(kind, key, image)
+        data = _png(image)
+        if len(data) * _ROOM < pixels.size:
+            self._write_png(kind, key, data)
         else:
             self.write_tensors(kind, key, {"pixels": torch.from_numpy(pixels)})
+
+    def _write_png(self, kind: str, key: str, data: bytes) -> None:
+        with self._writing(self.picture_path(kind, key)) as file:
+            file.write(data + _checksum(data).encode())
 
     def read_pixels(self, kind: str, key: str) -> Tensor:
         """What `write_pixels`, or `write_picture` before it, stored: uint8 [3,H,W].  Raises DamagedEntry."""
