@@ -6,12 +6,12 @@ import functools
 
 from comfy_api.latest import io
 
-_STYLE = ("style", "lora", "sc tuner", "风格")
+_STYLE = ("style", "lora", "sc tuner", "风格", "SC 微调器")
 _CONTROL = ("controlnet", "control", "t2i adapter", "csc tuner", "控制")
 _HINT = ("hint", "preprocessor", "controlnet", "预处理")
 _TRAIN = ("train", "finetune", "fine-tune", "lora", "style", "训练", "微调")
 WORDS = {
-    "SCEditLoadSCTuner": ("scedit", *_STYLE),  # the page puts a word that is met exactly first
+    "SCEditLoadSCTuner": ("scedit", *_STYLE),  # a word met exactly is first among names as long
     "SCEditApplySCTuner": ("scedit", *_STYLE),
     "SCEditLoadCSCTuner": _CONTROL,
     "SCEditApplyCSCTuner": _CONTROL,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ _HIDE = """import importlib.util
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *more: None if name == "transformers" else found(name, *more)
 """
+Found = list[tuple[str, bool]]  # what was looked at, and whether it holds
 Seen = tuple[list[dict], str]  # what the page said to each task, and the server's log
 
 
@@ -65,7 +67,7 @@ class Walk:
             results = chromium.visit(server.url, tasks, base)
             return results, server.log.read_text()
 
-    def without_files(self, base: Path) -> list[tuple[str, bool]]:
+    def without_files(self, base: Path) -> Found:
         """Templates on a ComfyUI with their checkpoints alone; a loader whose list has nothing but what to do."""
         from checkpoint import random_checkpoint
 
@@ -73,6 +75,7 @@ class Walk:
         random_checkpoint(first)  # a real one, since ComfyUI may load it before the tuner
         for other in others:
             other.hardlink_to(first)
+        shutil.copytree(self.host / "input", base / "input")  # with the picture that every ComfyUI has
         loaded = {"1": node("SCEditLoadSCTuner", tuner_name="put a tuner into models/scedit and press R")}
         loaded |= {"2": node("SCEditTunerInfo", tuner=("1", 0)), "3": node("PreviewAny", source=("2", 0))}
         tasks = [
@@ -85,12 +88,13 @@ class Walk:
         return [
             (f"Run says which file is missing: {style['error']}", graphs.PIXEL_ART["sd15"].name in style["error"]),
             ("and what to do", advice in style["error"]),
-            ("the control's too", graphs.XL["canny"].name in control["error"] and advice in control["error"]),
+            (f"the control's too: {control['error']}", graphs.XL["canny"].name in control["error"]),
+            ("and what to do", advice in control["error"]),
             (f"a loader without tuners: {none['error']}", none["error"].startswith("tuner_name: expected a tuner")),
             ("on the page too", none["error"].strip().split("\n")[0] in none["says"]),
         ]
 
-    def without_detectors(self, base: Path) -> list[tuple[str, bool]]:
+    def without_detectors(self, base: Path) -> Found:
         """The condition nodes of templates 11 to 13, with their widgets, on a photograph."""
         place_files(base)
         tasks = []
@@ -109,7 +113,7 @@ class Walk:
             found.append(("on the page too", sentence.split("\n")[0] in result["says"]))
         return found
 
-    def another_family(self, base: Path) -> list[tuple[str, bool]]:
+    def another_family(self, base: Path) -> Found:
         """A style and a control of SD 1.5 on a model that is none."""
         from types import SimpleNamespace
 
@@ -137,7 +141,7 @@ class Walk:
             found.append(("on the page too", sentence.split("\n")[0] in result["says"]))
         return found
 
-    def without_transformers(self, base: Path) -> list[tuple[str, bool]]:
+    def without_transformers(self, base: Path) -> Found:
         """The template of depth: its node is missing, the log says why, the others work."""
         pack = base / "custom_nodes" / "without_transformers"
         pack.mkdir(parents=True)
@@ -153,17 +157,37 @@ class Walk:
             ("the log says why", "SCEditDepth not available" in log and "pip install transformers" in log),
         ]
 
-    def chinese(self, base: Path) -> list[tuple[str, bool]]:
-        """Searches on a Chinese page."""
-        wanted = {"风格": "SC 微调器", "控制": "CSC 微调器", "训练": "SCEdit", "边缘": "SCEdit", "scedit": "SCEdit"}
-        (result,), _ = self.seen(base, [{"name": "chinese", "search": list(wanted), "locale": "zh"}])
-        found = result.get("found", {})
-        return [
-            (f"{words}: {found.get(words)}", any(name in each for each in found.get(words, ())))
-            for words, name in wanted.items()
-        ]
+    def chinese(self, base: Path) -> Found:
+        """Searches on a Chinese page: the names that are listed, and at which place at the latest."""
+        style = ("SCEdit 加载风格", "SCEdit 应用风格")
+        wanted = dict.fromkeys(("scedit", "风格", "SC 微调器"), (style, 8))
+        wanted |= {"控制": (("CSC 微调器",), 8), "训练": (("SCEdit",), 8), "边缘": (("SCEdit Canny 边缘",), 8)}
+        return self.searched(base, "zh", wanted | {"重绘": (("SCEdit 补全",), 8)})
 
-    def read_only_user(self, base: Path) -> list[tuple[str, bool]]:
+    def english(self, base: Path) -> Found:
+        """The same on an English one, with the words of other tools; ComfyUI itself has more for some of them."""
+        style = ("Load SC-Tuner", "Apply SC-Tuner")
+        wanted = {"scedit": (style, 10), "style": (style, 8), "lora": (style, 64)}
+        wanted |= {"controlnet": (("SCEdit Canny",), 64), "t2i": (("Load CSC-Tuner",), 8)}
+        wanted |= {"openpose": (("SCEdit Pose",), 8), "mosaic": (("SCEdit Color Palette",), 8)}
+        wanted |= dict.fromkeys(("hed", "scribble"), (("SCEdit Soft Edge",), 8))
+        wanted |= dict.fromkeys(("inpaint", "outpaint"), (("SCEdit Completion",), 16))
+        wanted |= dict.fromkeys(("train", "finetune"), (("Train SCEdit Tuner", "Train SCEdit on Model"), 8))
+        return self.searched(base, "en", wanted)
+
+    def searched(self, base: Path, locale: str, wanted: dict[str, tuple[tuple[str, ...], int]]) -> Found:
+        """What a page in that language lists for words."""
+        search = {words: names[-1] for words, (names, _) in wanted.items()}
+        (result,), _ = self.seen(base, [{"name": f"search_{locale}", "search": search, "locale": locale}])
+        found = []
+        for words, (names, last) in wanted.items():
+            listed = result["found"][words]
+            places = [next((n for n, each in enumerate(listed, 1) if name in each), None) for name in names]
+            ours = ", ".join(f"{name} {place}" for name, place in zip(names, places, strict=True))
+            found.append((f"{words}: {ours} of {len(listed)}", all(place and place <= last for place in places)))
+        return found
+
+    def read_only_user(self, base: Path) -> Found:
         """A user directory that nobody can write to: the pack needs none."""
         place_files(base)
         settings = base / "fixed" / "default" / "comfy.settings.json"
@@ -178,7 +202,7 @@ class Walk:
             ("nothing of ours in the log", not any("SCEdit" in line and "rror" in line for line in log.splitlines())),
         ]
 
-    def twice(self, base: Path) -> list[tuple[str, bool]]:
+    def twice(self, base: Path) -> Found:
         """By the Manager and by git."""
         place_files(base)
         (base / "custom_nodes").mkdir()
@@ -208,6 +232,7 @@ CASES: tuple[str, ...] = (
     "another_family",
     "without_transformers",
     "chinese",
+    "english",
     "read_only_user",
     "twice",
 )
@@ -220,7 +245,7 @@ def main() -> int:
     given = parsed(parser)
     walk, wrong = Walk(given.host, given.out, given.options), 0
     for name in given.cases or CASES:
-        case: Callable[[Path], list[tuple[str, bool]]] = getattr(walk, name)
+        case: Callable[[Path], Found] = getattr(walk, name)
         with tempfile.TemporaryDirectory(prefix="ComfyUI-") as folder:
             try:
                 found = case(Path(folder))

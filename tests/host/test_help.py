@@ -187,3 +187,15 @@ def test_chinese_has_every_text(schemas):
             continue  # the name of a wire
         assert CHINESE.search(text), place
         assert sorted(NUMBER.findall(text)) == sorted(NUMBER.findall(english[place])), place
+
+
+@pytest.mark.parametrize(("language", "seen"), [("en", 10), ("zh", 8)])
+def test_the_nodes_of_a_style_are_seen_when_scedit_is_searched(schemas, language, seen):
+    """The page puts names and ids that begin with the word in order of their length, and aliases first among equals."""
+    if not hasattr(schemas["SCEditLoadSCTuner"], "search_aliases"):
+        pytest.skip("this host's schema has no search_aliases")
+    names = json.loads((LOCALES / language / "nodeDefs.json").read_text("utf-8"))
+    words = {name: (name, names[name]["display_name"]) for name in schemas}
+    length = {name: min(len(each) for each in both if each.startswith("SCEdit")) for name, both in words.items()}
+    found = sorted(length, key=lambda name: (length[name], "scedit" not in schemas[name].search_aliases))
+    assert {"SCEditLoadSCTuner", "SCEditApplySCTuner"} <= set(found[:seen]), found
