@@ -256,7 +256,14 @@ def note(stem: str) -> str:
     where = "**Files, in the folder of ComfyUI**"
     if any(file.name.endswith(".bin") for file in workflow.files):
         where += " (keep the release's folders; the page's list of missing files downloads no `.bin`: use these links)"
-    return f"### {workflow.name}\n\n{workflow.text}\n\n{where}\n\n{needed(files(stem))}\n\n{_THUMBNAIL}"
+    thumbnail = _OTHER_THUMBNAILS.get(stem, _THUMBNAIL)
+    return f"### {workflow.name}\n\n{workflow.text}\n\n{where}\n\n{needed(files(stem))}\n\n{thumbnail}"
 
 
 _THUMBNAIL = "The picture in the list of templates was drawn by a small test model, not by these files."
+_DRAWN_HINT = _THUMBNAIL.replace("test model", "test model from a drawn hint")
+_OTHER_THUMBNAILS = {
+    "csc_soft_edge_sdxl": _DRAWN_HINT,
+    "csc_depth_sdxl": _DRAWN_HINT,
+    "csc_pose_sdxl": "The picture in the list of templates shows what *SCEdit Pose* draws from joints marked by hand.",
+}

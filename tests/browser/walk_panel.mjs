@@ -157,8 +157,7 @@ async function looks() {
     await look(page, theme);
   }
   await setting(page, "Comfy.Locale", "zh");
-  await page.waitForTimeout(3000);
-  seen.chinese = (await panels(page))[0];
+  seen.chinese = (await until(page, ([panel]) => /[\u4e00-\u9fff]/.test(panel?.word)))[0]; // it makes the node anew
   await look(page, "chinese");
   await page.locator(".scedit-training-stop").click();
   await until(page, ([panel]) => panel.state !== "running");
@@ -239,7 +238,7 @@ function look(page, name) {
 async function until(page, enough) {
   for (const begun = Date.now(); Date.now() - begun < 180000;) {
     const shown = await panels(page);
-    if (shown.length && enough(shown)) return;
+    if (shown.length && enough(shown)) return shown;
     await page.waitForTimeout(100);
   }
   await look(page, "waited_in_vain");

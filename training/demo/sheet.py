@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-_CELL, _GAP, _TEXT, _TOP, _BETWEEN = 160, 8, 178, 62, 26
+CELL, GAP, TEXT, TOP, BETWEEN = 160, 8, 178, 62, 26
 _PAPER, _INK, _SOFT = (250, 249, 246), (30, 30, 36), (110, 110, 120)
 
 
@@ -29,30 +29,30 @@ class Block:
 
 def contact_sheet(path: Path, titles: list[tuple[str, str]], blocks: list[Block]) -> Path:
     """Write the sheet: training pictures, prompt, then a column for each (title, subtitle) of `titles`."""
-    step, left = _CELL + _GAP, 2 * _GAP + _CELL
-    width = left + _TEXT + len(titles) * step
-    height = _TOP + sum(len(b.prompts) * step for b in blocks) + (len(blocks) - 1) * _BETWEEN
+    step, left = CELL + GAP, 2 * GAP + CELL
+    width = left + TEXT + len(titles) * step
+    height = TOP + sum(len(b.prompts) * step for b in blocks) + (len(blocks) - 1) * BETWEEN
     sheet = Image.new("RGB", (width, height), _PAPER)
     pen = ImageDraw.Draw(sheet)
     big, small = ImageFont.load_default(size=18), ImageFont.load_default(size=13)
-    heads = [(_GAP, ("trained on", "2 of 30 pictures")), (left, ("prompt", ""))]
-    heads += [(left + _TEXT + c * step, title) for c, title in enumerate(titles)]
+    heads = [(GAP, ("trained on", "2 of 30 pictures")), (left, ("prompt", ""))]
+    heads += [(left + TEXT + c * step, title) for c, title in enumerate(titles)]
     for x, (title, subtitle) in heads:
         pen.text((x, 10), title, _INK, big)
         pen.text((x, 34), subtitle, _SOFT, small)
-    y = _TOP
+    y = TOP
     for block in blocks:
         for r, picture in enumerate(block.examples[: len(block.prompts)]):
-            sheet.paste(_thumbnail(picture), (_GAP, y + r * step))
+            sheet.paste(_thumbnail(picture), (GAP, y + r * step))
         below = y + len(block.examples) * step + 8
-        pen.text((_GAP, below), block.title, _INK, big)
-        pen.multiline_text((_GAP, below + 26), _wrapped(block.subtitle, 22), _SOFT, small, spacing=4)
+        pen.text((GAP, below), block.title, _INK, big)
+        pen.multiline_text((GAP, below + 26), _wrapped(block.subtitle, 22), _SOFT, small, spacing=4)
         for r, prompt in enumerate(block.prompts):
-            middle = y + r * step + _CELL // 2
+            middle = y + r * step + CELL // 2
             pen.multiline_text((left, middle), _wrapped(prompt, 20), _INK, small, anchor="lm", spacing=5)
             for c, pictures in enumerate(block.columns):
-                sheet.paste(_thumbnail(pictures[r]), (left + _TEXT + c * step, y + r * step))
-        y += len(block.prompts) * step + _BETWEEN
+                sheet.paste(_thumbnail(pictures[r]), (left + TEXT + c * step, y + r * step))
+        y += len(block.prompts) * step + BETWEEN
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
     return path
@@ -60,7 +60,7 @@ def contact_sheet(path: Path, titles: list[tuple[str, str]], blocks: list[Block]
 
 def _thumbnail(picture: Tensor) -> Image.Image:
     pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    return Image.fromarray(np.ascontiguousarray(pixels)).resize((_CELL, _CELL), Image.Resampling.LANCZOS)
+    return Image.fromarray(np.ascontiguousarray(pixels)).resize((CELL, CELL), Image.Resampling.LANCZOS)
 
 
 def _wrapped(text: str, width: int) -> str:

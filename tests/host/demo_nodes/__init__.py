@@ -1,6 +1,8 @@
-"""Four nodes that load the embedded base (demo/) into the host, for tests and for pictures of the page."""
+"""Nodes that load the embedded base (demo/) and joints into the host, for tests and for pictures of the page."""
 
 from __future__ import annotations
+
+from json import loads
 
 from comfy_api.latest import ComfyExtension, io
 
@@ -80,11 +82,30 @@ class SCEditDemoCLIP(io.ComfyNode):
         return io.NodeOutput(DemoText())
 
 
+class SCEditDemoKeypoints(io.ComfyNode):
+    """JSON -> POSE_KEYPOINT."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SCEditDemoKeypoints",
+            display_name="Demo keypoints",
+            category="SCEdit/demo",
+            description="Joints of people, as OpenPose writes them.",
+            inputs=[io.String.Input("json", multiline=True)],
+            outputs=[io.Custom("POSE_KEYPOINT").Output()],
+        )
+
+    @classmethod
+    def execute(cls, json: str) -> io.NodeOutput:
+        return io.NodeOutput(loads(json))
+
+
 class DemoExtension(ComfyExtension):
-    """The four."""
+    """All of them."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [SCEditDemoModel, SCEditDemoPrompt, SCEditDemoVAE, SCEditDemoCLIP]
+        return [SCEditDemoModel, SCEditDemoPrompt, SCEditDemoVAE, SCEditDemoCLIP, SCEditDemoKeypoints]
 
 
 async def comfy_entrypoint() -> DemoExtension:
