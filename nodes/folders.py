@@ -80,10 +80,15 @@ def fingerprint(name: str | None, *keys: str) -> str:
     try:
         path = path_of(name, *keys)
         beside = [os.path.join(os.path.dirname(path), sidecar) for sidecar in SIDECARS]
-        states = [os.stat(path), *(os.stat(each) for each in beside if os.path.isfile(each))]
+        return " ".join(state_of(each) for each in (path, *filter(os.path.isfile, beside)))
     except (TunerFileError, OSError):
         return "missing"
-    return " ".join(f"{state.st_mtime_ns}-{state.st_size}-{state.st_ino}" for state in states)
+
+
+def state_of(path: str | os.PathLike) -> str:
+    """Tells a file from what stood there before.  Raises OSError."""
+    state = os.stat(path)
+    return f"{state.st_mtime_ns}-{state.st_size}-{state.st_ino}"
 
 
 register(KEY)

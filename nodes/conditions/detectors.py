@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +14,7 @@ from comfy.patcher_extension import CallbacksMP
 from torch import nn
 
 from ...scedit_core.conditions.annotators import annotator, installed_weights
-from ..folders import ANNOTATORS
+from ..folders import ANNOTATORS, state_of
 
 _PACK = Path(__file__).resolve().parents[2]
 
@@ -26,7 +25,7 @@ class ManagedDetector:
     state: what its file was when it was read.
     """
 
-    def __init__(self, name: str, state: tuple, module: nn.Module) -> None:
+    def __init__(self, name: str, state: str, module: nn.Module) -> None:
         management = comfy.model_management
         self.name, self.state = name, state
         self.patcher = comfy.model_patcher.ModelPatcher(
@@ -61,8 +60,7 @@ def managed_detector(name: str, load: Callable[[Path], nn.Module]) -> ManagedDet
     except Exception:
         _in_use.pop(name, None)
         raise
-    now = os.stat(path)
-    state = (path, now.st_mtime_ns, now.st_size, now.st_ino)
+    state = f"{path} {state_of(path)}"
     if name not in _in_use or _in_use[name].state != state:
         _in_use.pop(name, None)  # its memory is free before the next one takes some
         _in_use[name] = ManagedDetector(name, state, load(path))
@@ -83,8 +81,7 @@ def fingerprint(names: Iterable[str]) -> str:
         if (path := each.weight_file(folder_paths.get_folder_paths(ANNOTATORS)))
         for file in (path.name, *each.others)
     ]
-    states = [(file, file.stat()) for file in files]
-    return " ".join(f"{file} {state.st_mtime_ns}-{state.st_size}-{state.st_ino}" for file, state in states)
+    return " ".join(f"{file} {state_of(file)}" for file in files)
 
 
 def loaded(working_bytes: int, *detectors: ManagedDetector) -> torch.device:

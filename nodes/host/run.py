@@ -96,10 +96,6 @@ class Run:
         with self._lock:
             self._states = {}
 
-    def kept(self) -> int:
-        """Bytes held on all devices."""
-        return sum(state.nbytes for state in list(self._states.values()))
-
     def folded(self, patches: Sequence[SkipPatch], picture: Picture, like: Tensor) -> list[FoldedEdits]:
         """All edits of a forward that are at work at its noise level, folded for skips like `like`.
 

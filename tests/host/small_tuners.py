@@ -63,6 +63,11 @@ class EncodeCount:
         self.count += 1
 
 
+def kept(run) -> int:
+    """Bytes that a run holds on all devices."""
+    return sum(state.nbytes for state in list(run._states.values()))
+
+
 class Forwards:
     """While the context is open: the tuners at work in each forward of the U-Net, and the runs that they were in."""
 

@@ -10,7 +10,7 @@ import comfy.utils
 import pytest
 import torch
 from small_model import noise_of, picture, prompt, relative, sample, small_model
-from small_tuners import EncodeCount, Forwards, apply_csc, apply_sc, control_prompts, csc_tuner, sc_tuner
+from small_tuners import EncodeCount, Forwards, apply_csc, apply_sc, control_prompts, csc_tuner, kept, sc_tuner
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +127,10 @@ def test_the_hint_is_dropped_after_the_run(pack, model, route):
         positive, negative = control_prompts(control)
     seen = []
     with Forwards(pack) as forwards:
-        sample(edited, positive, negative, callback=lambda *_: seen.append(forwards.runs[0].kept()))
+        sample(edited, positive, negative, callback=lambda *_: seen.append(kept(forwards.runs[0])))
     assert len(set(map(id, forwards.runs))) == 1
     assert min(seen) > 0
-    assert forwards.runs[0].kept() == 0
+    assert kept(forwards.runs[0]) == 0
 
 
 @pytest.mark.parametrize("route", ["model", "control"])

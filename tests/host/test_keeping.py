@@ -8,7 +8,7 @@ import comfy.model_management
 import pytest
 import torch
 from small_model import noise_of, picture, prompt, relative, sample, small_model
-from small_tuners import EncodeCount, Forwards, apply_csc, apply_sc, control_prompts, csc_tuner, sc_tuner
+from small_tuners import EncodeCount, Forwards, apply_csc, apply_sc, control_prompts, csc_tuner, kept, sc_tuner
 
 GIB = 2**30
 
@@ -47,10 +47,10 @@ def test_what_is_announced_is_what_is_held(pack, model, monkeypatch, route, hint
         assert prompts[0][0][1]["control"].inference_memory_requirements(torch.float16) == 0
     asked, held = announced(pack, monkeypatch), []
     with Forwards(pack) as forwards:
-        sample(edited, *prompts, callback=lambda *_: held.append(forwards.runs[0].kept()))
+        sample(edited, *prompts, callback=lambda *_: held.append(kept(forwards.runs[0])))
     assert len(set(held)) == 1
     assert sum(asked) == pytest.approx(held[0], rel=0.1)
-    assert forwards.runs[0].kept() == 0
+    assert kept(forwards.runs[0]) == 0
 
 
 def true_size_tuner(pack, family: str = "sd15"):
@@ -85,7 +85,7 @@ def test_64_frames_in_windows_of_16_hold_at_most_0_7_gib(pack, monkeypatch):
             (group,) = patch.run.folded([patch], at, like)
             for b, s in enumerate(tuner.layout.strides):
                 group.block(b, 32, (64 // s, 64 // s))
-            largest = max(largest, patch.run.kept())
+            largest = max(largest, kept(patch.run))
     assert 0.3 * GIB < largest <= 0.7 * GIB
     # Windows in a circle do not push each other out: the first is encoded once, the other three in each of four steps.
     assert made.count(tuple(range(16))) == 1
@@ -133,9 +133,9 @@ def test_unloading_in_mid_run_frees_and_changes_nothing(pack, model, route):
 
     def unload(step, *_):
         if step == 1:
-            assert forwards.runs[-1].kept() > 0
+            assert kept(forwards.runs[-1]) > 0
             control.tuner.patcher.detach()
-            freed.append(forwards.runs[-1].kept())
+            freed.append(kept(forwards.runs[-1]))
 
     with Forwards(pack) as forwards, EncodeCount(control) as encodings:
         assert torch.equal(sample(edited, *prompts, steps=4, callback=unload), expected)

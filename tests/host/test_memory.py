@@ -11,7 +11,7 @@ import comfy.model_management
 import pytest
 import torch
 from small_model import noise_of, picture, relative, sample, small_model
-from small_tuners import EncodeCount, Forwards, apply_csc, apply_sc, control_prompts, csc_tuner, sc_tuner
+from small_tuners import EncodeCount, Forwards, apply_csc, apply_sc, control_prompts, csc_tuner, kept, sc_tuner
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_clean_run_after_a_broken_one(pack, model, route, kind, at):
 
     def stop(step, *_):
         if step == at:
-            assert forwards.runs[-1].kept() > 0
+            assert kept(forwards.runs[-1]) > 0
             if kind == "error":
                 raise Stop
             comfy.model_management.interrupt_current_processing()
@@ -124,11 +124,11 @@ def test_a_clean_run_after_a_broken_one(pack, model, route, kind, at):
     with pytest.raises(expected), Forwards(pack) as forwards:
         sample(edited, *prompts, steps=4, callback=stop, noise=noise_of(1, 24, 16))
     if route == "model":
-        assert forwards.runs[0].kept() == 0
+        assert kept(forwards.runs[0]) == 0
     with EncodeCount(control) as encodings, Forwards(pack) as forwards:
         assert torch.equal(sample(edited, *prompts, steps=4), undisturbed)
         assert encodings.count == 1
-    assert forwards.runs[0].kept() == 0
+    assert kept(forwards.runs[0]) == 0
     if route == "control":
         assert relative(sample(model, *control_prompts(control, other), steps=4), undisturbed) > 0.01
 
