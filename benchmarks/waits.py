@@ -42,11 +42,11 @@ from scedit_core import CSCTuner, SkipLayout, load_tuner, save_tuner
 from scedit_core.conditions.canny import canny
 from scedit_core.conditions.color_palette import color_palette
 from scedit_core.fitting.events import Events
-from scedit_core.fitting.loop import update
+from scedit_core.fitting.loop import apply_update, update
 from scedit_core.fitting.run import Run
 from scedit_core.fitting.run_folder import RunFolder
 from scedit_core.fitting.step import TrainingStep
-from scedit_core.fitting.sweep import beside, update_together, variants
+from scedit_core.fitting.sweep import beside, passes_together, variants
 from training.config_file import parse_config
 from training.demo.pictures import write_pictures
 from training.loop import prepare
@@ -158,7 +158,9 @@ def _sweep(options: argparse.Namespace) -> Iterator[dict]:
             runs = _four_runs(Path(folder), batch)
             apart = [replace(each, step_module=TrainingStep(each.base, each.tuner)) for each in runs]
             ways = {
-                "ours": partial(update_together, runs),
+                "ours": lambda runs=runs: [
+                    apply_update(*each) for each in zip(runs, passes_together(runs), strict=True)
+                ],
                 "bare": lambda apart=apart: list(map(update, apart)),
             }
             in_turns(2, time.process_time, ways)

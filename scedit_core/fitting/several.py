@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from .distilling import PICTURES, PREDICTIONS, RESIDUALS, residual_errors
 from .loop import (
     Previews,
+    apply_update,
     before_the_first,
     do_what_is_due,
     finish,
@@ -30,7 +31,8 @@ from .planning import plan
 from .resuming import tell_of_nothing_left
 from .run import Run
 from .run_folder import Stopped
-from .sweep import due_together, resume_together, update_together
+from .sweep import due_together, passes_together, resume_together
+from .told import Told
 
 
 def train_students(runs: Sequence[Run], previews: Sequence[Previews | None], start: str = "auto") -> list[Path]:
@@ -50,21 +52,34 @@ def train_students(runs: Sequence[Run], previews: Sequence[Previews | None], sta
         run.events.emit("plan", **plan(run))
         run.events.emit("remarks", remarks=[remark.values() for remark in run.remarks])
     validations = [measuring(run) for run in runs]
+    waiting: list[Told] = []
     try:
         wishes = [before_the_first(*each) for each in zip(runs, validations, previews, strict=True)]
         while first.step < first.config.loop.steps:
             wish = next(filter(None, (*wishes, *(run.folder.stop_wish() for run in runs))), None)
             if wish:
                 raise Stopped(wish)
-            for run, told in zip(runs, update_together(runs, _losses), strict=True):
-                tell(run, told)
-            places = zip(runs, due_together(runs), validations, previews, strict=True)
-            wishes = [do_what_is_due(*each) for each in places]
+            made = [apply_update(*each) for each in zip(runs, passes_together(runs, _losses), strict=True)]
+            _tell(runs, waiting)  # of the update before, so that the device never waits
+            waiting = made
+            due = due_together(runs)
+            if any(due) or first.step == first.config.loop.steps:
+                _tell(runs, waiting)
+            wishes = [do_what_is_due(*each) for each in zip(runs, due, validations, previews, strict=True)]
     except Stopped:
+        _tell(runs, waiting)
         for run in runs:
             save_whole(run)
         raise
     return [finish(run) for run in runs]
+
+
+def _tell(runs: Sequence[Run], waiting: list[Told]) -> None:
+    """Tell of an update of each; empties `waiting`."""
+    told = waiting.copy()
+    waiting.clear()
+    for run, each in zip(runs, told, strict=bool(told)):
+        tell(run, each)
 
 
 def _losses(runs: Sequence[Run], piece: int) -> list[Tensor]:

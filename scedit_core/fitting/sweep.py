@@ -6,12 +6,13 @@ the decoder runs once for each tuner.  What each learns is what it would learn a
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -140,26 +141,32 @@ def train_sweep(
         label: Validation(run.config, run.base, run.data) if measured else None for label, run in runs.items()
     }
     steps = shared.config.loop.steps
+    waiting: dict[str, Told] = {}
     try:
         with shared.folder.interruptible():
             for label, run in members.items():
                 before_the_first(run, validations[label], None)
         while done < steps:
             with shared.folder.interruptible():
-                losses = []
-                for label, told in zip(list(members), update_together(list(members.values())), strict=True):
-                    losses += _told(shared, members, label, told)
-                due = due_together(list(members.values()), shared.folder.save_wish())
-                for (label, run), what in zip(members.items(), due, strict=True):
-                    do_what_is_due(run, what, validations[label], None)
-            shared.step = done = done + 1
-            shared.events.emit("step", step=done, steps=steps, loss=sum(losses) / len(losses))
-            wish = shared.folder.stop_wish()
-            if wish and done < steps:
+                made = {}
+                for label, losses in zip(list(members), passes_together(list(members.values())), strict=True):
+                    with _put_aside(shared, members, label):
+                        made[label] = apply_update(members[label], losses)
+                _tell(shared, members, waiting)  # of the update before, so that the device never waits
+                waiting = {label: told for label, told in made.items() if label in members}
+                shared.step = done = done + 1
+                wish = shared.folder.stop_wish() if done < steps else None
+                due = dict(zip(members, due_together(list(members.values()), shared.folder.save_wish()), strict=True))
+                if wish or done == steps or any(due.values()):
+                    _tell(shared, members, waiting)
+                for label, run in members.items():
+                    do_what_is_due(run, due[label], validations[label], None)
+            if wish:
                 raise Stopped(wish)
         for run in members.values():
             finish(run)
     except Stopped:
+        _tell(shared, members, waiting)
         for run in members.values():
             save_whole(run)
         raise
@@ -186,21 +193,31 @@ def due_together(runs: Sequence[Run], asked: bool = False) -> list[set[str]]:
     return [each | saving for each in due]
 
 
-def _told(shared: Run, members: dict[str, Run], label: str, told: Told) -> list[float]:
-    """The loss of an update, which is told; none of one that cannot go on, which is then no longer of the `members`.
+def _tell(shared: Run, members: dict[str, Run], waiting: dict[str, Told]) -> None:
+    """Tell of an update of each of `members`, and of their mean loss; empties `waiting`."""
+    losses, step = [], 0
+    for label in list(waiting):
+        told = waiting.pop(label)
+        with _put_aside(shared, members, label):
+            tell(members[label], told)
+            losses.append(told.read()[0])
+            step = told.step
+    if losses:
+        mean = sum(losses) / len(losses)
+        shared.events.emit("step", step=step, steps=shared.config.loop.steps, loss=mean)
 
-    Raises TrainingError where it was the last of them.
-    """
+
+@contextlib.contextmanager
+def _put_aside(shared: Run, members: dict[str, Run], label: str) -> Iterator[None]:
+    """Take a tuner that cannot go on out of `members`.  Raises TrainingError where it was the last of them."""
     try:
-        tell(members[label], told)
-        return [told.read()[0]]
+        yield
     except TrainingError as error:
         run, why = members.pop(label), str(error).split(";")[0]  # what to do is for a run that ends
         run.events.emit("error", message=why)
         if not members:
             raise
         shared.events.emit("note", message=f"{label} is put aside, the others continue: {why}")
-        return []
 
 
 def _failure(run: Run) -> str | None:
@@ -219,17 +236,17 @@ def losses_on_the_same(runs: Sequence[Run], piece: int) -> list[Tensor]:
     return [loss_of(each, problem, masks, weights) for each in said.chunk(len(runs))]
 
 
-def update_together(
+def passes_together(
     runs: Sequence[Run], losses: Callable[[Sequence[Run], int], list[Tensor]] = losses_on_the_same
-) -> list[Told]:
-    """One optimiser update of each, and what it has come to, as `loop.update` gives it."""
+) -> list[tuple[Tensor, ...]]:
+    """The forward and backward passes of one update of each; gives the losses of each, as `loop.passes` does."""
     passes = []
     for piece in range(runs[0].config.loop.accumulate):
         found = losses(runs, piece)
         scaled = [run.scaler.scale(loss) for run, loss in zip(runs, found, strict=True)]
         runs[0].accelerator.backward(torch.stack(scaled).sum())  # no tuner has a part in another's loss
         passes.append([loss.detach() for loss in found])
-    return [apply_update(run, kept) for run, kept in zip(runs, zip(*passes, strict=True), strict=True)]
+    return list(zip(*passes, strict=True))
 
 
 def beside(shared: Run, config: Any, prepare: Callable[[SCTuner | CSCTuner], None]) -> Run:

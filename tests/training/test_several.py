@@ -86,7 +86,7 @@ def test_each_learns_what_it_learns_alone(both, tmp_path):
 
 def test_one_pass_of_the_encoder_serves_both(both, monkeypatch):
     counted = {"passes": 0}
-    update = loop.update_together
+    update = loop.passes_together
 
     def counting(runs, losses):
         handle = runs[0].base.unet.conv_in.register_forward_hook(
@@ -98,12 +98,25 @@ def test_one_pass_of_the_encoder_serves_both(both, monkeypatch):
         finally:
             handle.remove()
 
-    monkeypatch.setattr(loop, "update_together", counting)
+    monkeypatch.setattr(loop, "passes_together", counting)
     for values in both:
         values["teacher"] |= {"residuals": 2, "predictions": 0}
         values["loop"] |= {"steps": 3, "accumulate": 1}
     together(both)
     assert counted["passes"] == 3
+
+
+def test_an_update_is_told_while_the_next_is_on_its_way(both, monkeypatch):
+    order = []
+    apply, tell = loop.apply_update, loop.tell
+    monkeypatch.setattr(loop, "apply_update", lambda run, kept: (order.append(run.step + 1), apply(run, kept))[1])
+    monkeypatch.setattr(loop, "tell", lambda run, told: (order.append(f"told {told.step}"), tell(run, told))[1])
+    for values in both:
+        values |= {"saving": {"every": 2}, "validation": {"every": 0}}
+        values["loop"] |= {"steps": 3, "accumulate": 1}
+    together(both)
+    assert order[::2] == order[1::2]  # both students
+    assert order[::2] == [1, 2, "told 1", "told 2", 3, "told 3"]  # after 2 and 3 it is saved
 
 
 def test_a_stopped_run_resumes_bit_for_bit(both, tmp_path, monkeypatch):

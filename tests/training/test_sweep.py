@@ -60,7 +60,7 @@ def test_a_stopped_sweep_resumes_to_the_same_tuners(quiet, monkeypatch):
     quiet["sweep"] = {"learning_rate": [1e-3, 3e-4]}
     whole = parse_config(quiet | {"output": quiet["output"].replace(".safe", "_whole.safe")})
     train(whole)
-    original, calls = sweep.update_together, []
+    original, calls = sweep.passes_together, []
 
     def update(runs):
         calls.append(1)
@@ -68,7 +68,7 @@ def test_a_stopped_sweep_resumes_to_the_same_tuners(quiet, monkeypatch):
             (parse_config(quiet).run_folder / "stop").touch()
         return original(runs)
 
-    monkeypatch.setattr(sweep, "update_together", update)
+    monkeypatch.setattr(sweep, "passes_together", update)
     assert train(parse_config(quiet)) is None
     assert train(parse_config(quiet)) is not None
     assert len(calls) == 20
@@ -260,12 +260,27 @@ def test_lists_that_changed_are_told_and_cost_nothing_that_was_saved(quiet):
     assert (kept / "checkpoints" / "step-000002").is_dir()
 
 
+def test_an_update_is_told_while_the_next_is_on_its_way(quiet, monkeypatch):
+    order = []
+    apply, tell = sweep.apply_update, sweep.tell
+    monkeypatch.setattr(sweep, "apply_update", lambda run, kept: (order.append(run.step + 1), apply(run, kept))[1])
+    monkeypatch.setattr(sweep, "tell", lambda run, told: (order.append(f"told {told.step}"), tell(run, told))[1])
+    quiet |= {"validation": {"every": 0}, "saving": {"every": 3}, "sweep": {"learning_rate": [1e-3, 3e-4]}}
+    quiet["loop"]["steps"] = 5
+    config = parse_config(quiet)
+    train(config)
+    assert order[::2] == order[1::2]  # both tuners
+    assert order[::2] == [1, 2, "told 1", 3, "told 2", "told 3", 4, 5, "told 4", "told 5"]  # after 3 and 5 it is saved
+    steps = [e["step"] for e in read_events(config.run_folder / EVENTS_FILE) if e["event"] == "step"]
+    assert steps == [1, 2, 3, 4, 5]
+
+
 def test_one_checkpoint_that_is_asked_for_is_one_of_all_and_a_torn_one_is_passed_over(quiet, monkeypatch):
     quiet |= {"validation": {"every": 0}, "saving": {"every": 2, "keep": 1}, "sweep": {"learning_rate": [1e-3, 3e-4]}}
     quiet["loop"]["steps"] = 5
     config = parse_config(quiet)
     folders = [config.run_folder / f"learning_rate-{rate}" for rate in ("0.001", "0.0003")]
-    original, calls = sweep.update_together, []
+    original, calls = sweep.passes_together, []
 
     def update(runs):
         calls.append(1)
@@ -275,7 +290,7 @@ def test_one_checkpoint_that_is_asked_for_is_one_of_all_and_a_torn_one_is_passed
             raise RuntimeError("a power cut")
         return original(runs)
 
-    monkeypatch.setattr(sweep, "update_together", update)
+    monkeypatch.setattr(sweep, "passes_together", update)
     with pytest.raises(RuntimeError, match="a power cut"):
         train(config)
     assert [steps_kept(folder) for folder in folders] == [[2, 3], [2, 3]]
