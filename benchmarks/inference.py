@@ -95,13 +95,12 @@ def _timed(backend: HostBackend, options: argparse.Namespace) -> list[dict[str, 
     if not all(runs.values()):
         raise SystemExit("expected a whole round, and was stopped in the first; give it more time")
     base = [[run[0], run[0]] for each in runs.values() for run in each]
-    flops, weights = costs[BASE][0], sum(each.nbytes for each in backend.weights(BASE))
+    flops = costs[BASE][0]
     return [
         {
             "variant": name,
             **_times(runs.get(name) or base),
             "target": TARGETS.get(name),
-            "weights_mb": round((sum(each.nbytes for each in backend.weights(name)) - weights) / 1e6, 1),
             "flops": round(costs[name][0] / flops, 4) if flops else None,
             "peak_mb": round(costs[name][1] / 1e6, 1) or None,
         }
