@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from scedit_core.fitting.following import edge_f1
 from training.demo.language import build_tokenizer, token_ids
 from training.demo.measure import Target, drawn, edges_of, held_out_scenes
 from training.demo.painting import draw, style_named
-from training.demo.pictures import family, rendered
+from training.demo.pictures import family, rendered, write_control_pictures
 from training.demo.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -152,6 +153,21 @@ def test_edge_f1_knows_shifts():
     assert edge_f1(shifted, hints) > 0.9
     assert edge_f1(torch.roll(pictures, 12, dims=3), hints) < 0.75
     assert edge_f1(torch.zeros_like(pictures), hints) == 0.0
+
+
+def test_hints_of_the_control_are_of_the_same_drawing_without_its_border(tmp_path):
+    write_control_pictures(tmp_path / "pictures", tmp_path / "hints", 48, seed=3)
+    names = sorted(path.name for path in (tmp_path / "hints").iterdir())
+    assert len(names) == len(list((tmp_path / "pictures").glob("*.txt"))) == 48
+    pictures, hints = (
+        torch.from_numpy(np.stack([cv2.imread(str(tmp_path / kind / name)) for name in names])[..., ::-1].copy())
+        for kind in ("pictures", "hints")
+    )
+    pictures, hints = (each.permute(0, 3, 1, 2).float() / 255 for each in (pictures, hints))
+    assert set(hints.unique().tolist()) == {0.0, 1.0}
+    same = (edges_of(pictures) == hints).flatten(1).all(1)
+    assert 0.4 < same.float().mean() < 0.9  # the others have a border, soft edges or glow
+    assert edge_f1(pictures, hints) > 0.9
 
 
 def test_targets_have_a_side():

@@ -22,13 +22,13 @@ from ..loop import train
 from .base import build_scheduler, train_base
 from .judge import save_judge, train_judge
 from .language import build_tokenizer
-from .pictures import write_pictures
+from .pictures import write_control_pictures, write_pictures
 from .vae import train_vae
 
 STYLE_IMAGES = 30
 STYLE_SEEDS = {"lantern": 11, "blueprint": 21, "watercolour": 31}
 TRAINED, SHIPPED = "lantern", "blueprint"  # the styles of the contact sheet: one is trained while one waits
-CONTROL_IMAGES = 3000
+CONTROL_IMAGES = 4000
 STYLE_YAML = Path(__file__).parents[2] / "demo" / "style.yaml"
 
 
@@ -37,10 +37,10 @@ class Steps:
     """How long each stage is trained."""
 
     vae: int = 1800
-    decoder: int = 1200
+    decoder: int = 6000
     judge: int = 900
     base: int = 7000
-    control: int = 1200
+    control: int = 2400
 
 
 def build_demo(work: Path, output: Path, steps: Steps, start: Path | None = None) -> None:
@@ -78,12 +78,13 @@ def train_style(base: Path, work: Path, style: str, steps: int | None = None, se
 
 
 def train_control(work: Path, output: Path, steps: int, start: Path | None = None) -> None:
-    """Train the canny CSC-Tuner with the ordinary trainer, on scenes of the family without grain."""
-    pictures = work / "control"
-    if not (pictures / f"{CONTROL_IMAGES - 1:05d}.txt").exists():
-        write_pictures(pictures, CONTROL_IMAGES, seed=12, style="family without grain")
+    """Train the canny CSC-Tuner with the ordinary trainer, on pictures and hints of `write_control_pictures`."""
+    pictures, hints = work / "control", work / "control_hints"
+    if not (hints / f"{CONTROL_IMAGES - 1:05d}.png").exists():
+        write_control_pictures(pictures, hints, CONTROL_IMAGES, seed=212)
     values = yaml.safe_load((Path(__file__).parent / "control.yaml").read_text("utf-8"))
     values["loop"]["steps"] = steps
+    values["data"]["hints"] = str(hints.resolve())
     if start:
         values["tuner"] = {"kind": "csc", "start_from": str(start.resolve())}
     ship(_trained(output, work / "canny", pictures, values), output / "canny.safetensors")

