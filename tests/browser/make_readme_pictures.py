@@ -19,7 +19,7 @@ sys.path[:0] = [str(HERE), str(PACK)]
 from chromium import requirements  # noqa: E402
 
 from training.demo.run import ROWS  # noqa: E402
-from training.demo.sheet import BETWEEN, CELL, GAP, TOP  # noqa: E402
+from training.demo.sheet import BETWEEN, CELL, GAP, PAPER, TOP  # noqa: E402
 
 DOCS = PACK / "docs"
 SHOWN = 3  # rows of each style
@@ -29,18 +29,18 @@ DRAWINGS = {"icon": (400, 400), "banner": (1050, 450)}  # the banner shows the t
 def shortened(sheet: Image.Image) -> Image.Image:
     """The first rows of both styles."""
     step = CELL + GAP
-    first = sheet.crop((0, 0, sheet.width, TOP + SHOWN * step + BETWEEN))
-    second = sheet.crop((0, TOP + ROWS * step + BETWEEN, sheet.width, TOP + (ROWS + SHOWN) * step + BETWEEN))
-    whole = Image.new("RGB", (sheet.width, first.height + second.height))
-    whole.paste(first, (0, 0))
-    whole.paste(second, (0, first.height))
+    tall = SHOWN * step
+    first, second = TOP + tall, TOP + ROWS * step + BETWEEN
+    whole = Image.new("RGB", (sheet.width, first + BETWEEN + tall), PAPER)
+    whole.paste(sheet.crop((0, 0, sheet.width, first)), (0, 0))
+    whole.paste(sheet.crop((0, second, sheet.width, second + tall)), (0, first + BETWEEN))
     return whole
 
 
 def main(sheet: Path) -> None:
     """Make them."""
     with Image.open(sheet) as picture:
-        shortened(picture.convert("RGB")).save(DOCS / "contact_sheet.jpg", quality=90, optimize=True)
+        shortened(picture.convert("RGB")).save(DOCS / "contact_sheet.jpg", quality=92, optimize=True)
     for name, (width, height) in DRAWINGS.items():
         options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--allow-file-access-from-files"]
         options += [f"--window-size={width},{height}", f"--screenshot={DOCS / name}.png"]

@@ -22,14 +22,15 @@ from training.config_file import load_config  # noqa: E402
 from training.demo.pictures import write_pictures  # noqa: E402
 from training.loop import train  # noqa: E402
 
-WIDTH, HEIGHT = 825, 1983
+WINDOW = (1100, 2700)
+WIDTH = 825  # of the picture
 
 
 def main() -> None:
     """Train, and photograph the report without the folders of this machine."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        write_pictures(folder / "pictures", 80, seed=51, style="family")
+        write_pictures(folder / "pictures", 80, seed=51, style="plain")
         values = {
             "base": str(PACK / "demo"),
             "output": str(folder / "canny.safetensors"),
@@ -46,7 +47,7 @@ def main() -> None:
         report.write_text(report.read_text("utf-8").replace(f"{folder}/", ""), "utf-8")
         picture = folder / "report.png"
         options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--allow-file-access-from-files"]
-        options += [f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={picture}", report.as_uri()]
+        options += ["--window-size={},{}".format(*WINDOW), f"--screenshot={picture}", report.as_uri()]
         subprocess.run([requirements()["CHROMIUM"], *options], check=True)
         as_jpeg(picture, PACK / "docs" / "training_report.jpg", WIDTH)
 

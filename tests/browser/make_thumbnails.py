@@ -32,6 +32,7 @@ from demo_files import place_files  # noqa: E402
 from graph_parts import demo_picture, node, with_control, with_control_on_model, with_hint, with_style  # noqa: E402
 from host_server import Server, error_of  # noqa: E402
 from make_help_pictures import place_styles  # noqa: E402
+from template_graphs import masks_of_halves  # noqa: E402
 from train_thumbnail_controls import depth, soft_edges  # noqa: E402
 
 from training.demo.painting import draw  # noqa: E402
@@ -41,6 +42,7 @@ SIDE = 460  # twice what the page shows
 CAT, MUSHROOM = "a purple cat in the middle, on a beach", "a green mushroom in the middle, in a room"
 STAR, HOUSE = "a red star in the middle, in a meadow", "a blue house in the middle, in a desert"
 EDGES = {"low": 100.0, "high": 200.0, "blur": 0.0}
+COLOURS = "color.safetensors"
 KEPT = 64  # of the 128 columns of the picture that is continued
 MUSHROOM_SCENE = Scene((Item("mushroom", "blue", 0.5, 0.52, 0.33, -4),), "room", "")
 HOUSE_SCENE = Scene((Item("house", "red", 0.5, 0.55, 0.33, 3),), "desert", "")
@@ -97,7 +99,26 @@ def edges(prompt: str, styled: float = 0.0, on_model: bool = False) -> Pair:
 def colours(prompt: str) -> Pair:
     """A mosaic, and the picture that follows it."""
     after = with_hint(demo_picture(prompt), "SCEditColorPalette", help_graphs.SCENE, False, cell=8)
-    return hint_of("SCEditColorPalette", help_graphs.SCENE, cell=8), with_control(after, "color.safetensors", ("21", 0))
+    return hint_of("SCEditColorPalette", help_graphs.SCENE, cell=8), with_control(after, COLOURS, ("21", 0))
+
+
+def edges_and_colours(prompt: str, styled: float) -> Pair:
+    """Edges, and the picture that follows them and a mosaic, in the style."""
+    before, after = edges(prompt, styled)
+    after["41"] = node("SCEditColorPalette", cell=8, image=("20", 0))
+    return before, with_control(after, COLOURS, ("41", 0), 0.6, first=42, end_percent=0.7)
+
+
+def each_in_its_half(picture: str, prompt: str) -> Pair:
+    """Edges beside a mosaic, and the picture that follows each in its half."""
+    after = with_hint(demo_picture(prompt), "SCEditCanny", picture, False, **EDGES) | masks_of_halves(128)
+    after["41"] = node("SCEditColorPalette", cell=8, image=("20", 0))
+    before = {name: after[name] for name in ("20", "21", "41", "50", "51", "52", "53")}
+    both = {"destination": ("21", 0), "source": ("41", 0), "mask": ("53", 0)}
+    before["8"] = node("ImageCompositeMasked", x=0, y=0, resize_source=False, **both)
+    before["7"] = node("SaveImage", filename_prefix="SCEdit", images=("8", 0))
+    after = with_control_on_model(after, help_graphs.CANNY, ("21", 0), mask=("52", 0))
+    return before, with_control_on_model(after, COLOURS, ("41", 0), 0.8, 42, mask=("53", 0))
 
 
 def drawn_hint(name: str, prompt: str) -> Pair:
@@ -151,14 +172,14 @@ PICTURES: dict[str, Callable[[], Pair]] = {
     "sc_two_pass_upscale_sd15": lambda: style("a white heart in the middle, in a meadow"),
     "merge_and_save_sd15": lambda: style(MUSHROOM, 0.5),
     "csc_canny_sdxl": lambda: edges(CAT),
-    "csc_color_sdxl": lambda: colours("a yellow cat, on a beach"),
+    "csc_color_sdxl": lambda: colours("a yellow cat in the middle"),
     "csc_soft_edge_sdxl": lambda: drawn_hint("soft_edge", "a red mushroom in the middle, in a meadow"),
     "csc_depth_sdxl": lambda: drawn_hint("depth", "a purple house in the middle, in a meadow"),
     "csc_pose_sdxl": pose,
     "csc_canny_on_model_sdxl": lambda: edges("a green cat in the middle, in a desert", on_model=True),
-    "csc_canny_color_and_style_sdxl": lambda: edges(CAT, 0.8),
+    "csc_canny_color_and_style_sdxl": lambda: edges_and_colours("a yellow cat, on a beach", 0.8),
     "csc_style_and_controlnet_sdxl": lambda: edges("a red cat in the middle, in a meadow", 0.6),
-    "csc_two_controls_with_masks_sdxl": lambda: edges("a blue cat in the middle, in a room"),
+    "csc_two_controls_with_masks_sdxl": lambda: each_in_its_half("fish.png", "a blue fish in the middle, on a beach"),
     "sc_train_in_graph_sdxl": lambda: style(HOUSE),
     "csc_train_in_graph_sdxl": lambda: edges("a red cat in the middle, in a meadow"),
     "csc_distil_canny_sd15": lambda: edges("a white cat in the middle, in a desert"),
@@ -207,7 +228,7 @@ def beside(before: Image.Image, after: Image.Image) -> Image.Image:
     return whole
 
 
-JOINED = {"csc_pose_sdxl": beside, "csc_completion_sd15": over}
+JOINED = {"csc_pose_sdxl": beside, "csc_completion_sd15": over, "csc_two_controls_with_masks_sdxl": over}
 
 
 def place_hints(base: Path, controls: Path) -> None:

@@ -141,14 +141,20 @@ def two_controls_with_masks() -> dict:
     """Edges in the left half all the time, colours in the right half in the first 60 %."""
     graph = with_hint(picture("sdxl", GIRL), "SCEditCanny", low=100.0, high=200.0, blur=0.0, preview=False)
     graph["41"] = node("SCEditColorPalette", cell=64, image=("20", 0))
-    side = SIZES["sdxl"]
-    graph["50"] = node("SolidMask", "Nothing", value=0.0, width=side, height=side)
-    graph["51"] = node("SolidMask", "A half", value=1.0, width=side // 2, height=side)
-    half = {"operation": "add", "destination": ("50", 0), "source": ("51", 0), "y": 0}
-    graph["52"] = node("MaskComposite", "Left half", x=0, **half)
-    graph["53"] = node("MaskComposite", "Right half", x=side // 2, **half)
+    graph |= masks_of_halves(SIZES["sdxl"])
     graph = with_control_on_model(graph, XL["canny"].name, ("21", 0), mask=("52", 0))
     return with_control_on_model(graph, XL["color"].name, ("41", 0), 0.8, 42, mask=("53", 0), end_percent=0.6)
+
+
+def masks_of_halves(side: int) -> dict:
+    """Nodes 50 to 53: the left half as node 52, the right one as node 53."""
+    half = {"operation": "add", "destination": ("50", 0), "source": ("51", 0), "y": 0}
+    return {
+        "50": node("SolidMask", "Nothing", value=0.0, width=side, height=side),
+        "51": node("SolidMask", "A half", value=1.0, width=side // 2, height=side),
+        "52": node("MaskComposite", "Left half", x=0, **half),
+        "53": node("MaskComposite", "Right half", x=side // 2, **half),
+    }
 
 
 def image_to_image() -> dict:

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 CELL, GAP, TEXT, TOP, BETWEEN = 160, 8, 178, 62, 26
-_PAPER, _INK, _SOFT = (250, 249, 246), (30, 30, 36), (110, 110, 120)
+PAPER, _INK, _SOFT = (250, 249, 246), (30, 30, 36), (110, 110, 120)
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def contact_sheet(path: Path, titles: list[tuple[str, str]], blocks: list[Block]
     step, left = CELL + GAP, 2 * GAP + CELL
     width = left + TEXT + len(titles) * step
     height = TOP + sum(len(b.prompts) * step for b in blocks) + (len(blocks) - 1) * BETWEEN
-    sheet = Image.new("RGB", (width, height), _PAPER)
+    sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     big, small = ImageFont.load_default(size=18), ImageFont.load_default(size=13)
     heads = [(GAP, ("trained on", "2 of 30 pictures")), (left, ("prompt", ""))]
