@@ -13,6 +13,7 @@ from ..scedit_core.merging import merge_sc_tuners
 from . import folders
 from .host.control import SCEditControl
 from .host.managed import ManagedTuner, UnplacedTuner
+from .sentences import with_short_paths
 from .wires import SCTunerWire, number
 
 _DTYPES = {"as it is": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -49,7 +50,7 @@ class SCEditTunerInfo(io.ComfyNode):
     @classmethod
     def execute(cls, tuner) -> io.NodeOutput:
         tuner = _managed(tuner)
-        return io.NodeOutput(describe(tuner.tuner, tuner.source))
+        return io.NodeOutput(describe(tuner.tuner, with_short_paths(tuner.source)))
 
 
 class SCEditMergeSCTuners(io.ComfyNode):

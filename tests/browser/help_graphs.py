@@ -66,10 +66,8 @@ def csc_on_model() -> dict:
 
 
 def style_and_control() -> dict:
-    """A style and edges at once; the control leaves the second half of the steps to the style."""
-    graph = with_style(csc_tuner(), LANTERN)
-    graph["31"]["inputs"] |= {"strength": 0.8, "end_percent": 0.5}
-    return graph
+    """A style and edges at once."""
+    return with_style(csc_tuner(), LANTERN)
 
 
 def block_weights() -> dict:
@@ -147,7 +145,7 @@ def train_on_model() -> dict:
         resolution=128,
         caption="",
         hold_out=0,
-        preview_every=15,
+        preview_every=60,
         start_from="none",
         resume=True,
     )
@@ -204,5 +202,5 @@ PICTURES = {
         stack=("20", "21", "30"),
     ),
     "train": Picture(train, steps=30, stack=("10",)),
-    "train_on_model": Picture(train_on_model, steps=20, stack=("10",)),
+    "train_on_model": Picture(train_on_model, steps=120, stack=("10",)),
 }

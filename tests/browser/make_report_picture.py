@@ -22,7 +22,7 @@ from training.config_file import load_config  # noqa: E402
 from training.demo.pictures import write_pictures  # noqa: E402
 from training.loop import train  # noqa: E402
 
-WINDOW = (1100, 2700)
+WINDOW = (1100, 2990)
 WIDTH = 825  # of the picture
 
 

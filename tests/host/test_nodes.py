@@ -242,7 +242,7 @@ def test_saving_keeps_metadata_and_never_half_a_file(pack, scedit_folder):
     assert not (scedit_folder.parent / "outside.safetensors").exists()
 
 
-def test_info_tells_what_a_tuner_is(pack):
+def test_info_tells_what_a_tuner_is(pack, scedit_folder):
     node = pack.nodes["SCEditTunerInfo"]
     condition = '{"type": "canny", "low": 100}'
     notes = {"scedit.condition": condition, "scedit.prediction": "epsilon", "scedit.resolution": "512"}
@@ -252,6 +252,9 @@ def test_info_tells_what_a_tuner_is(pack):
     text = node.execute(sc_tuner(pack)).args[0]
     for part in ("kind: SC-Tuner", "12 of 12 skips", "trained resolution: not stated", "source: sc21"):
         assert part in text
+    pack.core.save_tuner(sc_tuner(pack).tuner, scedit_folder / "mine.safetensors")
+    text = node.execute(load(pack, "SCEditLoadSCTuner", "mine.safetensors")).args[0]
+    assert "source: models/scedit/mine.safetensors" in text.split("\n")
     with pytest.raises(pack.core.SCEditError, match="expected one from Load SC-Tuner or Load CSC-Tuner, found a str"):
         node.execute("text")
 
