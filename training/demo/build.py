@@ -111,6 +111,8 @@ def _trained(base: Path, name: Path, pictures: Path, values: dict) -> Path:
 def export_base(output: Path, vae, unet, text, tokenizer) -> None:
     """Write a diffusers pipeline folder in float16."""
     unet.set_attn_processor(AttnProcessor2_0())
+    for model in (vae, unet):  # diffusers would write where its weights came from
+        model.register_to_config(_name_or_path=None)
     pipeline = StableDiffusionPipeline(
         vae=vae.to(memory_format=torch.contiguous_format),
         text_encoder=text,
