@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
 
 from scedit_core.errors import TrainingError
 from scedit_core.fitting.following import edge_f1
+from training.demo.base import train_base
 from training.demo.language import build_tokenizer, token_ids
 from training.demo.measure import Target, drawn, edges_of, held_out_scenes
 from training.demo.painting import draw, style_named
@@ -27,6 +31,8 @@ from training.demo.scenes import (
 )
 from training.demo.stage import Stage
 from training.demo.styles import PLAIN, STYLE_WORDS, STYLES, TUNER_STYLES, near_tuner_style, random_style
+
+DEMO = Path(__file__).parents[2] / "demo"
 
 
 def test_one_in_six_combinations_is_held_out():
@@ -135,6 +141,20 @@ def test_a_stage_of_another_version_is_refused(tmp_path):
     (tmp_path / "some.state.pt").write_bytes(b"cut off")
     with pytest.raises(TrainingError, match=r"some\.state\.pt.*delete"):
         Stage("some", tmp_path, 3, {"layer": torch.nn.Linear(2, 2)})
+
+
+def test_a_base_of_no_steps_is_the_one_before(tmp_path):
+    tokenizer = build_tokenizer(tmp_path)
+    unet, text = train_base(tmp_path, None, tokenizer, 0, DEMO)
+    before = load_file(DEMO / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(unet.state_dict()[name], weight.float()) for name, weight in before.items())
+    pipeline = StableDiffusionPipeline.from_pretrained(DEMO, torch_dtype=torch.float32)
+    captions = ["a red star and a blue cat, at night"]  # words may have other numbers
+    made, expected = (
+        encoder(token_ids(words, captions)).last_hidden_state
+        for encoder, words in ((text, tokenizer), (pipeline.text_encoder, pipeline.tokenizer))
+    )
+    assert torch.allclose(made, expected, atol=1e-4)
 
 
 def test_every_caption_word_is_one_token(tmp_path):

@@ -146,15 +146,15 @@ def train_base(
     ]
     optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     stage = Stage("base", folder, steps, {"both": both, "average": average, "optimizer": optimizer})
+    if start and stage.step == 0:
+        warm_start(both, tokenizer, start)
+        average.load_state_dict(both.state_dict())
     if stage.finished:
         return average["unet"].eval(), average["text"].eval()
     latents, captions, scenes = latents_of_scenes(vae, folder, seed * 1_000_000)
     ids, nothing = token_ids(tokenizer, captions), token_ids(tokenizer, [""])
-    if stage.step == 0:
-        if start:
-            warm_start(both, tokenizer, start)
-        else:
-            teach_language(both["text"], ids, facts(scenes))
+    if not start and stage.step == 0:
+        teach_language(both["text"], ids, facts(scenes))
         average.load_state_dict(both.state_dict())
     alpha_bar = build_scheduler().alphas_cumprod
     generator = torch.Generator().manual_seed(seed * 7919 + stage.step)
