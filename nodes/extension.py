@@ -23,9 +23,8 @@ GROUPS = {
     "conditions.pixels": ("SCEditCanny", "SCEditColorPalette"),
     "conditions.completion": ("SCEditCompletion",),
     "conditions.soft_edge": ("SCEditSoftEdge",),
-    "conditions.depth": ("SCEditDepth",),
+    "conditions.maps": ("SCEditDepth", "SCEditSegmentation"),
     "conditions.pose": ("SCEditPose",),
-    "conditions.segmentation": ("SCEditSegmentation",),
     "training.train_tuner": ("SCEditTrainTuner",),
     "training.on_model": ("SCEditTrainOnModel",),
     "training.distil": ("SCEditDistillControlNet",),
@@ -34,8 +33,7 @@ GROUPS = {
 
 def _other_copy() -> str | None:
     """The folder of another copy of this pack whose nodes the host has already, such as the Manager's beside git's."""
-    known = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {})
-    node = known.get("SCEditLoadSCTuner")
+    node = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {}).get("SCEditLoadSCTuner")
     if node is None or node.__module__.startswith(__package__):
         return None
     file = getattr(sys.modules.get(node.__module__), "__file__", None)

@@ -35,11 +35,6 @@ class ManagedDetector:
         # log line after an unloading needs.
         self.patcher.add_callback(CallbacksMP.ON_DETACH, self._detached)
 
-    @property
-    def module(self) -> nn.Module:
-        """The network, on whatever device the host has it."""
-        return self.patcher.model
-
     def _detached(self, patcher: comfy.model_patcher.ModelPatcher, unloaded: bool) -> None:
         if unloaded and _in_use.get(self.name) is self:
             del _in_use[self.name]

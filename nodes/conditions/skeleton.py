@@ -145,7 +145,7 @@ class ConditionNode(io.ComfyNode):
             named = {getattr(options, name, name): load for name, load in cls.row.detectors.items()}
             found = [managed_detector(name, load) for name, load in named.items()]
             more.append(loaded(cls.row.working_bytes(*image.shape[1:3]), *found))
-            networks = [each.module for each in found]
+            networks = [each.patcher.model for each in found]
         bar, made = comfy.utils.ProgressBar(len(image)), []
         for picture in image.split(1):
             comfy.model_management.throw_exception_if_processing_interrupted()

@@ -40,9 +40,8 @@ class SCEditControl(ControlBase):
 
     def get_control(self, x_noisy: Tensor, t: Tensor, cond: dict, batched_number: int, transformer_options: dict):
         """What the controls before this one give; this one's edit goes into `transformer_options`."""
-        previous = None
-        if self.previous_controlnet is not None:
-            previous = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
+        before = self.previous_controlnet
+        previous = before and before.get_control(x_noisy, t, cond, batched_number, transformer_options)
         if self.strength != 0:
             hint = _ControlHint(self, x_noisy.shape)
             patch = SkipPatch(self.tuner, self.strength, self.timestep_percent_range, hint=hint, run=self.run)

@@ -62,8 +62,7 @@ class ManagedTuner:
             dtype = torch.float16
         if self.mapped:  # a file cut short while the host samples would end the whole server
             own_memory(self.tuner)
-        kind = comfy.model_patcher.ModelPatcher
-        module = nn.Module()
+        kind, module = comfy.model_patcher.ModelPatcher, nn.Module()
         if isinstance(self.tuner, CSCTuner):
             module = rebuilt(self.tuner, comfy.ops.manual_cast, dtype).hint.to(offload)
             # Looked up at each use: hosts with dynamic VRAM put another class there when they start.

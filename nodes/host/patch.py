@@ -112,9 +112,7 @@ def applied(
     """
     layout = check_fit(model.model, tuner)
     weights = None if block_weights is None else block_weights.for_blocks(len(layout))
-    if strength == 0:
-        return model
-    return patched(model, SkipPatch(tuner, strength, percents, weights, mask, side, hint))
+    return model if strength == 0 else patched(model, SkipPatch(tuner, strength, percents, weights, mask, side, hint))
 
 
 def patched(model: Any, patch: SkipPatch) -> Any:
@@ -157,8 +155,7 @@ def check_fit(base_model: Any, tuner: ManagedTuner) -> SkipLayout:
     """The model's layout.  Raises LayoutError where `tuner` was not made for it; the log has a warning where it fits
     by its sizes alone."""
     layout = layout_of(base_model)
-    reason = layout.mismatch(tuner.tuner.layout)
-    if reason:
+    if reason := layout.mismatch(tuner.tuner.layout):
         raise LayoutError(f"{tuner.name}: {reason}; choose a tuner that was trained for this base model")
     kind = type(getattr(base_model, "model_config", None)).__name__
     if kind in _KIN:

@@ -111,8 +111,8 @@ class Run:
             rows = picture.rows_of(patch.call)
             if patch.strength != 0 and rows != () and (sigma is None or is_active(sigma, *span)):
                 groups.setdefault(rows, []).append(patch)
-        ordered = sorted(groups, key=lambda rows: rows or ())
-        return [self._folded(_sorted(groups[rows]), rows, picture, like) for rows in ordered]
+        ordered = sorted(groups.items(), key=lambda group: group[0] or ())
+        return [self._folded(_sorted(patches), rows, picture, like) for rows, patches in ordered]
 
     def _folded(self, patches: list[SkipPatch], rows: tuple | None, picture: Picture, like: Tensor) -> FoldedEdits:
         """Patches of the same rows as one, from the state of the device of `like`."""

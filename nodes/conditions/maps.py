@@ -1,4 +1,4 @@
-"""Segmentation with UperNet, SegFormer or OneFormer, which lie in models/scedit_annotators, or of a ready label map."""
+"""Depth and segmentation by detectors that lie in models/scedit_annotators, and segmentation of a ready label map."""
 
 from __future__ import annotations
 
@@ -6,9 +6,32 @@ from comfy_api.latest import io
 
 from ...scedit_core.conditions import segmentation as core
 from ...scedit_core.conditions.annotators import names_for
+from ...scedit_core.conditions.depth import DepthOptions, depth, load_depth
 from .skeleton import CSC_TUNER, Condition, ConditionNode, needs
 
 needs("transformers")
+
+
+class SCEditDepth(ConditionNode):
+    """IMAGE -> IMAGE, near is light."""
+
+    row = Condition(
+        node_id="SCEditDepth",
+        title="SCEdit Depth",
+        description="Makes a depth map in which near is light, as depth tuners were trained on. Needs the chosen "
+        "detector in models/scedit_annotators.",
+        options=DepthOptions,
+        make=depth,
+        allowed={"detector": names_for("depth")},
+        widgets={
+            "detector": "dpt-hybrid-midas is what the released tuners were trained on; Depth Anything is sharper. "
+            "Each is a folder in models/scedit_annotators.",
+            "invert": "Near is dark, which some other controls want.",
+        },
+        # Attention and fusion at the largest working size, 1024 pixels for the short side.
+        working_bytes=lambda *_: 2 * 2**30,
+        detectors={"detector": lambda path: load_depth(path.parent)},
+    )
 
 
 class SCEditSegmentation(ConditionNode):
