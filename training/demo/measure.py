@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import mean
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from scedit_core import CSCTuner, SCTuner
@@ -21,7 +23,6 @@ from .pictures import random_scenes, rendered
 from .sampling import reconstruct, sample
 from .scenes import Scene, objects_alone
 from .styles import PLAIN, STYLES, TUNER_STYLES, UNLINED, Style
-from .vae import psnr
 
 SCENES = 72
 SEED = 20_000
@@ -50,7 +51,12 @@ def held_out_scenes(count: int, seed: int = SEED) -> list[Scene]:
 
 def drawn(scenes: list[Scene], style: Style | str = PLAIN) -> Tensor:
     """The scenes as drawn in a style, [N,3,128,128] in 0..1."""
-    return torch.from_numpy(np.stack([draw(s, style) for s in scenes])).permute(0, 3, 1, 2).float() / 255
+    return _pictures(np.stack([draw(s, style) for s in scenes]))
+
+
+def _pictures(images: np.ndarray) -> Tensor:
+    """uint8 images [N,H,W,3] as [N,3,H,W] in 0..1."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
 
 def plainly_drawn(scenes: list[Scene], style: str) -> Tensor:
@@ -83,7 +89,8 @@ def measure(
         "agreement_drawn": judge_pictures(judge, pictures, scenes).agreement,
     }
     for style in (*RECONSTRUCTED, "grainy"):
-        numbers[f"psnr_{style}"] = psnr(base.pipeline.vae, rendered(2 * count, SEED, style, held_out=True)[0])
+        pictures = _pictures(rendered(2 * count, SEED, style, held_out=True)[0])
+        numbers[f"psnr_{style}"] = -10 * math.log10(F.mse_loss(reconstruct(base, pictures), pictures))
     alone = [objects_alone(p) for p in prompts]
     for name, tuners in {"base": [], "csc": [(control, 1.0)]}.items():
         made = sample(base, prompts, SEED, tuners, hints)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +37,6 @@ def build_vae() -> AutoencoderTiny:
 def to_model(images: np.ndarray) -> torch.Tensor:
     """uint8 images [B,H,W,3] to float -1..1 [B,3,H,W], channels last in memory."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def psnr(vae: AutoencoderTiny, images: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of the reconstruction of uint8 images [B,H,W,3]."""
-    with torch.no_grad():
-        x = to_model(images)
-        y = vae.decoder(vae.encoder(x)).clamp(-1, 1)
-    return -10 * math.log10(((y - x) / 2).square().mean().item())
 
 
 def train_vae(folder: Path, steps: int, decoder_steps: int, start: Path | None, seed: int = 1) -> AutoencoderTiny:
