@@ -2,7 +2,8 @@
 
     python -m benchmarks.quality [--seeds 3] [--ablation-seeds 3] [--control-steps 250 500 1000 2000]
                                  [--style lantern] [--style-steps 600] [--batch 16] [--prompts 72]
-                                 [--only style control ablation distilling] [--rates FILE.json] [--teachers N]
+                                 [--timesteps 0 999] [--only style control ablation distilling]
+                                 [--rates FILE.json] [--teachers N]
                                  [--work build/quality] [--out FILE.json] [--plot FILE.png]
     python -m benchmarks.quality --draw FILE.json --plot FILE.png
 
@@ -11,6 +12,7 @@ noise and timesteps for the same number of steps (a CSC-Tuner that learns from t
 residuals for the first 250 of them, and pictures then; the task distilling has it in other ways, on drawings without
 captions too); each takes the learning rate with which its first seed has the best marks (style times agreement, or
 edge F1 after the second of --control-steps), or the one it had in the report --rates, which spares most of the time.
+--timesteps are the first and the last that any method learns at.
 With --teachers, the first so many ControlNets teach the students of all seeds.  Marks are those of `make demo`: a judge
 looks at pictures of held-out prompts, and edges are compared with the hints.  The defaults above are those on
 a GPU; a CPU does less of each.  Every finished part is kept in --work with what was trained, so that a run that was
@@ -44,7 +46,7 @@ from training.config import ObjectiveConfig
 from training.demo.judge import load_judge
 from training.demo.styles import TUNER_STYLES
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 NOISE = 0.01  # a rate that is better by less is not
 TEACHER_STEPS, RESIDUALS = 1000, 250  # of the ControlNet, and of what its student fits of it first
 STUDENT = "CSC-Tuner, kernel 1, from a ControlNet"
@@ -57,6 +59,7 @@ STUDENTS = {
     f"{STUDENT}, then predictions, {_DRAWINGS}": ("drawings", RESIDUALS, ALWAYS),
 }
 DEMO = PACK / "demo"
+ALL = (0, 999)  # timesteps
 
 
 class School:
@@ -67,9 +70,12 @@ class School:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.judge = load_judge(DEMO / "judge.safetensors")
         weights = b"".join(file.read_bytes() for file in sorted(DEMO.rglob("*.safetensors")))
-        self.work = options.work / f"{options.style}_{hashlib.sha256(weights).hexdigest()[:8]}"
+        first, last = options.timesteps
+        part = "" if (first, last) == ALL else f"_{first}_to_{last}"
+        self.work = options.work / f"{options.style}_{hashlib.sha256(weights).hexdigest()[:8]}{part}"
         base = self.base()
-        self.objective = Objective(base.alphas_cumprod, base.prediction, ObjectiveConfig())
+        config = ObjectiveConfig(timestep_range=(first, last))
+        self.objective = Objective(base.alphas_cumprod, base.prediction, config)
         self.lessons = {"style": style_lessons(base, options.style)}
         if {"control", "distilling"} & set(options.only):
             self.lessons["control"] = control_lessons(base, self.work / "control_lessons.safetensors")
@@ -174,13 +180,13 @@ def main() -> None:
         __doc__, seeds=3 if gpu else 1, ablation_seeds=3 if gpu else 1, style_steps=600 if gpu else 300,
         control_steps=[250, 500, 1000, 2000] if gpu else [250, 500], style=one_of(TUNER_STYLES, "lantern"), batch=16,
         prompts=72 if gpu else 36, only=some_of(TAUGHT, [each for each in TAUGHT if each != "distilling"]), rates=Path,
-        teachers=int, work=PACK / "build" / "quality", draw=Path, plot=Path,
+        teachers=int, timesteps=list(ALL), work=PACK / "build" / "quality", draw=Path, plot=Path,
     )  # fmt: skip
     if options.draw:
         report = json.loads(options.draw.read_text("utf-8"))
     else:
         keep_memory()
-        told = {name: getattr(options, name) for name in ("style", "batch", "prompts")}
+        told = {name: getattr(options, name) for name in ("style", "batch", "prompts", "timesteps")}
         report = {"machine": machine("diffusers", "peft"), **told, "tasks": {task: [] for task in options.only}}
         with stoppable():
             school = School(options)
