@@ -8,11 +8,11 @@
     python -m benchmarks.quality --draw FILE.json --plot FILE.png
 
 Needs requirements/test.txt and peft, and the embedded base in demo/.  All methods of a task see the same pictures,
-noise and timesteps for the same number of steps (a CSC-Tuner that learns from the ControlNet of 1000 steps fits its
-residuals for the first 250 of them, and pictures then; the task distilling has it in other ways, on drawings without
-captions too); each takes the learning rate with which its first seed has the best marks (style times agreement, or
-edge F1 after the second of --control-steps), or the one it had in the report --rates, which spares most of the time.
---timesteps are the first and the last that any method learns at.
+noise and timesteps (--timesteps: the first and the last) for the same number of steps, styles at a rate that falls as a
+cosine.  A CSC-Tuner that learns from the ControlNet of 1000 steps fits its residuals for the first 250 of them, and
+pictures then; the task distilling has it in other ways, on drawings without captions too.  Each method takes the
+learning rate with which its first seed has the best marks (style times agreement, or edge F1 after the second of
+--control-steps), or the one it had in the report --rates, which spares most of the time.
 With --teachers, the first so many ControlNets teach the students of all seeds.  Marks are those of `make demo`: a judge
 looks at pictures of held-out prompts, and edges are compared with the hints.  The defaults above are those on
 a GPU; a CPU does less of each.  Every finished part is kept in --work with what was trained, so that a run that was
@@ -149,7 +149,7 @@ class Pupil:
         school, steps = self._school, range(self._done, until)
         loss = teach(
             self.base, self.method, school.objective, school.lessons[task], steps, school.options.batch, self._rate,
-            self._optimizer, self._seed,
+            self._optimizer, self._seed, end=school.options.style_steps if task == "style" else None,
         )  # fmt: skip
         self._done = until
         trained = [p.detach() for p in self.trained]
