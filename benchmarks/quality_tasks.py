@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,18 +79,13 @@ def _encoded(base: BaseModel, images: Tensor, captions: list[str], with_hints: b
 
 def teach(
     base: BaseModel, method: Method, objective: Objective, lessons: Lessons, steps: range, batch: int, rate: float,
-    optimizer: torch.optim.Optimizer, seed: int, warmup: int = 50, end: int | None = None,
+    optimizer: torch.optim.Optimizer, seed: int, warmup: int = 50,
 ) -> float:  # fmt: skip
-    """Train for `steps`, after the warm-up at a constant rate, or at one that falls to 0 at step `end` as a cosine.
-
-    Returns the mean loss of these steps.
-    """
+    """Train for `steps`, at a constant rate after the warm-up.  Returns the mean loss of these steps."""
     device, total = base.unet.device, 0.0
     for step in steps:
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / warmup)
-            if end and step >= warmup:
-                group["lr"] = rate * (1 + math.cos(math.pi * (step - warmup) / (end - warmup))) / 2
         latents, states, hints = lessons.batch(step, batch, seed)
         problem = objective.pose(latents.to(device), seed, step)
         with torch.autocast(device.type, torch.bfloat16):

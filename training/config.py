@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from scedit_core.fitting.distilling import Phases
 from scedit_core.fitting.optimizers import KINDS
 from scedit_core.fitting.rates import default_warmup
+from scedit_core.fitting.settings import default_sampling
 
 from .config_data import DataConfig, TextConfig
 from .config_section import Count, Section, Share
@@ -72,7 +73,8 @@ class ObjectiveConfig(Section):
     weighting:         "debiased" counts nearly clean pictures less and noisy ones more, in place of min_snr_gamma.
     timestep_range:    the first and the last timestep that are trained; all of them where nothing is said.
     timestep_sampling: which of these are drawn more often: low ones, which decide on details, middle ones, or high
-                       ones, which decide on the composition.
+                       ones, which decide on the composition.  By default high for controls that no ControlNet
+                       teaches, and uniform for others.
     loss, huber_delta, huber_schedule: "huber" counts errors above the delta by their size and not by their square, so
                        that pictures that do not belong pull less; "falling": the delta is 1 at timestep 0, and
                        huber_delta at the last one.
@@ -252,8 +254,8 @@ class TrainConfig(Section):
     tuner: TunerConfig
     data: DataConfig
     text: TextConfig = TextConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
     teacher: TeacherConfig | None = None
+    objective: Annotated[ObjectiveConfig, Field(validate_default=True)] = ObjectiveConfig()
     loop: LoopConfig = LoopConfig()
     memory: MemoryConfig = MemoryConfig()
     saving: SavingConfig = SavingConfig()
@@ -262,6 +264,14 @@ class TrainConfig(Section):
     sweep: SweepConfig | None = None
     tensorboard: bool = True
     wandb: bool = False
+
+    @field_validator("objective")
+    @classmethod
+    def _sampling_of_the_kind(cls, objective: ObjectiveConfig, known: ValidationInfo) -> ObjectiveConfig:
+        if "timestep_sampling" in objective.model_fields_set or "tuner" not in known.data:
+            return objective
+        sampling = default_sampling(known.data["tuner"].kind, known.data.get("teacher") is not None)
+        return objective.model_copy(update={"timestep_sampling": sampling})
 
     @property
     def phases(self) -> Phases:

@@ -23,6 +23,7 @@ from ...scedit_core.fitting.settings import (
     Settings,
     TunerSettings,
     ValidationSettings,
+    default_sampling,
 )
 from .. import folders
 from ..host.managed import ManagedTuner
@@ -274,11 +275,12 @@ def settings_of(output: Path, run: Path, folder: str, kind: str, steps: int, giv
     start_from = given.get("start_from", NONE)
     every = given.get("preview_every", 100)
     condition = None if kind == STYLE else _condition(kind, given.get("condition") or "custom")
+    what = "sc" if kind == STYLE else "csc"
     return Settings(
         output=output,
         run_folder=run,
         tuner=TunerSettings(
-            kind="sc" if kind == STYLE else "csc",
+            kind=what,
             ratio=given["ratio"],
             kernel=int(given["kernel"]),
             start_from=None if start_from == NONE else Path(folders.path_of(start_from, folders.KEY)),
@@ -290,7 +292,7 @@ def settings_of(output: Path, run: Path, folder: str, kind: str, steps: int, giv
             condition=condition,
             annotators=[Path(path) for path in folder_paths.get_folder_paths(folders.ANNOTATORS)],
         ),
-        objective=ObjectiveSettings(),
+        objective=ObjectiveSettings(timestep_sampling=default_sampling(what, taught=False)),
         loop=LoopSettings(
             steps=steps,
             batch=given["batch"],

@@ -16,6 +16,17 @@ def test_valid_values_pass(values):
     assert config.tuner.ratio == 1.0
 
 
+def test_controls_that_learn_from_pictures_see_high_timesteps_more_often(control_values):
+    def sampling(**change) -> str:
+        return parse_config({**control_values, **change}).objective.timestep_sampling
+
+    assert sampling() == sampling(objective={"caption_dropout": 0.3}) == "high"
+    assert sampling(objective={"timestep_sampling": "uniform"}) == "uniform"
+    assert sampling(teacher={"controlnet": "control.safetensors"}) == "uniform"
+    style = {**control_values["data"], "condition": None}
+    assert sampling(tuner={"kind": "sc"}, data=style) == "uniform"
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
