@@ -70,7 +70,9 @@ class HostBase:
         """[T] of the model's noise schedule, which may have been changed by a node."""
         sigmas = self._sampling.sigmas.detach().cpu().double()
         kept = 1 / (sigmas.square() + 1)
-        return torch.where(kept < _NO_SIGNAL, 0, kept).float()  # hosts keep a little in place of zero
+        if kept[-1] < _NO_SIGNAL:  # ComfyUI keeps a little in place of zero; those before it are meant
+            kept[-1] = 0
+        return kept.float()
 
     @property
     def needs_sizes(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import comfy.model_management
 import comfy.model_patcher
@@ -261,7 +262,10 @@ def test_zero_terminal_snr_and_velocity_are_seen(training):
     (changed,) = outputs_of(advanced.ModelSamplingDiscrete, model, "v_prediction", True)
     base = training.host_base.HostBase(changed, "auto", False, None)
     assert base.prediction == "v_prediction"
-    assert base.alphas_cumprod[-1] == 0
+    plain = training.host_base.HostBase(model, "auto", False, None).alphas_cumprod
+    expected = sys.modules[training.running.Objective.__module__].with_zero_terminal_snr(plain)
+    assert base.alphas_cumprod[-1] == 0 < base.alphas_cumprod[-2]  # 2e-7, less than what stands for 0 at the end
+    torch.testing.assert_close(base.alphas_cumprod, expected.float(), rtol=1e-3, atol=0)
     continuous = outputs_of(advanced.ModelSamplingContinuousEDM, model, "edm", 120.0, 0.002)[0]
     few = outputs_of(advanced.ModelSamplingDiscrete, model, "lcm", False)[0]  # 50 timesteps, told by other numbers
     for other in (continuous, few):
