@@ -19,7 +19,7 @@ from aiohttp import web
 
 from ...scedit_core import SCEditError
 from ...scedit_core.fitting.pace import duration
-from ...scedit_core.fitting.verdict import verdict
+from ...scedit_core.fitting.verdict import sentences
 from ..sentences import with_short_paths
 from .wording import on_the_node
 
@@ -62,7 +62,7 @@ class TrainingPage:
             "state": "running",
             "files": {},
             "remarks": [],
-            "verdict": "",
+            "verdict": [],
             "step": 0,
             "steps": 0,
             "losses": [],
@@ -99,7 +99,8 @@ class TrainingPage:
             return
         elif kind == "validation":
             self._validations.append(event)
-            state["verdict"] = on_the_node(verdict(self._validations), self._has_keys)
+            said = sentences(self._validations)
+            state["verdict"] = [[s.key, s.values, on_the_node(s.english, self._has_keys)] for s in said]
         elif kind == "preview":
             path = self._run / str(event.get("path", ""))
             if path.is_file():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 ERRORS = 2  # standard errors that the gap between two hints must exceed
 _NOISE, _BY_HEART = 0.01, 0.05  # of the base's loss: what counts as no change, and what is learnt of the own pictures
@@ -42,63 +42,87 @@ def parting(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 
 def verdict(history: Sequence[Mapping[str, Any]]) -> str:
     """A few sentences on the last of a run's validations, oldest first, and on how it came to be."""
+    return " ".join(sentence.english for sentence in sentences(history))
+
+
+class Sentence(NamedTuple):
+    """key: what it says, by which a page has it in another language.  values: the figures that go into that."""
+
+    key: str
+    values: dict[str, str]
+    english: str
+
+
+def sentences(history: Sequence[Mapping[str, Any]]) -> list[Sentence]:
+    """Those of `verdict`; their figures are signed changes of a loss."""
     last = history[-1]
     control = "loss_other_hint" in last or "loss_no_hint" in last
     said = [_learnt(history, "control" if control else "tuner")]
     if control:
         said.append(_hint(last))
     if last.get("loss_teacher") is not None:
-        whole = gap(last["loss_teacher"], last["loss_without"])
-        said.append(
-            f"The ControlNet {_changes(whole)}; of what it adds to the skips the control adds "
-            f"{max(last['agreement'], 0) * 100:.0f} %."
-        )
-    return " ".join(said)
+        whole, share = gap(last["loss_teacher"], last["loss_without"]), f"{max(last['agreement'], 0) * 100:.0f} %"
+        told = f"The ControlNet {_changes(whole)}; of what it adds to the skips the control adds {share}."
+        said.append(Sentence("teacher", {"whole": _signed(whole), "share": share}, told))
+    return said
 
 
-def _learnt(history: Sequence[Mapping[str, Any]], what: str) -> str:
+def _learnt(history: Sequence[Mapping[str, Any]], what: str) -> Sentence:
     last = history[-1]
     base = last["loss_without"]
     whole = gap(last["loss_with"], base)
+    values = {"whole": _signed(whole)}
     if not last.get("unseen", True):
-        return (
+        told = (
             f"The {what} {_changes(whole)} on pictures that it is trained on, which says little about new ones: look "
             "at the previews, or hold pictures out (validation.hold_out)."
         )
+        return Sentence("seen", values, told)
     trained = last.get("loss_trained")
     if trained is None:
-        return f"The {what} {_changes(whole)}."
+        return Sentence("unseen", values, f"The {what} {_changes(whole)}.")
     own = gap(trained, last["loss_trained_without"])
+    values["own"] = _signed(own)
     both = f"{_changes(whole)} on pictures that it has not seen, and {_changes(own, 'it')} on its own"
     at = parting(history)
     if at is None:
-        return f"The {what} {both}."
+        return Sentence("both", values, f"The {what} {both}.")
     before, others = gap(at["loss_trained"], at["loss_trained_without"]), gap(at["loss_with"], base)
-    return (
+    values |= {"step": str(at["step"]), "others": _signed(others), "before": _signed(before)}
+    told = (
         f"From step {at['step']} on the {what} learns its own pictures by heart. At that step it {_changes(others)} on "
         f"pictures that it has not seen, and {_changes(before, 'it')} on its own; now it {_changes(whole, 'it')} on "
         f"unseen ones, and {_changes(own, 'it')} on its own. Take an earlier checkpoint or best.safetensors, or train "
         "on more pictures."
     )
+    return Sentence("by_heart", values, told)
 
 
-def _hint(last: Mapping[str, Any]) -> str:
+def _hint(last: Mapping[str, Any]) -> Sentence:
     follow = follows(last)
     if follow is None:
-        return "Whether it follows its hint cannot be told from one picture: measure two or more (validation.images)."
+        told = "Whether it follows its hint cannot be told from one picture: measure two or more (validation.images)."
+        return Sentence("hint_unknown", {}, told)
     base = last["loss_without"]
     other = gap(last["loss_other_hint"], base)
-    figures = (
-        f"a gap of {last['gap'] / base * 100:.2f} % with a standard error of {last['gap_error'] / base * 100:.2f} %"
+    apart, error = (f"{last[name] / base * 100:.2f} %" for name in ("gap", "gap_error"))
+    values = {"other": _signed(other), "gap": apart, "error": error}
+    so = (
+        f"With the hint of another picture it {_changes(other, 'the loss')}, a gap of {apart} with a standard error "
+        f"of {error}"
     )
-    so = f"With the hint of another picture it {_changes(other, 'the loss')}, {figures}"
     if follow:
-        return f"{so}: it follows its hint."
-    return (
+        return Sentence("hint_followed", values, f"{so}: it follows its hint.")
+    told = (
         f"{so}: it does not follow its hint yet, which takes a gap of more than two standard errors. Train longer, "
         "or check that each picture has its own hint."
     )
+    return Sentence("hint_not_followed", values, told)
 
 
 def _changes(share: float, what: str = "the validation loss") -> str:
     return f"{'lowers' if share >= 0 else 'raises'} {what} by {abs(share) * 100:.1f} %"
+
+
+def _signed(share: float) -> str:
+    return f"{-share * 100:+.1f} %"

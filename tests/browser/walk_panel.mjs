@@ -148,7 +148,7 @@ async function looks() {
   const page = await opened(task.graph);
   await set(page, { name: "looks" });
   await run(page);
-  await until(page, ([panel]) => panel?.points > 2);
+  await until(page, ([panel]) => panel?.points > 2 && panel.verdict);
   const seen = {};
   for (const theme of ["light", "dark"]) {
     await setting(page, "Comfy.ColorPalette", theme);
@@ -157,7 +157,8 @@ async function looks() {
     await look(page, theme);
   }
   await setting(page, "Comfy.Locale", "zh");
-  seen.chinese = (await until(page, ([panel]) => /[\u4e00-\u9fff]/.test(panel?.word)))[0]; // it makes the node anew
+  const chinese = /[\u4e00-\u9fff]/;
+  seen.chinese = (await until(page, ([panel]) => chinese.test(panel?.word) && panel.verdict))[0]; // it makes the node anew
   await look(page, "chinese");
   await page.locator(".scedit-training-stop").click();
   await until(page, ([panel]) => panel.state !== "running");
@@ -254,11 +255,11 @@ function panels(page) {
   return page.evaluate(() => {
     const all = (graph) => graph._nodes.flatMap((node) => [node, ...(node.subgraph ? all(node.subgraph) : [])]);
     return all(window.app.rootGraph ?? window.app.graph).filter((node) => node.sceditPanel).map((node) => {
-      const { panel, text, files, curve, picture, stop, training, state } = node.sceditPanel;
+      const { panel, text, verdict, files, curve, picture, stop, training, state } = node.sceditPanel;
       const shown = panel.style.display !== "none";
       return {
         node: String(node.id), shown, state: shown ? training.state : null, word: state.textContent,
-        text: text.textContent, files: files.innerText, points: Number(curve.dataset.points ?? 0),
+        text: text.textContent, verdict: verdict.textContent, files: files.innerText, points: Number(curve.dataset.points ?? 0),
         stop: shown && stop.style.display !== "none" && !stop.disabled, word_of_stop: stop.textContent,
         picture: picture.style.display !== "none" && picture.naturalWidth > 0,
         whole: text.scrollHeight <= text.clientHeight + 1 || getComputedStyle(text).overflowY === "auto",
@@ -300,7 +301,7 @@ function contrasts() {
     return color[3] > 250 || !element.parentElement ? color : behind(element.parentElement);
   };
   const found = {};
-  for (const part of ["state", "name", "stop", "text", "files"]) {
+  for (const part of ["state", "name", "stop", "text", "verdict", "files"]) {
     const [one, other] = [rgb(getComputedStyle(sceditPanel[part]).color), behind(sceditPanel[part])].map(luminance);
     found[part] = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
   }

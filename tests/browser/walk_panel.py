@@ -82,6 +82,7 @@ def checks(seen: dict) -> list[tuple[str, bool]]:
     for theme in ("light", "dark"):
         must("looks", f"contrast, {theme}", lambda s, t=theme: min(s[t].values()) >= LEAST_CONTRAST)
     must("looks", "in Chinese", lambda s: s["chinese"]["word"] == "训练中" and s["stopped"]["word_of_stop"] == "停止")
+    must("looks", "its verdict too", lambda s: "验证损失变化" in s["chinese"]["verdict"])
     must("processToo", "a failure before its process", lambda s: s["failed"]["text"].startswith("folder: expected"))
     must("processToo", "stopped while it starts", lambda s: s["stopped"]["state"] == "stopped" and s["seconds"] < 20)
     must("restart", "the old one is over", lambda s: s["lost"]["state"] == "stopped" and not s["lost"]["stop"])

@@ -173,7 +173,8 @@ def test_the_panel_of_a_training_has_every_text_in_chinese():
         language: json.loads((LOCALES / language / "main.json").read_text("utf-8"))["scedit"]["training"]
         for language in ("en", "zh")
     }
-    assert set(words["zh"]) == set(words["en"])
+    from_python = {key for key in words["zh"] if key.startswith("verdict_")}  # tests/training/test_verdict.py
+    assert set(words["zh"]) - from_python == set(words["en"])
     for key, text in words["en"].items():
         assert sorted(re.findall(r"\{\w+\}", words["zh"][key])) == sorted(re.findall(r"\{\w+\}", text)), key
 

@@ -166,9 +166,11 @@ def test_the_panel_says_blank_hints_and_the_verdict(training, train):
     train(small_model(), kind="own hints", condition="edges", steps=2, **given)
     shown = sys.modules[training.running.TrainingPage.__module__]._shown["style"]
     assert any(each.startswith("hints of one colour") and ": 1 (000001); " in each for each in shown["remarks"])
-    assert shown["verdict"].startswith("The control ")
-    assert "a gap of" in shown["verdict"]
-    assert "(hold_out)" in shown["verdict"], "the widget, not the key of a YAML file"
+    (own, figures, learnt), (hint, _, _) = shown["verdict"]
+    assert (own, hint[:5]) == ("seen", "hint_")
+    assert set(figures) == {"whole"}
+    assert learnt.startswith("The control ")
+    assert "(hold_out)" in learnt, "the widget, not the key of a YAML file"
 
 
 def test_a_list_of_rates_trains_a_tuner_with_each_and_gives_the_best(pack, train, folders):

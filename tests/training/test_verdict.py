@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from rich.console import Console
 from scedit_core import load_tuner
 from scedit_core.fitting.event_log import read_events
 from scedit_core.fitting.validation import Validation, standard_error
-from scedit_core.fitting.verdict import follows, parting, verdict
+from scedit_core.fitting.verdict import follows, parting, sentences, verdict
 from scedit_core.pictures.reading import read_picture, to_picture, to_tensor
 from training.bases.loading import load_base
 from training.config_file import parse_config
@@ -21,7 +23,8 @@ from training.data.opening import open_data
 from training.demo.pictures import write_pictures
 from training.loop import train
 
-DEMO = Path(__file__).resolve().parents[2] / "demo"
+PACK = Path(__file__).resolve().parents[2]
+DEMO, CHINESE = PACK / "demo", PACK / "locales" / "zh" / "main.json"
 
 
 def measured(step, held, trained=None, base=0.1, **more):
@@ -51,6 +54,49 @@ def measured(step, held, trained=None, base=0.1, **more):
 )
 def test_sentences(numbers, words):
     assert words in verdict([{"step": 1, "loss_with": 0.09, "loss_without": 0.1, **numbers}])
+
+
+PARTED = [measured(i + 1, *pair) for i, pair in enumerate([(0.09, 0.09), (0.08, 0.07), (0.09, 0.04)])]
+
+
+@pytest.mark.parametrize(
+    ("history", "keys", "figures"),
+    [
+        ([measured(1, 0.09)], ["unseen"], {"whole": "-10.0 %"}),
+        ([measured(1, 0.11) | {"unseen": False}], ["seen"], {"whole": "+10.0 %"}),
+        ([measured(1, 0.09, 0.08)], ["both"], {"whole": "-10.0 %", "own": "-20.0 %"}),
+        (
+            PARTED,
+            ["by_heart"],
+            {"step": "2", "others": "-20.0 %", "before": "-30.0 %", "whole": "-10.0 %", "own": "-60.0 %"},
+        ),
+        (
+            [measured(1, 0.09, loss_other_hint=0.0925, gap=0.0025, gap_error=0.001)],
+            ["unseen", "hint_followed"],
+            {"whole": "-10.0 %", "other": "-7.5 %", "gap": "2.50 %", "error": "1.00 %"},
+        ),
+        (
+            [measured(1, 0.09, loss_other_hint=0.0915, gap=0.0015, gap_error=0.001)],
+            ["unseen", "hint_not_followed"],
+            {"whole": "-10.0 %", "other": "-8.5 %", "gap": "1.50 %", "error": "1.00 %"},
+        ),
+        ([measured(1, 0.09, loss_no_hint=0.2)], ["unseen", "hint_unknown"], {"whole": "-10.0 %"}),
+        (
+            [measured(1, 0.09, loss_teacher=0.08, agreement=0.9)],
+            ["unseen", "teacher"],
+            {"whole": "-20.0 %", "share": "90 %"},
+        ),
+    ],
+)
+def test_the_page_has_every_sentence_in_chinese_with_its_figures(history, keys, figures):
+    said = sentences(history)
+    assert [sentence.key for sentence in said] == keys
+    assert {name: value for sentence in said for name, value in sentence.values.items()} == figures
+    chinese = json.loads(CHINESE.read_text("utf-8"))["scedit"]["training"]
+    for sentence in said:
+        text = chinese[f"verdict_{sentence.key}"]
+        assert set(re.findall(r"\{(\w+)\}", text)) == set(sentence.values)
+    assert verdict(history) == " ".join(sentence.english for sentence in said)
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,9 @@ export function fill(node, training) {
   parts.stop.style.display = running ? "block" : "none";
   if (!running) parts.stop.disabled = false;
   parts.text.textContent = sentence(training, said);
-  parts.verdict.style.display = training.verdict ? "block" : "none";
-  parts.verdict.textContent = training.verdict ?? "";
+  const verdict = training.verdict.map(([key, values, english]) => said(`verdict_${key}`, values, english)).join(" ");
+  parts.verdict.style.display = verdict ? "block" : "none";
+  parts.verdict.textContent = verdict;
   const remarks = training.remarks ?? [];
   parts.remarks.style.display = remarks.length ? "block" : "none";
   parts.remarks.replaceChildren(...remarks.map((each) => line("li", each)));
@@ -90,7 +91,7 @@ export function fill(node, training) {
     if (parts.picture.getAttribute("src") !== address) parts.picture.src = address;
   }
   const long = parts.text.textContent.length > 60;
-  grow(node, 46 + (long ? 76 : 16) + (training.verdict ? 76 : 0) + (remarks.length ? 68 : 0) + 22 * files.length
+  grow(node, 46 + (long ? 76 : 16) + (verdict ? 76 : 0) + (remarks.length ? 68 : 0) + 22 * files.length
     + (drawn ? CURVE.height + 4 : 0) + (shown ? 220 : 0));
 }
 
