@@ -2,7 +2,7 @@
 
     python -m benchmarks.inference [--host COMFYUI] [--model sd15 sdxl] [--latent N] [--width 320] [--dtype bfloat16]
                                    [--steps 4] [--rounds N] [--variants ...] [--compile [BACKEND]] [--channels-last]
-                                   [--before CHECKOUT] [--operators | --times-only] [--out FILE.json] [--plot FILE.png]
+                                   [--operators | --times-only] [--out FILE.json] [--plot FILE.png]
 
 Tuners run as the nodes of a ComfyUI checkout apply them (--host, else COMFYUI_PATH, else ~/comfy/ComfyUI).  A U-Net of
 the true shape (--width channels in its first level) with random weights samples one picture with a positive and a
@@ -16,9 +16,7 @@ bytes that tensors hold at once, weights included, are counted, where on a GPU t
 of a run, which encodes hints, is a column of its own.  --times-only leaves the counts out.  Ctrl+C ends it with the
 rounds so far.
 
-With --before, another checkout of this pack such as an earlier build, each variant runs beside the same one of that
-build in place of the base: `edits` and `first edits` are the time in edits over that build's, after the first step and
-in it.  With --operators nothing is timed: the operators that a step gains are counted by torch's profiler, views among
+With --operators nothing is timed: the operators that a step gains are counted by torch's profiler, views among
 them, in a U-Net of the true structure but few channels, since neither width nor size changes them.
 """
 
@@ -28,7 +26,7 @@ import argparse
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -38,7 +36,7 @@ import torch
 
 from benchmarks import frame, plots
 from benchmarks.frame import keep_memory, mark, seconds, show, stoppable
-from benchmarks.inference_host import BEFORE, HostBackend, load_host
+from benchmarks.inference_host import HostBackend, load_host
 from benchmarks.models import MODELS
 from benchmarks.step_counts import StepCost
 
@@ -53,7 +51,7 @@ def main() -> None:
     options = frame.options(
         __doc__, host=frame.HOST, model=frame.some_of(("sd15", "sdxl"), ["sd15"]), latent=int, width=320,
         dtype=frame.one_of(("float32", "bfloat16", "float16")), steps=4, rounds=int, variants={"nargs": "+"},
-        compile=frame.COMPILE, channels_last=False, before=Path, operators=False, times_only=False, plot=Path,
+        compile=frame.COMPILE, channels_last=False, operators=False, times_only=False, plot=Path,
     )  # fmt: skip
     if options.steps < 2:
         raise SystemExit(f"--steps: expected at least 2, for the first is told apart, found {options.steps}; raise it")
@@ -66,10 +64,8 @@ def main() -> None:
     for model in options.model:
         # a CPU is slow, and takes half of the model's own side, where a tuner's share is the larger
         latent = options.latent or MODELS[model].side // (8 if torch.cuda.is_available() else 16)
-        only = options.variants and [BASE, *options.variants, *(BEFORE + name for name in options.variants)]
-        backend = HostBackend(
-            host, model, latent, options.width, options.compile, options.channels_last, only, options.before
-        )
+        only = options.variants and [BASE, *options.variants]
+        backend = HostBackend(host, model, latent, options.width, options.compile, options.channels_last, only)
         report |= {"backend": backend.title, "device": backend.device, "dtype": backend.dtype}
         rows = _counted(backend) if options.operators else _timed(backend, options)
         report["models"][model] = {"latent": latent, "width": options.width, "rows": rows}
@@ -79,18 +75,15 @@ def main() -> None:
 
 
 def _timed(backend: HostBackend, options: argparse.Namespace) -> list[dict[str, Any]]:
-    names = [name for name in backend.variants if not name.startswith(BEFORE)]
-    others = {name: BEFORE + name if options.before else BASE for name in names[1:]}
-    others = {name: other for name, other in others.items() if other in backend.variants}
+    names = [name for name in backend.variants if name != BASE]
     # a CPU times inside a step, for which few rounds do, and is slow
     rounds = options.rounds or (2 if backend.device.startswith("CPU") else 8)
-    counted = dict.fromkeys([BASE, *others, *others.values()])
-    costs = {name: (0, 0) if options.times_only else _cost(backend, name) for name in counted}
-    runs: dict[str, list[list[Spans]]] = {name: [] for name in others}
+    costs = {name: (0, 0) if options.times_only else _cost(backend, name) for name in backend.variants}
+    runs: dict[str, list[list[Spans]]] = {name: [] for name in names}
     with stoppable():
         for done in range(rounds):
-            for name, other in others.items():
-                runs[name].append(in_turns(backend, (other, name), options.steps))
+            for name in names:
+                runs[name].append(in_turns(backend, (BASE, name), options.steps))
             print(f"round {done + 1} of {rounds}", file=sys.stderr)
     if not all(runs.values()):
         raise SystemExit("expected a whole round, and was stopped in the first; give it more time")
@@ -104,33 +97,24 @@ def _timed(backend: HostBackend, options: argparse.Namespace) -> list[dict[str, 
             "flops": round(costs[name][0] / flops, 4) if flops else None,
             "peak_mb": round(costs[name][1] / 1e6, 1) or None,
         }
-        for name in ([] if options.before else [BASE]) + list(others)
+        for name in backend.variants
     ]
 
 
 def _times(runs: list[list[Spans]]) -> dict[str, Any]:
-    """Of runs of another variant and this one, a step of one after a step of the other."""
+    """Of runs of the base and a variant, a step of one after a step of the other."""
     first = [(run[0][0], run[1][0]) for run in runs]
     later = [pair for run in runs for pair in zip(run[0][1:], run[1][1:], strict=True)]
     ratios = [own[0] / other[0] for other, own in later]
-    times = {
+    inside = [whole / (whole - edits) for _, (whole, edits) in later if edits]
+    return {
         "step_ms": round(1000 * median(own[0] for _, own in later), 2),
         "first_step_ms": round(1000 * median(own[0] for _, own in first), 2),
         "pairs": len(later),
         "ratio": round(median(ratios), 4),
         "ratio_interval": [round(ratio, 4) for ratio in _interval(ratios)],
-        "inside": _median(whole / (whole - edits) for _, (whole, edits) in later if edits),
+        "inside": round(median(inside), 4) if inside else None,
     }
-    if any(other[1] for other, _ in later):  # that of another build
-        times["inside_before"] = _median(whole / (whole - edits) for (whole, edits), _ in later)
-        times["edits"] = _median(own[1] / other[1] for other, own in later)
-        times["first_edits"] = _median(own[1] / other[1] for other, own in first)
-    return times
-
-
-def _median(values: Iterable[float]) -> float | None:
-    values = list(values)
-    return round(median(values), 4) if values else None
 
 
 def _interval(values: list[float]) -> tuple[float, float]:

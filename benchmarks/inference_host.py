@@ -6,7 +6,6 @@ import asyncio
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import pkgutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,6 @@ from benchmarks.lllite import LLLite
 from benchmarks.models import MODELS
 
 NAME = "scedit_pack_benchmarked"
-BEFORE = "before: "
 
 
 class HostBackend:
@@ -31,19 +29,15 @@ class HostBackend:
     compiled:      the backend of torch.compile for the whole U-Net, by ComfyUI's own node; None for eager.
     channels_last: the order of the U-Net's weights in memory.
     only:          the variants to make; all by default.
-    before:        another checkout of this pack, whose variants are there too, with BEFORE in front of their names.
     edit_seconds:  time spent so far in edits of skips and in computing controls, 0 where it is not measured.
     """
 
     def __init__(
         self, host: SimpleNamespace, model: str, latent: int, width: int, compiled: str | None = None,
-        channels_last: bool = False, only: Sequence[str] | None = None, before: Path | None = None,
+        channels_last: bool = False, only: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
         self._host, self._latent = host, latent
-        packs = {"": host.pack}
-        if before is not None:
-            packs[BEFORE] = _pack(before.resolve(), f"{NAME}_before")
-        self._variants = _variants(host, packs, model, latent, width, channels_last, only)
+        self._variants = _variants(host, model, latent, width, channels_last, only)
         if compiled:
             node = importlib.import_module("comfy_extras.nodes_torch_compile").TorchCompileModel
             for name, (patcher, *prompts) in self._variants.items():
@@ -55,10 +49,8 @@ class HostBackend:
         self.edit_seconds, self._editing = 0.0, False
         if self._host.device.type == "cpu":  # where calls return when their work is done
             controlnet = self._host.comfy.controlnet
-            for pack in packs.values():
-                self._time(pack.edits, "__call__")
-            controls = [pack.control.SCEditControl for pack in packs.values()]
-            for control in (*controls, controlnet.ControlNet, controlnet.T2IAdapter):
+            self._time(host.pack.edits, "__call__")
+            for control in (host.pack.control.SCEditControl, controlnet.ControlNet, controlnet.T2IAdapter):
                 self._time(control, "get_control")
             self._time(LLLite, "forward")
 
@@ -152,7 +144,7 @@ def load_host(path: Path | None, dtype: str | None) -> SimpleNamespace:
     return SimpleNamespace(
         comfy=comfy,
         nodes=nodes,
-        pack=_pack(PACK, NAME),
+        pack=_pack(),
         device=device,
         offload=comfy.model_management.unet_offload_device(),
         dtype=comfy.model_management.unet_dtype(device=device, model_params=860_000_000),
@@ -160,23 +152,22 @@ def load_host(path: Path | None, dtype: str | None) -> SimpleNamespace:
     )
 
 
-def _pack(root: Path, name: str) -> SimpleNamespace:
-    """The pack in `root`, loaded as the host loads it, under that name.  edits: the class whose calls edit skips."""
-    if name not in sys.modules:
+def _pack() -> SimpleNamespace:
+    """This pack, loaded as the host loads it.  edits: the class whose calls edit skips."""
+    if NAME not in sys.modules:
         spec = importlib.util.spec_from_file_location(
-            name, root / "__init__.py", submodule_search_locations=[str(root)]
+            NAME, PACK / "__init__.py", submodule_search_locations=[str(PACK)]
         )
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    extension = asyncio.run(sys.modules[name].comfy_entrypoint())
-    folder, edits = ("host.", "forward.Forward") if (root / "nodes" / "host").is_dir() else ("", "patch.SkipPatch")
+        sys.modules[NAME] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[NAME])
+    extension = asyncio.run(sys.modules[NAME].comfy_entrypoint())
+    host = f"{NAME}.nodes.host"
     return SimpleNamespace(
         nodes={node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())},
-        core=importlib.import_module(f"{name}.scedit_core"),
-        managed=importlib.import_module(f"{name}.nodes.{folder}managed"),
-        control=importlib.import_module(f"{name}.nodes.{folder}control"),
-        edits=pkgutil.resolve_name(f"{name}.nodes.{folder}{edits}"),
+        core=importlib.import_module(f"{NAME}.scedit_core"),
+        managed=importlib.import_module(f"{host}.managed"),
+        control=importlib.import_module(f"{host}.control"),
+        edits=importlib.import_module(f"{host}.forward").Forward,
     )
 
 
@@ -208,11 +199,10 @@ def randomise(host: SimpleNamespace, module, seed: int):
 
 
 def _variants(
-    host: SimpleNamespace, packs: dict[str, SimpleNamespace], model_name: str, latent: int, width: int,
-    channels_last: bool, only: Sequence[str] | None,
+    host: SimpleNamespace, model_name: str, latent: int, width: int, channels_last: bool, only: Sequence[str] | None,
 ) -> dict[str, tuple]:  # fmt: skip
-    """Name -> (model, positive, negative); those of each pack after what it is called."""
-    comfy = host.comfy
+    """Name -> (model, positive, negative)."""
+    comfy, pack = host.comfy, host.pack
     base = base_model(host, model_name, width, host.dtype)
     config = base.model_config.unet_config
     randomise(host, base.diffusion_model, 0)
@@ -230,32 +220,25 @@ def _variants(
             positive, negative = apply(positive, negative, control, image, 0.5, 0.0, 1.0)
         return model, positive, negative
 
-    def tuned(pack: SimpleNamespace) -> dict[str, Callable[[], tuple]]:
-        layout = pack.core.SkipLayout.from_host(config)
+    layout = pack.core.SkipLayout.from_host(config)
 
-        def managed(kind, seed, **options):
-            tuner = randomise(host, kind(layout, **options), seed)
-            return pack.managed.ManagedTuner(tuner, f"random {seed}", "random")
+    def managed(kind, seed, **options):
+        return pack.managed.ManagedTuner(randomise(host, kind(layout, **options), seed), f"random {seed}", "random")
 
-        def styled(*seeds):
-            made = model
-            for seed in seeds:
-                apply = pack.nodes["SCEditApplySCTuner"].execute
-                made = apply(made, managed(pack.core.SCTuner, seed), 0.5, 0.0, 1.0, "both").args[0]
-            return made
+    def styled(*seeds):
+        made = model
+        for seed in seeds:
+            apply = pack.nodes["SCEditApplySCTuner"].execute
+            made = apply(made, managed(pack.core.SCTuner, seed), 0.5, 0.0, 1.0, "both").args[0]
+        return made
 
-        ratio = 2 if model_name == "sdxl" else 1
-        controls = [managed(pack.core.CSCTuner, seed, hint_ratio=ratio) for seed in (11, 12, 13, 14)]
-        csc = [pack.control.SCEditControl(each) for each in controls]
-        on_model = pack.nodes["SCEditApplyCSCTuner"].execute(model, csc[0], image, 0.5, 0.0, 1.0, "crop").args[0]
-        return {
-            "SC-Tuner": lambda: (styled(10), *prompts),
-            "CSC-Tuner": lambda: controlled(csc[:1]),
-            "CSC-Tuner on the model": lambda: (on_model, *prompts),
-            "two CSC-Tuners": lambda: controlled(csc[:2]),
-            "four CSC-Tuners": lambda: controlled(csc),
-            "four CSC, two SC-Tuners": lambda: controlled(csc, styled(15, 16)),
-        }
+    ratio = 2 if model_name == "sdxl" else 1
+    controls = [managed(pack.core.CSCTuner, seed, hint_ratio=ratio) for seed in (11, 12, 13, 14)]
+    csc = [pack.control.SCEditControl(each) for each in controls]
+
+    def on_model():
+        apply = pack.nodes["SCEditApplyCSCTuner"].execute
+        return apply(model, csc[0], image, 0.5, 0.0, 1.0, "crop").args[0], *prompts
 
     def two_controlnets():
         network = _controlnet(host, config)
@@ -270,7 +253,12 @@ def _variants(
 
     makers = {
         "base": lambda: (model, *prompts),
-        **{prefix + name: make for prefix, pack in packs.items() for name, make in tuned(pack).items()},
+        "SC-Tuner": lambda: (styled(10), *prompts),
+        "CSC-Tuner": lambda: controlled(csc[:1]),
+        "CSC-Tuner on the model": on_model,
+        "two CSC-Tuners": lambda: controlled(csc[:2]),
+        "four CSC-Tuners": lambda: controlled(csc),
+        "four CSC, two SC-Tuners": lambda: controlled(csc, styled(15, 16)),
         "T2I-Adapter": lambda: controlled([_adapter(host, model_name, config)]),
         "ControlNet-LLLite": light,
         "ControlNet": lambda: controlled([_controlnet(host, config)]),

@@ -107,7 +107,8 @@ class SCEditSaveTuner(io.ComfyNode):
                     "dtype",
                     options=list(_DTYPES),
                     default="as it is",
-                    tooltip="Number format of the weights. float16 and bfloat16 halve the file and round the weights.",
+                    tooltip="Number format of the weights. float16 and bfloat16 halve a file in float32 and round its "
+                    "weights.",
                 ),
                 io.Boolean.Input(
                     "overwrite",

@@ -30,8 +30,9 @@ class SCEditBlockWeights(io.ComfyNode):
                 io.String.Input(
                     "weights",
                     default="1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1",
-                    tooltip="For the custom preset: one number for each block between commas, the deepest first. Any "
-                    "number; 1 is as trained, 0 leaves the block alone. Checked where it is applied.",
+                    tooltip="For the custom preset: one number for each block between commas, the deepest first: 12 "
+                    "for SD 1.5 and SD 2.1, 9 for SDXL. Any number; 1 is as trained, 0 leaves the block alone. "
+                    "Checked where it is applied.",
                 ),
             ],
             outputs=[

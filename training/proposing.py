@@ -28,7 +28,8 @@ LEARNABLE = (STYLE, SUBJECT, *CONTROLS, OWN_HINTS)
 _TITLES = {SD15: "Stable Diffusion 1.5", SD2: "Stable Diffusion 2", SDXL: "SDXL"}
 _WIDTHS = {768: SD15, 1024: SD2, 2048: SDXL}  # of the text states that a U-Net reads
 _MEASURED = 500  # pictures, evenly chosen
-# MiB: the U-Net in 16 bits; what a picture at the base's own size keeps for the backward pass, and with checkpointing;
+# MiB: the U-Net in 16 bits; what a picture of a control keeps for the backward pass at the base's own size, and with
+# checkpointing, with room for what kernels take, which is not measured yet;
 # the tuner of a style and of a control with its optimiser.  Counted in benchmarks/.
 _UNET = {SD15: 1640, SD2: 1650, SDXL: 4900}
 _KEPT = {SD15: (499, 120), SD2: (1124, 270), SDXL: (2985, 678)}

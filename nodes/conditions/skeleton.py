@@ -19,7 +19,7 @@ from ...scedit_core.errors import ConditionError
 from ..host.control import SCEditControl
 from .detectors import fingerprint, loaded, managed_detector
 
-_PACKAGES = {"cv2": "opencv-python-headless", "transformers": "transformers"}
+_PACKAGES = {"cv2": "opencv-python", "transformers": "transformers"}
 _BOUNDS = ("min", "max", "step")
 _KINDS = {float: io.Float, int: io.Int, bool: io.Boolean, str: io.Combo}
 

@@ -29,11 +29,14 @@ _MADE = tuple(kind for kind in KINDS if kind not in (STYLE, OWN_HINTS, "completi
 _OWN = ("model", "hints", "kind")  # inputs of Train SCEdit on Model that are others here, or none
 # What is said otherwise of those that are the same.
 _SAID = {
+    "steps": "Updates of the tuner. With more of them it comes nearer to the ControlNet, then learns from the "
+    "pictures.",
     "positive": "The captions of the latents in their order, from CLIP Text Encode: one for each picture, or one for "
     "all. Without captions the tuner learns from the ControlNet alone.",
     "clip": "Encodes the captions of a folder, and the empty caption; needed where no captions are connected.",
-    "learning_rate": "How far an update goes. 0.0002 to 0.001 for adamw, 1 for prodigy.",
-    "ratio": "Width of the tuner over the channels of the skips: 1 is the authors' choice.",
+    "learning_rate": "How far an update goes: a higher rate learns faster, too high a one breaks the pictures. 0.0002 "
+    "to 0.001 for adamw, 0.0001 for adafactor and came, 0.001 for schedulefree_adamw, 1 for prodigy.",
+    "ratio": "Size of the tuner: 1 as the authors have it. More takes more memory and makes a larger file.",
     "kernel": "Kernel of the hint convolutions: 1 is small, 3 follows fine hints better.",
 }
 _DEFAULTS = {"name": "my_control", "steps": 1000, "learning_rate": 3e-4}

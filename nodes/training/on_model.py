@@ -103,13 +103,21 @@ class SCEditTrainOnModel(io.ComfyNode):
                     "condition, as CONTROL_NET, whose hints are made from the pictures of the folder; own hints: those "
                     "that are connected.",
                 ),
-                io.Int.Input("steps", default=400, min=1, max=1_000_000, tooltip="Updates of the tuner."),
+                io.Int.Input(
+                    "steps",
+                    default=400,
+                    min=1,
+                    max=1_000_000,
+                    tooltip="Updates of the tuner: 400 for a style, some thousand for a control. Too few hardly show; "
+                    "with too many it learns the pictures by heart.",
+                ),
                 io.Int.Input(
                     "batch",
                     default=1,
                     min=1,
                     max=1024,
-                    tooltip="Pictures in one pass. Each has its own caption, noise and noise level.",
+                    tooltip="Pictures in one pass, each with its own caption, noise and noise level. More learn more "
+                    "steadily and take more memory.",
                 ),
                 io.Int.Input(
                     "accumulate",
@@ -125,8 +133,9 @@ class SCEditTrainOnModel(io.ComfyNode):
                     max=10.0,
                     step=1e-7,
                     round=False,
-                    tooltip="How far an update goes. 0.0001 to 0.0005 for adamw, 1 for prodigy. A connected list of "
-                    "rates trains a tuner with each in one pass; the best comes out.",
+                    tooltip="How far an update goes: a higher rate learns faster, too high a one breaks the pictures. "
+                    "0.0001 to 0.0005 for adamw, 0.0001 for adafactor and came, 0.001 for schedulefree_adamw, 1 for "
+                    "prodigy. A connected list of rates trains a tuner with each in one pass; the best comes out.",
                 ),
                 io.Float.Input(
                     "ratio",
@@ -134,8 +143,8 @@ class SCEditTrainOnModel(io.ComfyNode):
                     min=0.01,
                     max=8.0,
                     step=0.01,
-                    tooltip="Width of the tuner over the channels of the skips: 1 is the authors' choice. A list as "
-                    "with learning_rate.",
+                    tooltip="Size of the tuner: 1 as the authors have it. More keeps more of the prompt and makes a "
+                    "larger file. A list as with learning_rate.",
                 ),
                 io.Combo.Input(
                     "kernel",
@@ -178,7 +187,7 @@ class SCEditTrainOnModel(io.ComfyNode):
                     max=2048,
                     step=64,
                     tooltip="For a folder: pixels along the side of a square; others have as many pixels. 512 for SD "
-                    "1.5, 768 for SD 2.1, 1024 for SDXL.",
+                    "1.5, 768 for SD 2.1, 1024 for SDXL. Memory grows with its square.",
                 ),
                 io.String.Input(
                     "caption",
@@ -191,7 +200,7 @@ class SCEditTrainOnModel(io.ComfyNode):
                     min=0,
                     max=1000,
                     tooltip="How many pictures to keep out of training, to measure the tuner on; at most a "
-                    "tenth of all.",
+                    "tenth of all, and none of fewer than 10.",
                 ),
                 io.Int.Input(
                     "preview_every",
@@ -204,12 +213,14 @@ class SCEditTrainOnModel(io.ComfyNode):
                     "start_from",
                     options=[NONE, *folders.names(folders.KEY)],
                     default=NONE,
-                    tooltip="A tuner in models/scedit whose weights and shapes the training begins with.",
+                    tooltip="A tuner in models/scedit whose weights and shapes the training begins with; ratio and "
+                    "kernel do not count then.",
                 ),
                 io.Boolean.Input(
                     "resume",
                     default=True,
-                    tooltip="On: resume from the last checkpoint of this name, where there is one. Off: begin anew.",
+                    tooltip="On: resume from the last checkpoint of this name, where there is one. Off: begin anew; "
+                    "the earlier run is kept in output/scedit/<name>/earlier.",
                 ),
             ],
             outputs=[

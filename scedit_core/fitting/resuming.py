@@ -150,7 +150,10 @@ def leave_earlier(run: Run) -> None:
     shown = os.path.normpath(there)
     what = "the earlier run is" if remains else f"the {output.name} that was there is"
     begins = f"resumes from step {run.step} of another folder" if run.step else "begins anew"
-    run.events.emit("note", message=f"{begins}; {what} kept in {shown} (the longest {KEEP} are, and the latest)")
+    run.events.emit(
+        "note",
+        message=f"{begins}; {what} kept in {shown} ({KEEP} are kept: the latest, and of the others those with the most steps)",
+    )
 
 
 def leave_later(run: Run) -> None:

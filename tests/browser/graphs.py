@@ -64,19 +64,22 @@ class Workflow:
 
 
 _CHOOSE_PICTURE = "Choose your picture in *Load Image*."
-_SAME_SKIPS = "All of them read the same unedited skips, so their order does not matter."
-_ANY_STYLE = "*Load SC-Tuner* takes every style that the help of *SCEdit Tuner Info* lists, and those that you train."
+_SAME_SKIPS = "The order of the *Apply* nodes does not matter."
+_ANY_STYLE = (
+    "*Load SC-Tuner* takes every style for this model that the help of *SCEdit Tuner Info* lists, and those that you "
+    "train."
+)
 _CONTROL = "*Apply ControlNet* takes a CSC-Tuner like any other ControlNet, with strength, range and chaining. "
 _TRAIN = (
     "Put pictures into `input/{folder}`, each with a text file of the same name that says what is on it. *Run* trains "
-    "on the checkpoint of the graph first ({time}) and then draws; the next *Run* uses the tuner at once. It needs "
-    "nothing but ComfyUI. "
+    "on the checkpoint of the graph first ({time}) and then draws; the next *Run* uses the tuner at once. Later, and in "
+    "other graphs, choose it in *{load}*. It needs nothing but ComfyUI. "
 )
 _DISTIL = (
     "Put pictures of any kind into `input/my_many_pictures`, a hundred or more; captions in text files of the same "
     "name help, but may be missing. *Run* has the ControlNet teach a small tuner on the checkpoint of the graph (2000 "
-    "steps), and then draws with that; the next *Run* uses it at once, and needs the ControlNet no more. For another "
-    "ControlNet connect the images of its own preprocessor to `hints`, and the same pictures through *VAE Encode* to "
+    "steps), and then draws with that; the next *Run* uses it at once. Later, and in other graphs, choose it in *Load "
+    "CSC-Tuner*, without the ControlNet. For another ControlNet connect the images of its own preprocessor to `hints`, and the same pictures through *VAE Encode* to "
     "`latents`. "
 )
 _MANY = "A control needs thousands of pictures, and nobody has released one like this for SD 1.5. "
@@ -87,7 +90,7 @@ WORKFLOWS = {
         style_from_pictures,
         "sd15",
         "SCEdit 01 Style from your pictures (SD 1.5)",
-        _TRAIN.format(folder="my_pictures", time="400 steps, minutes on a GPU") + "Twenty pictures are enough.",
+        _TRAIN.format(folder="my_pictures", time="400 steps", load="Load SC-Tuner") + "Twenty pictures are enough.",
     ),
     "sc_tuner_sd15": Workflow(
         lambda: style("sd15"), "sd15", "SCEdit 02 Style (SD 1.5)", _ANY_STYLE, (PIXEL_ART["sd15"],)
@@ -197,7 +200,7 @@ WORKFLOWS = {
         edges_from_pictures,
         "sd15",
         "SCEdit 18 Train a control for edges (SD 1.5)",
-        _TRAIN.format(folder="my_many_pictures", time="4000 steps, hours on a GPU") + _MANY + _CHOOSE_PICTURE,
+        _TRAIN.format(folder="my_many_pictures", time="4000 steps", load="Load CSC-Tuner") + _MANY + _CHOOSE_PICTURE,
     ),
     "csc_completion_sd15": Workflow(
         completion,
@@ -205,7 +208,7 @@ WORKFLOWS = {
         "SCEdit 19 Train a control that continues pictures (SD 1.5)",
         "*SCEdit Completion* puts the picture on a larger canvas; what is black in the hint is painted. To fill a "
         "hole, connect a mask and set all margins to 0. "
-        + _TRAIN.format(folder="my_many_pictures", time="4000 steps, hours on a GPU")
+        + _TRAIN.format(folder="my_many_pictures", time="4000 steps", load="Load CSC-Tuner")
         + _MANY
         + _CHOOSE_PICTURE,
     ),
@@ -213,13 +216,13 @@ WORKFLOWS = {
         lambda: style_in_the_graph("sdxl"),
         "sdxl",
         "SCEdit 20 Style from your pictures (SDXL)",
-        _TRAIN.format(folder="my_pictures", time="400 steps, minutes on a GPU") + "Twenty pictures are enough.",
+        _TRAIN.format(folder="my_pictures", time="400 steps", load="Load SC-Tuner") + "Twenty pictures are enough.",
     ),
     "csc_train_in_graph_sdxl": Workflow(
         lambda: control_in_the_graph("sdxl"),
         "sdxl",
         "SCEdit 21 Train a control for edges (SDXL)",
-        _TRAIN.format(folder="my_many_pictures", time="4000 steps, hours on a GPU")
+        _TRAIN.format(folder="my_many_pictures", time="4000 steps", load="Load CSC-Tuner")
         + "A control needs thousands of pictures. Templates 09 to 17 use released ones.",
     ),
     "csc_distil_canny_sd15": Workflow(
@@ -255,7 +258,9 @@ def note(stem: str) -> str:
     workflow = WORKFLOWS[stem]
     where = "**Files, in the folder of ComfyUI**"
     if any(file.name.endswith(".bin") for file in workflow.files):
-        where += " (keep the release's folders; the page's list of missing files downloads no `.bin`: use these links)"
+        where += (
+            " (use these links, since ComfyUI's list of missing files downloads no `.bin`; keep the names of folders)"
+        )
     thumbnail = _OTHER_THUMBNAILS.get(stem, _THUMBNAIL)
     return f"### {workflow.name}\n\n{workflow.text}\n\n{where}\n\n{needed(files(stem))}\n\n{thumbnail}"
 

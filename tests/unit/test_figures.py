@@ -133,15 +133,6 @@ def test_sampling_is_that_of_the_report(report, time):
         assert table[name][time + 1] == f"{row['flops']:.3f}", name
 
 
-def test_one_pass_beside_the_earlier_build_is_that_of_the_report():
-    models = _results("inference_before")["models"]
-    for name, *cells in _table("variant | SD 1.5, 512 px: before"):
-        for model, told in (("sd15", cells[:3]), ("sdxl", cells[3:])):
-            row = next((each for each in models[model]["rows"] if each["variant"] == name), None)
-            expected = row and [f"{row['inside_before']:.3f}", f"{row['inside']:.3f}", f"{row['edits']:.2f}"]
-            assert told == (expected or ["", "", ""]), name
-
-
 def test_the_readme_is_read_in_one_sitting():
     assert README.count("\n") <= 150
 
