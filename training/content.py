@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from scedit_core.fitting.identity import digest
+from scedit_core.fitting.identity import digest, digest_of
 
 from .config import TrainConfig
-from .data.file_index import digest_of
 from .data.shard_reading import expand_shards
 
 

@@ -125,20 +125,22 @@ class SCEditDistillControlNet(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, control_net, name, steps, **widgets: Any) -> io.NodeOutput:
-        given, name, steps = single(widgets), one(name), one(steps)
-        sources = sources_of(one(model), given)
-        control, hidden = one(control_net), cls.hidden
+        hidden = cls.hidden
         file = _file_of(getattr(hidden, "prompt", None), getattr(hidden, "unique_id", None))
-        sources.teaching = Teaching(
-            control,
-            file or type(control).__name__,
-            *(None if given[phase] == _DEFAULT else given[phase] for phase in ("residuals", "predictions")),
-        )
-        with shown_on_page(cls, name, given.get("resume", True)) as page:
+        with shown_on_page(cls, one(name), one(widgets.get("resume", True))) as page:
+            wired = single({"model": model, "control": control_net, "name": name, "steps": steps})
+            given, control = single(widgets), wired.pop("control")
+            sources = sources_of(wired.pop("model"), given)
+            sources.teaching = Teaching(
+                control,
+                file or type(control).__name__,
+                *(None if given[phase] == _DEFAULT else given[phase] for phase in ("residuals", "predictions")),
+            )
             check_kind(control)
             kind = _kind(given["condition"], sources)
-            tuner, losses = train_here(page, name, kind, steps, sources, given)
-        return io.NodeOutput(SCEditControl(tuner), {"loss": losses}, steps, ui={"text": [f"Saved {tuner.source}"]})
+            tuner, losses = train_here(page, **wired, kind=kind, sources=sources, given=given)
+        saved = {"text": [f"Saved {tuner.source}"]}
+        return io.NodeOutput(SCEditControl(tuner), {"loss": losses}, page.step, ui=saved)
 
 
 def _kind(condition: str, sources: Sources) -> str:

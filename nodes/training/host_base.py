@@ -90,14 +90,16 @@ class HostBase:
         return self.model.load_device
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with the model, with what it predicts, and with LoRA in effect."""
+        """16 hexadecimal digits that change with the model, what it predicts, and LoRA and tuners in effect."""
         digest = hashlib.blake2b(f"{self.name} {self.prediction}".encode(), digest_size=8)
         for key, parts in sorted(self.model.get_key_patches("diffusion_model.").items()):
             digest.update(key.encode())
             for part in parts:
                 look_at(part, digest)
         for patch in self._others:
-            digest.update(f"{patch.tuner.name} {patch.strength}".encode())
+            look_at(list(patch.tuner.tuner.state_dict().values()), digest)
+            settings = patch.weights(), patch.percents, patch.call, patch.hint and patch.hint.mode, patch.shown()
+            digest.update(str(settings).encode())
         return digest.hexdigest()
 
     def load(self) -> None:
@@ -329,6 +331,9 @@ def _trainable(model: Any) -> tuple[Any, list[str]]:
     for name in [name for name in clone.object_patches if name.startswith("diffusion_model")]:
         off.append(f"a replaced {name}")
         del clone.object_patches[name]
+    for name in list(getattr(clone, "injections", ())):  # what computes beside layers, as a LoRA in bypass mode
+        off.append(name)
+        clone.remove_injections(name)
     return clone, off
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -239,17 +240,18 @@ class SCEditTrainOnModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, name, kind, steps, **widgets: Any) -> io.NodeOutput:
-        given = single(widgets)
-        given["sweep"] = {
-            key: [kind(value) for value in widgets[key]]
-            for key, kind in _SWEPT.items()
-            if len(widgets.get(key, ())) > 1
-        }
-        name, kind, steps = one(name), one(kind), one(steps)
-        sources = sources_of(one(model), given)
-        with shown_on_page(cls, name, given.get("resume", True)) as page:
-            tuner, losses = train_here(page, name, kind, steps, sources, given)
-        return io.NodeOutput(*on_its_output(tuner), {"loss": losses}, steps, ui={"text": [f"Saved {tuner.source}"]})
+        with shown_on_page(cls, one(name), one(widgets.get("resume", True))) as page:
+            wired = single({"model": model, "name": name, "kind": kind, "steps": steps})
+            given = single(widgets, _SWEPT)
+            given["sweep"] = {
+                key: [number(value) for value in widgets[key]]
+                for key, number in _SWEPT.items()
+                if len(widgets.get(key, ())) > 1
+            }
+            sources = sources_of(wired.pop("model"), given)
+            tuner, losses = train_here(page, **wired, sources=sources, given=given)
+        saved = {"text": [f"Saved {tuner.source}"]}
+        return io.NodeOutput(*on_its_output(tuner), {"loss": losses}, page.step, ui=saved)
 
 
 def train_here(
@@ -260,19 +262,29 @@ def train_here(
     page.at(name, run, output)
     folder = inside_input(given.get("folder") or "")
     _check(sources, folder, kind)
-    settings = settings_of(Path(output), run, folder, kind, steps, given)
+    settings = settings_of(Path(output), run, folder, kind, steps, given, sources.teaching is not None)
     if os.path.exists(output) and not was_trained_here(run):
         raise SCEditError(
             f"name: expected one that no other tuner has, found {output}; choose another name, or move that file away"
         )
     start = "auto" if given.get("resume", True) else "never"
     losses = run_training(settings, sources, given["checkpointing"], start, page, given.get("sweep"))
-    page.end("finished", ("finished", {"steps": steps}))
+    page.end("finished", ("finished", {"steps": page.step}))
     return delivered(name, output), losses or [0.0]
 
 
-def single(widgets: dict[str, Any]) -> dict[str, Any]:
-    """Inputs as they are meant: all come in lists, of which those of pictures stay lists."""
+def single(widgets: dict[str, Any], swept: Iterable[str] = ()) -> dict[str, Any]:
+    """Inputs as they are meant: all come in lists, of which those of pictures stay lists.
+
+    Raises SCEditError for a list of anything else than pictures and `swept`.
+    """
+    for key, value in widgets.items():
+        if isinstance(value, list) and len(value) > 1 and key not in (*_LISTS, *swept):
+            may = ", ".join(swept)
+            raise SCEditError(
+                f"{key}: expected one value, found a list of {len(value)}; connect a single one"
+                + (f" (only {may} can be lists)" if may else "")
+            )
     return {key: value if key in _LISTS else one(value) for key, value in widgets.items()}
 
 
@@ -281,8 +293,10 @@ def sources_of(model: Any, given: dict[str, Any]) -> Sources:
     return Sources(model, **{key: given.get(key) for key in (*_LISTS, "vae", "clip")})
 
 
-def settings_of(output: Path, run: Path, folder: str, kind: str, steps: int, given: dict[str, Any]) -> Settings:
-    """The settings that the node's widgets mean."""
+def settings_of(
+    output: Path, run: Path, folder: str, kind: str, steps: int, given: dict[str, Any], taught: bool
+) -> Settings:
+    """The settings that the node's widgets mean.  taught: by a ControlNet."""
     start_from = given.get("start_from", NONE)
     every = given.get("preview_every", 100)
     condition = None if kind == STYLE else _condition(kind, given.get("condition") or "custom")
@@ -303,7 +317,7 @@ def settings_of(output: Path, run: Path, folder: str, kind: str, steps: int, giv
             condition=condition,
             annotators=[Path(path) for path in folder_paths.get_folder_paths(folders.ANNOTATORS)],
         ),
-        objective=ObjectiveSettings(timestep_sampling=default_sampling(what, taught=False)),
+        objective=ObjectiveSettings(timestep_sampling=default_sampling(what, taught)),
         loop=LoopSettings(
             steps=steps,
             batch=given["batch"],

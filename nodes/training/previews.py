@@ -36,6 +36,7 @@ class HostPreviews:
     """Draws the first of `pictures` with the tuner as it is, and once without it and with its teacher, side by side.
 
     empty: the states of the negative prompt.  vae: decodes; without one, colours are those of the latents.
+    hint_of: gives the hint [1,3,H,W] of a picture as validation has it, None of a style.
     edges: whether hints show edges, which are then looked for in the pictures.
     told:  of the last pictures: how well edges are followed, and seconds of a sampling step, without and with the tuner
            and with the teacher.
@@ -47,6 +48,7 @@ class HostPreviews:
         folder: Path,
         pictures: Sequence[Picture],
         empty: TextStates,
+        hint_of: Callable[[Picture], Tensor | None],
         vae: Any,
         teacher: HostTeacher | None = None,
         edges: bool = False,
@@ -54,6 +56,7 @@ class HostPreviews:
         self._model, self._folder, self._vae = model, folder, vae
         self._pictures, self._empty = list(pictures[:_SHOWN]), empty
         self._teacher, self._edges = teacher, edges and vae is not None
+        self._hints = [hint_of(picture) for picture in self._pictures]
         self._others: dict[str, list[Image.Image]] | None = None  # columns of what does not change
         self._seconds: dict[str, float] = {}
         self.told: dict[str, float] = {}
@@ -78,7 +81,7 @@ class HostPreviews:
         self.told = {f"seconds_{name}": seconds for name, seconds in self._seconds.items()}
         if self._edges:
             pictures = {name: [to_tensor(each) for each in column] for name, column in columns.items()}
-            self.told |= edges_followed(pictures, [p.pixels.float() / 255 for p in self._pictures])
+            self.told |= edges_followed(pictures, [hint[0] for hint in self._hints])
         self.latest = _sheet(list(zip(*columns.values(), strict=True)))
         sheet, path = self.latest, self._folder / f"step-{step:06d}.jpg"
         return replace_file(path, lambda part: sheet.save(part, "JPEG", quality=92))
@@ -94,8 +97,7 @@ class HostPreviews:
         return column
 
     def _sample(self, i: int, by: SCTuner | CSCTuner | HostTeacher | None) -> Tensor:
-        picture, model, control = self._pictures[i], self._model, None
-        shown = None if picture.pixels is None else picture.pixels[None].float() / 255
+        picture, shown, model, control = self._pictures[i], self._hints[i], self._model, None
         if isinstance(by, HostTeacher):
             control = by.control.copy().set_cond_hint(shown)
         elif by is not None:

@@ -19,6 +19,7 @@ from ...scedit_core.fitting.distilling import Lessons, Phases
 from ...scedit_core.fitting.event_log import EVENTS_FILE, EventLog, latest_run_of_steps, read_events
 from ...scedit_core.fitting.events import Events, told_of_the_end
 from ...scedit_core.fitting.following import shows_edges
+from ...scedit_core.fitting.identity import digest_of
 from ...scedit_core.fitting.loop import train_to_end
 from ...scedit_core.fitting.new_tuner import new_tuner
 from ...scedit_core.fitting.objective import Objective
@@ -168,6 +169,7 @@ def _train(
         objective=objective,
         step_module=TrainingStep(base, tuner),
         lessons=lessons,
+        files={"tuner.start_from": settings.tuner.start_from and digest_of(settings.tuner.start_from)},
         **changing(tuner, loop, base.compute_dtype == torch.float16),
     )
     run.remarks.take(data.remarks)
@@ -184,7 +186,14 @@ def _train(
         pictured = data.held or data.examples
         edges = shows_edges(settings.data.condition)
         previews = HostPreviews(
-            sources.model, folder.path / "previews", pictured, shown, sources.vae, teacher, edges=edges
+            sources.model,
+            folder.path / "previews",
+            pictured,
+            shown,
+            hint_of=lambda picture: data.batch_of([picture]).hints,
+            vae=sources.vae,
+            teacher=teacher,
+            edges=edges,
         )
     folder.follow(run, previews)
     members = variants(settings, sweep) if sweep else {}

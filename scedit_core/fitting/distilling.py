@@ -168,7 +168,7 @@ def residual_errors(
         if wanted[b] is None:
             continue
         target = wanted[b].float()
-        error = (tuner.residual(b, skips[b], features[b]).float() - target).square().mean(1)
+        error = (tuner.scale * tuner.residual(b, skips[b], features[b]).float() - target).square().mean(1)
         square = target.square().mean(1)
         if masks is not None:
             shown = F.interpolate(masks.to(error), error.shape[-2:], mode="area")[:, 0]

@@ -64,6 +64,15 @@ def digest(values: list) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest()[:16] if values else None
 
 
+def digest_of(path: Path) -> str:
+    """BLAKE2b of a file's content, 32 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def _named(values: dict[str, Any], part: str, key: str) -> str | None:
     value = (values.get(part) or {}).get(key)
     return value and Path(value).name

@@ -152,7 +152,8 @@ def leave_earlier(run: Run) -> None:
     begins = f"resumes from step {run.step} of another folder" if run.step else "begins anew"
     run.events.emit(
         "note",
-        message=f"{begins}; {what} kept in {shown} ({KEEP} are kept: the latest, and of the others those with the most steps)",
+        message=f"{begins}; {what} kept in {shown} ({KEEP} are kept: the latest, and of the others those with the most "
+        "steps)",
     )
 
 

@@ -238,7 +238,8 @@ class Run:
         if _shapes(tuner) == _shapes(self.tuner):  # said in other words
             changed = [each for each in changed if not each.startswith("tuner.")]
         if state.files is not None:
-            changed += [f"{key} (another file)" for key, found in self.files.items() if state.files.get(key) != found]
+            keys = {**self.files, **state.files}
+            changed += [f"{key} (another file)" for key in keys if state.files.get(key) != self.files.get(key)]
         else:  # from before these were kept
             changed += renamed(state.config, self.config)
             before = tuner.metadata.get("scedit.base", self.base.name)

@@ -129,6 +129,9 @@ def train_sweep(
         members = dict(runs)
         leave_earlier(shared)  # a tuner that was there, or a run that was no sweep
         forget_surplus(shared.folder.path)
+    elif checkpoints_in(shared.folder.checkpoints):  # a run that was no sweep, since the sweep that resumes
+        leave_earlier(shared)
+        forget_surplus(shared.folder.path)
     begun()
     for run in members.values():
         run.events.emit("plan", **plan(run))

@@ -72,15 +72,15 @@ _ANY_STYLE = (
 _CONTROL = "*Apply ControlNet* takes a CSC-Tuner like any other ControlNet, with strength, range and chaining. "
 _TRAIN = (
     "Put pictures into `input/{folder}`, each with a text file of the same name that says what is on it. *Run* trains "
-    "on the checkpoint of the graph first ({time}) and then draws; the next *Run* uses the tuner at once. Later, and in "
-    "other graphs, choose it in *{load}*. It needs nothing but ComfyUI. "
+    "on the checkpoint of the graph first ({time}) and then draws; the next *Run* uses the tuner at once. Later, and "
+    "in other graphs, choose it in *{load}*. It needs nothing but ComfyUI. "
 )
 _DISTIL = (
     "Put pictures of any kind into `input/my_many_pictures`, a hundred or more; captions in text files of the same "
     "name help, but may be missing. *Run* has the ControlNet teach a small tuner on the checkpoint of the graph (2000 "
     "steps), and then draws with that; the next *Run* uses it at once. Later, and in other graphs, choose it in *Load "
-    "CSC-Tuner*, without the ControlNet. For another ControlNet connect the images of its own preprocessor to `hints`, and the same pictures through *VAE Encode* to "
-    "`latents`. "
+    "CSC-Tuner*, without the ControlNet. For another ControlNet connect the images of its own preprocessor to "
+    "`hints`, and the same pictures through *VAE Encode* to `latents`. "
 )
 _MANY = "A control needs thousands of pictures, and nobody has released one like this for SD 1.5. "
 

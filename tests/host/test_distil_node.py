@@ -215,6 +215,11 @@ class Text:
         return prompt(len(text))
 
 
+def test_a_student_sees_all_noise_levels_alike_as_from_the_command_line(distil):
+    student, _, _ = distil(small_model(), small_controlnet(), steps=1)
+    assert json.loads(student.tuner.tuner.metadata["scedit.training"])["timestep_sampling"] == "uniform"
+
+
 def test_previews_show_teacher_and_student_beside_each_other(pack, training, distil, folders):
     """The base, the teacher and the student at one seed; the teacher's is what Apply ControlNet gives."""
     model, control = small_model(), small_controlnet()

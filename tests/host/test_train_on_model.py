@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import comfy.sd
 import folder_paths
 import pytest
 import torch
@@ -146,6 +147,54 @@ def test_what_cannot_be_trained_through_is_taken_off_and_said(training, train, f
 
 
 # ---- what comes out ----
+
+
+def test_a_lora_in_bypass_mode_is_taken_off_and_said(train, folders):
+    if not hasattr(comfy.sd, "load_bypass_lora_for_models"):
+        pytest.skip("this ComfyUI has no bypass mode")
+    weights = {}
+    for name, layer in small_model().model.diffusion_model.named_modules():
+        if isinstance(layer, torch.nn.Linear) and "attn" in name:
+            weights[f"diffusion_model.{name}.lora_up.weight"] = torch.randn(layer.out_features, 2)
+            weights[f"diffusion_model.{name}.lora_down.weight"] = torch.randn(2, layer.in_features)
+    given = {"latents": latents(2), "positive": [prompt(1)], "steps": 2}
+    plain = train(small_model(), name="plain", **given)[2]
+    model, _ = comfy.sd.load_bypass_lora_for_models(small_model(), None, weights, 1.0, 0)
+    assert train(model, name="bypass", **given)[2] == plain
+    (remarks,) = events(folders, "remarks", "bypass")
+    assert any("not used while training: bypass_lora" in each["text"] for each in remarks["remarks"])
+
+
+def test_previews_of_a_control_that_completes_hide_what_validation_hides(train, training, monkeypatch):
+    """Not the whole picture, from which every control would seem to complete."""
+    seen, measured = [], []
+    monkeypatch.setattr(training.previews, "STEPS", 1)
+    hint, batch_of = training.previews.Hint, training.picture_set.PictureSet.batch_of
+
+    def noted(managed, shown, *more):
+        seen.append(shown)
+        return hint(managed, shown, *more)
+
+    def batch(self, examples):
+        made = batch_of(self, examples)
+        measured.extend(made.hints)
+        return made
+
+    monkeypatch.setattr(training.previews, "Hint", noted)
+    monkeypatch.setattr(training.picture_set.PictureSet, "batch_of", batch)
+    train(
+        embedded_base.load_model(),
+        folder=str(PACK_ROOT / "demo" / "style"),
+        vae=embedded_base.DemoVAE(),
+        clip=embedded_base.DemoText(),
+        kind="completion",
+        steps=1,
+        preview_every=1,
+    )
+    assert len(seen) == 2
+    for shown in seen:
+        assert (shown[0].amax(0) == 0).float().mean() > 0.05
+        assert any(torch.equal(shown[0], each) for each in measured)
 
 
 def test_own_hints_make_a_control_and_a_tuner_to_go_on_from_is_taken(pack, train):

@@ -151,6 +151,17 @@ def test_errors_of_residuals_are_shares_of_what_the_teacher_adds(school):
     assert nothing.max() < 1e-12  # a student that adds what its teacher adds makes no mistake
 
 
+def test_a_student_with_a_scale_adds_its_residuals_times_that(school, monkeypatch):
+    """As one that begins from a released control, whose file states a scale."""
+    base, _, student, batch = school
+    monkeypatch.setitem(student.metadata, "scedit.scale", "0.5")
+    with torch.no_grad():
+        skips = base.skips(*(batch[k] for k in ("noisy", "timesteps", "text", "sizes")))
+        features = student.encode_hint(batch["hints"])
+        added = [0.5 * student.residual(b, skips[b], features[b]) for b in range(len(skips))]
+        assert TrainingStep(base, student)(**batch, wanted=added).max() < 1e-12
+
+
 def test_masked_places_do_not_count(school):
     base, teacher, student, batch = school
     wanted = teacher.residuals(**batch).skips

@@ -4,7 +4,6 @@ again each time."""
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import time
@@ -12,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from scedit_core.fitting.identity import digest_of
 from scedit_core.pictures.framing import Size
 from scedit_core.pictures.reading import PictureFacts, measure
 
@@ -109,12 +109,3 @@ class Seen:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with open(self._path, "ab", buffering=0) as file:
                 file.write(fresh.encode())
-
-
-def digest_of(path: Path) -> str:
-    """BLAKE2b of a file's content, 32 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
