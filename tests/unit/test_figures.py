@@ -99,6 +99,32 @@ def test_distilling_and_todays_style_are_those_of_the_reports():
     assert not rows
 
 
+def test_controls_are_those_of_the_reports():
+    def means(report: str, steps: tuple[str, ...], mark: str = "edge_f1") -> dict[str, list[str]]:
+        rows = _results(report)["tasks"]["control"][1:]
+        return {
+            row["method"]: [f"{statistics.mean(s['marks'][n][mark] for s in row['seeds']):.2f}" for n in steps]
+            for row in rows
+        }
+
+    table = {cells[0]: [cell.split(" ")[0] for cell in cells[1:]] for cells in _table("control | trained")}
+    found, agreement = means("control", ("250", "500", "1000", "2000")), means("control", ("2000",), "agreement")
+    assert table.keys() - {"base, no control"} == found.keys()
+    assert {name: table[name][2:] for name in found} == {name: found[name] + agreement[name] for name in found}
+    alike = means("control_uniform", ("250", "500"))
+    both = {cells[0]: [cell.split(" ")[0] for cell in cells[1:]] for cells in _table("control, edge F1")}
+    assert both == {name: [found[name][0], each[0], found[name][1], each[1]] for name, each in alike.items()}
+
+
+@pytest.mark.parametrize("steps", ["250", "500", "1000", "2000"])
+def test_a_control_is_as_good_as_every_peer(steps):
+    """Those of any size, to a point; by pictures or by a ControlNet."""
+    rows = {row["method"]: row["seeds"] for row in _results("control")["tasks"]["control"][1:]}
+    means = {name: statistics.mean(s["marks"][steps]["edge_f1"] for s in seeds) for name, seeds in rows.items()}
+    ours = max(mean for name, mean in means.items() if name.startswith("CSC"))
+    assert ours >= max(means.values()) - 0.01
+
+
 # method, over which other, savings, what, at most, at which models; at batch 4 at SD 1.5 alone
 @pytest.mark.parametrize(
     ("method", "other", "savings", "what", "batch", "at_most", "models"),
