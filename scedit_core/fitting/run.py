@@ -25,6 +25,7 @@ from .objective import Objective
 from .optimizers import KINDS
 from .optimizing import RunningMean, own_mean, rate_factor
 from .processes import Processes
+from .regrouping import grouped_names, load_by_name
 from .remarks import Remarks
 from .run_folder import RunFolder
 from .settings import Settings
@@ -124,6 +125,7 @@ class Run:
             return None
         parts = {
             "optimizer": self.optimizer.state_dict(),
+            "grouped": grouped_names(self.optimizer, self.tuner),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "skipped": self.skipped,
@@ -173,7 +175,7 @@ class Run:
         self._take_rate()
 
     def restore(self, path: Path, any_config: bool = False) -> None:
-        """Go on from a checkpoint, with the learning rate and running mean that are set now.
+        """Go on from a checkpoint, with the learning rates, optimiser's arguments and running mean that are set now.
 
         Raises TrainingError where it is not whole or holds another tuner or optimiser, ConfigError where it is of
         another run: of other settings that the numbers depend on, another base, or none of the pictures, unless
@@ -190,10 +192,8 @@ class Run:
             if state.config["loop"]["optimizer"] != self.config.loop.optimizer:
                 raise ValueError(state.config["loop"]["optimizer"])
             self.tuner.load_state_dict(tuner.state_dict())
-            saved = state.parts["optimizer"]
-            for group, own in zip(saved["param_groups"], self.optimizer.param_groups, strict=False):
-                group |= {"fused": own["fused"]} if "fused" in own else {}  # of this device, not of the one before
-            self.optimizer.load_state_dict(saved)
+            names = grouped_names(self.optimizer, self.tuner)
+            lost = load_by_name(self.optimizer, names, state.parts, state.config["loop"], self.config.loop)
             self.schedule.load_state_dict(state.parts["schedule"])
             if state.parts["scaler"]:  # empty of a run in another precision
                 self.scaler.load_state_dict(state.parts["scaler"])
@@ -208,6 +208,9 @@ class Run:
                 f"{path}: expected a checkpoint of this tuner and optimiser, found another ({in_short(error)}); "
                 "start anew with --resume never, which keeps the earlier run"
             ) from error
+        if lost is not None:
+            message = f"resumes from step {state.step} with a new optimiser, since {lost}; the tuner's weights are kept"
+            self.events.emit("note", message=message)
         if self.lessons is not None:
             self.lessons.keep(state.config.get("teacher") or {})
         self._take_rate()
