@@ -45,6 +45,7 @@ class Run:
     budget:  of minutes, where the run has one.
     unsettled: the last update, of which it is not known yet whether it was skipped (told.py).
     noted:   sentences that were told once and need not be again.
+    trained: digests of the pictures that the tuner was trained on before the run was resumed.
     shards:  a digest of each file of pictures that are not counted beforehand, else None.
     """
 
@@ -72,6 +73,7 @@ class Run:
     remarks: Remarks = field(default_factory=Remarks)
     unsettled: Told | None = None
     noted: set[str] = field(default_factory=set)
+    trained: set[str] = field(default_factory=set)
 
     @property
     def part(self) -> tuple[int, int]:
@@ -129,6 +131,7 @@ class Run:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "skipped": self.skipped,
+            "trained": sorted(self.trained | {example.digest for example in self.data.examples}),
         }
         if self.budget is not None:
             parts["budget"] = self.budget.state_dict()
@@ -214,6 +217,7 @@ class Run:
         if self.lessons is not None:
             self.lessons.keep(state.config.get("teacher") or {})
         self._take_rate()
+        self._leave_out_trained(state)
         self.step = state.step
         here = path.resolve().parent == self.folder.checkpoints.resolve()
         self.best = state.best if here and state.measured in (None, self.measured) else None
@@ -228,6 +232,26 @@ class Run:
         )
         what = "shards" if self.shards is not None else "pictures or captions"
         return f"{fresh} new and {gone} gone of the {what}" if fresh or gone else None
+
+    def _leave_out_trained(self, state: State) -> None:
+        """No longer measure as unseen what was trained on before, where pictures were added and others are held out."""
+        self.trained |= set(state.parts.get("trained", ()))
+        if not self.data.unseen:
+            return
+        now, before = {example.digest for example in self.data.examples}, set(state.contents or ())
+        known = [
+            each
+            for each in self.data.held
+            if each.digest not in now and (each.digest in self.trained or digest([picture_of(each)]) in before)
+        ]  # of what is in both sets now a remark tells
+        if not known:
+            return
+        left = [each for each in self.data.held if each not in known]
+        self.data.held, self.data.unseen = left or self.data.held, bool(left)
+        does = "are measured no more" if left else "are measured all the same, as there are no others"
+        self.events.emit(
+            "note", message=f"{len(known)} of the pictures that are held out now were trained on before; they {does}"
+        )
 
     def _settings(self) -> dict[str, Any]:
         """The settings that the numbers depend on, with a teacher's phases as they are planned."""
