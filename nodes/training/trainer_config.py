@@ -142,6 +142,9 @@ def with_file(config: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, A
         }
         for key in (key for key, out in unfit.items() if out and key not in loop):
             both["loop"].pop(key, None)
+    weighed = file.get("objective")
+    if isinstance(weighed, dict) and weighed.get("weighting", "equal") != "equal" and "min_snr_gamma" not in weighed:
+        both["objective"].pop("min_snr_gamma", None)  # a preset's, and the trainer takes one weighting
     data, said = both.get("data"), file.get("data")
     said = said if isinstance(said, dict) else {}
     if isinstance(data, dict):

@@ -134,14 +134,19 @@ class Objective:
 
         Debiased (Yu et al. 2023, arXiv 2310.08442): 1 / sqrt(snr) for epsilon, and what the same is for v,
         sqrt(snr) / (snr + 1).
+
+        All are finite: where epsilon's schedule ends with no signal, the weight is that of the lowest SNR above 0.
         """
         gamma = self.config.min_snr_gamma
         if gamma is None and self.config.weighting == "equal":
             return torch.ones(len(timesteps))
         kept = self.alphas_cumprod[timesteps.cpu()]
+        if self.prediction == "epsilon":  # whose weights at an SNR of 0, where a schedule may end, are 0/0 or 1/0
+            kept = kept.clamp(min=self.alphas_cumprod[self.alphas_cumprod > 0].min())
         snr = kept / (1 - kept)
         if self.config.weighting == "debiased":
-            return (1 / snr.sqrt() if self.prediction == "epsilon" else snr.sqrt() / (snr + 1)).float()
+            weights = 1 / snr.sqrt() if self.prediction == "epsilon" else snr.sqrt() / (snr + 1)
+            return weights.nan_to_num(nan=0.0).float()  # the limit for an infinite SNR, that of pictures without noise
         below = snr if self.prediction == "epsilon" else snr + 1
         return (snr.clamp(max=gamma) / below).float()
 

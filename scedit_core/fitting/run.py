@@ -25,6 +25,7 @@ from .objective import Objective
 from .optimizers import KINDS
 from .optimizing import RunningMean, own_mean, rate_factor
 from .processes import Processes
+from .regrouping import grouped_names, load_by_name
 from .remarks import Remarks
 from .run_folder import RunFolder
 from .settings import Settings
@@ -44,6 +45,7 @@ class Run:
     budget:  of minutes, where the run has one.
     unsettled: the last update, of which it is not known yet whether it was skipped (told.py).
     noted:   sentences that were told once and need not be again.
+    trained: digests of the pictures that the tuner was trained on before the run was resumed.
     shards:  a digest of each file of pictures that are not counted beforehand, else None.
     """
 
@@ -71,6 +73,7 @@ class Run:
     remarks: Remarks = field(default_factory=Remarks)
     unsettled: Told | None = None
     noted: set[str] = field(default_factory=set)
+    trained: set[str] = field(default_factory=set)
 
     @property
     def part(self) -> tuple[int, int]:
@@ -124,9 +127,11 @@ class Run:
             return None
         parts = {
             "optimizer": self.optimizer.state_dict(),
+            "grouped": grouped_names(self.optimizer, self.tuner),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "skipped": self.skipped,
+            "trained": sorted(self.trained | {example.digest for example in self.data.examples}),
         }
         if self.budget is not None:
             parts["budget"] = self.budget.state_dict()
@@ -173,7 +178,7 @@ class Run:
         self._take_rate()
 
     def restore(self, path: Path, any_config: bool = False) -> None:
-        """Go on from a checkpoint, with the learning rate and running mean that are set now.
+        """Go on from a checkpoint, with the learning rates, optimiser's arguments and running mean that are set now.
 
         Raises TrainingError where it is not whole or holds another tuner or optimiser, ConfigError where it is of
         another run: of other settings that the numbers depend on, another base, or none of the pictures, unless
@@ -190,10 +195,8 @@ class Run:
             if state.config["loop"]["optimizer"] != self.config.loop.optimizer:
                 raise ValueError(state.config["loop"]["optimizer"])
             self.tuner.load_state_dict(tuner.state_dict())
-            saved = state.parts["optimizer"]
-            for group, own in zip(saved["param_groups"], self.optimizer.param_groups, strict=False):
-                group |= {"fused": own["fused"]} if "fused" in own else {}  # of this device, not of the one before
-            self.optimizer.load_state_dict(saved)
+            names = grouped_names(self.optimizer, self.tuner)
+            lost = load_by_name(self.optimizer, names, state.parts, state.config["loop"], self.config.loop)
             self.schedule.load_state_dict(state.parts["schedule"])
             if state.parts["scaler"]:  # empty of a run in another precision
                 self.scaler.load_state_dict(state.parts["scaler"])
@@ -208,9 +211,13 @@ class Run:
                 f"{path}: expected a checkpoint of this tuner and optimiser, found another ({in_short(error)}); "
                 "start anew with --resume never, which keeps the earlier run"
             ) from error
+        if lost is not None:
+            message = f"resumes from step {state.step} with a new optimiser, since {lost}; the tuner's weights are kept"
+            self.events.emit("note", message=message)
         if self.lessons is not None:
             self.lessons.keep(state.config.get("teacher") or {})
         self._take_rate()
+        self._leave_out_trained(state)
         self.step = state.step
         here = path.resolve().parent == self.folder.checkpoints.resolve()
         self.best = state.best if here and state.measured in (None, self.measured) else None
@@ -225,6 +232,26 @@ class Run:
         )
         what = "shards" if self.shards is not None else "pictures or captions"
         return f"{fresh} new and {gone} gone of the {what}" if fresh or gone else None
+
+    def _leave_out_trained(self, state: State) -> None:
+        """No longer measure as unseen what was trained on before, where pictures were added and others are held out."""
+        self.trained |= set(state.parts.get("trained", ()))
+        if not self.data.unseen:
+            return
+        now, before = {example.digest for example in self.data.examples}, set(state.contents or ())
+        known = [
+            each
+            for each in self.data.held
+            if each.digest not in now and (each.digest in self.trained or digest([picture_of(each)]) in before)
+        ]  # of what is in both sets now a remark tells
+        if not known:
+            return
+        left = [each for each in self.data.held if each not in known]
+        self.data.held, self.data.unseen = left or self.data.held, bool(left)
+        does = "are measured no more" if left else "are measured all the same, as there are no others"
+        self.events.emit(
+            "note", message=f"{len(known)} of the pictures that are held out now were trained on before; they {does}"
+        )
 
     def _settings(self) -> dict[str, Any]:
         """The settings that the numbers depend on, with a teacher's phases as they are planned."""

@@ -79,6 +79,22 @@ def test_what_a_preset_means_for_another_optimiser_or_length_gives_way_to_the_fi
     assert config.with_file(widgets, {"loop": said})["loop"] == {**said, **expected}
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"weighting": "debiased"}, {"weighting": "debiased"}),
+        ({"weighting": "equal"}, {"weighting": "equal", "min_snr_gamma": 5.0}),
+        ({"noise_offset": 0.1}, {"noise_offset": 0.1, "min_snr_gamma": 5.0}),
+        # both are the file's, which the trainer refuses by the names that are written there
+        ({"weighting": "debiased", "min_snr_gamma": 1.0}, {"weighting": "debiased", "min_snr_gamma": 1.0}),
+    ],
+)
+def test_a_presets_weighting_gives_way_to_the_files(config, said, expected):
+    told = {"base": "/b", "folder": "/p", "kind": "style", "preset": "careful", "steps": 7, "resolution": 512}
+    widgets = config.from_widgets(**told, caption="", low_memory=False, annotators=[])
+    assert config.with_file(widgets, {"objective": said})["objective"] == expected
+
+
 def test_a_file_wins_over_widgets_and_its_paths_start_beside_it(config, tmp_path):
     (tmp_path / "mine.yaml").write_text(
         "output: elsewhere.safetensors\nbase: models/base\ntuner: {kind: sc, ratio: 0.5}\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 from training_runs import events, files_below, run_folder, steps_kept, stop_after, train
@@ -363,3 +364,29 @@ def test_a_configuration_edited_meanwhile(quiet, tmp_path, monkeypatch):
     assert [e["steps"] for e in events(quiet, "plan")] == [4]
     with pytest.raises(ConfigError, match=r"loop\.learning_rate \(0\.001 before, 0\.0005 now\)"):
         loop.train(load_config(file), Console(quiet=True))
+
+
+def test_what_was_trained_on_is_not_measured_as_unseen_when_pictures_are_added(quiet, tmp_path, monkeypatch):
+    """20 pictures of which a00 and a12 are held out, then 30 of which a09 is too; then the same 30 again, when the
+    checkpoint was no longer trained on that one."""
+    measured, folder = [], tmp_path / "set"
+    original = loop.train_to_end
+
+    def watched(run, previews):
+        held, own = {e.name for e in run.data.held}, {e.name for e in run.data.examples}
+        measured.append((held, own, run.data.unseen))
+        return original(run, previews)
+
+    monkeypatch.setattr(loop, "train_to_end", watched)
+    quiet["data"]["folder"], quiet["validation"] = str(folder), {"every": 0, "hold_out": 5, "images": 5}
+    folder.mkdir()
+    for steps, count in ((2, 20), (4, 30), (6, 30)):
+        for i in range(count):
+            Image.new("RGB", (64, 64), (4 * i, 200, 255 - 4 * i)).save(folder / f"a{i:02d}.png")
+            (folder / f"a{i:02d}.txt").write_text("x")
+        quiet["loop"]["steps"] = steps
+        train(quiet)
+    assert [(held, unseen) for held, _, unseen in measured] == [({"a00", "a12"}, True)] * 3
+    assert ["a09" in own for _, own, _ in measured] == [True, False, False]
+    told = [event["message"] for event in events(quiet, "note") if "trained on before" in event["message"]]
+    assert len(told) == 2

@@ -64,6 +64,24 @@ def test_zero_terminal_weights_are_finite():
     assert weights[-1] == 0
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("options", [{"min_snr_gamma": 5.0}, {"weighting": "debiased"}])
+def test_weights_are_finite_on_a_schedule_from_no_noise_to_no_signal(prediction, options):
+    """Where both ends are reached the weights are limits; between them they are the formulas, to the bit."""
+    alphas = torch.linspace(1, 0, 1000)
+    found = Objective(alphas, prediction, ObjectiveConfig(**options)).snr_weights(torch.arange(1000))
+    assert torch.isfinite(found).all()
+    assert found[0] == 0
+    snr = (alphas.double() / (1 - alphas.double()))[1:-1]
+    epsilon = prediction == "epsilon"
+    if "weighting" in options:
+        expected = 1 / snr.sqrt() if epsilon else snr.sqrt() / (snr + 1)
+    else:
+        expected = snr.clamp(max=5.0) / (snr if epsilon else snr + 1)
+    assert torch.equal(found[1:-1], expected.float())
+    assert found[-1] == (found[-2] if epsilon else 0)
+
+
 def test_a_base_with_zero_terminal_betas_keeps_them():
     own = DDIMScheduler(**SD, rescale_betas_zero_snr=True).alphas_cumprod
     for wish in ("auto", True):

@@ -15,7 +15,8 @@ from scedit_core import load_tuner
 from scedit_core.errors import ConfigError
 from scedit_core.fitting.checkpoints import checkpoints_in, load_checkpoint
 from scedit_core.fitting.optimizers import KINDS
-from scedit_core.fitting.optimizing import build_optimizer, check_optimizer, own_mean, rate_factor
+from scedit_core.fitting.optimizing import build_optimizer, check_optimizer, grouped, own_mean, rate_factor
+from scedit_core.fitting.regrouping import grouped_names, load_by_name
 from scedit_core.fitting.settings import LoopSettings
 from training.config_file import parse_config
 
@@ -169,3 +170,66 @@ def test_a_stopped_run_of_another_optimiser_resumes_to_the_same_bits(quiet, name
         key = "tuners.0.up.weight"
         assert torch.equal(mean.state_dict()[key].flatten(), found[key].flatten())
         assert not torch.equal(point.state_dict()[key].flatten(), found[key].flatten())
+
+
+def test_going_on_with_other_block_rates_and_betas_takes_them_and_leaves_each_moment_with_its_parameter(quiet):
+    """As many groups as before, but of other blocks; more groups; none; and one that has been frozen until then."""
+    loop = {"steps": 2, "batch": 2, "warmup": 0, "schedule": "constant", "learning_rate": 1e-3}
+    quiet["loop"] |= loop | {"block_rates": {0: 0.5, 2: 0}, "optimizer_arguments": {"betas": [0.9, 0.99]}}
+    train(quiet)
+    path = checkpoints_in(run_folder(quiet) / "checkpoints")[-1]
+    state, _, _ = load_checkpoint(path)
+    names = [name for each in state.parts["grouped"] for name in each]
+    saved = {name: state.parts["optimizer"]["state"][i]["exp_avg_sq"] for i, name in enumerate(names)}
+    assert not [name for name in saved if name.startswith("tuners.2.")]
+    for rates in ({0: 2.0, 2: 0}, {1: 0.5, 2: 0}, {8: 0.5}, {0: 0.5, 1: 0.25, 3: 3.0}, {}):
+        wanted = LoopSettings(**loop, block_rates=rates, optimizer_arguments={"betas": (0.5, 0.75), "eps": 1e-5})
+        tuner = load_tuner(path / "tuner.safetensors").requires_grad_(True)
+        optimizer = build_optimizer(grouped(tuner, wanted), wanted)
+        names = grouped_names(optimizer, tuner)
+        assert load_by_name(optimizer, names, state.parts, state.config["loop"], wanted) is None
+        for each, group in zip(names, optimizer.param_groups, strict=True):
+            assert (group["betas"], group["eps"]) == ((0.5, 0.75), 1e-5)
+            assert {rates.get(int(name.split(".")[1]), 1.0) for name in each} == {group.get("factor", 1.0)}
+        for name, parameter in tuner.named_parameters():
+            found = optimizer.state[parameter].get("exp_avg_sq") if parameter.requires_grad else None
+            assert (found is None) == (name not in saved or not parameter.requires_grad), name
+            assert found is None or torch.equal(found, saved[name]), name
+    quiet["loop"] |= {"steps": 3, "block_rates": {1: 0.5}, "optimizer_arguments": {"betas": [0.5, 0.75]}}
+    train(quiet, start=str(path))
+    last, _, _ = load_checkpoint(checkpoints_in(run_folder(quiet) / "checkpoints")[-1])
+    groups = last.parts["optimizer"]["param_groups"]
+    assert [(group["factor"], group["lr"], group["betas"]) for group in groups] == [
+        (1.0, 1e-3, (0.5, 0.75)),
+        (0.5, 5e-4, (0.5, 0.75)),
+    ]
+    found = {int(each["step"]) for each in last.parts["optimizer"]["state"].values()}
+    assert found == {1, 3}  # block 2 was frozen before
+    assert not [event for event in events(quiet, "note") if "new optimiser" in event["message"]]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "reason"),
+    [
+        ({"arguments": {}}, {"arguments": {"amsgrad": True}}, "another amsgrad now"),
+        ({"rates": {0: 0.5}, "unnamed": True}, {"rates": {1: 0.5}}, "does not say to which blocks"),
+        ({"rates": {0: 0.5}, "name": "schedulefree_adamw"}, {"rates": {1: 0.5}}, "joins blocks"),
+    ],
+)
+def test_an_optimisers_state_that_fits_no_more_is_begun_anew_and_that_is_told(quiet, before, now, reason):
+    def asked(steps: int, rates: dict | None = None, arguments: dict | None = None) -> dict:
+        said = {"steps": steps, "block_rates": rates or {}, "optimizer_arguments": arguments or {}, "warmup": 0}
+        return {**quiet, "loop": {**quiet["loop"], **said, "optimizer": before.get("name", "adamw")}}
+
+    train(asked(2, before.get("rates"), before.get("arguments")))
+    path = checkpoints_in(run_folder(quiet) / "checkpoints")[-1]
+    if "unnamed" in before:  # as checkpoints were before
+        state = torch.load(path / "state.pt")
+        del state["parts"]["grouped"]
+        torch.save(state, path / "state.pt")
+    train(asked(3, **now), start=str(path))
+    (note,) = [event["message"] for event in events(quiet, "note") if "new optimiser" in event["message"]]
+    assert reason in note
+    state, _, _ = load_checkpoint(checkpoints_in(run_folder(quiet) / "checkpoints")[-1])
+    entries = [*state.parts["optimizer"]["state"].values(), *state.parts["optimizer"]["param_groups"]]
+    assert {int(entry[key]) for entry in entries for key in ("step", "k") if key in entry} == {1}

@@ -246,6 +246,26 @@ def test_bad_samples_are_named_and_the_rest_is_trained_on(values, base, bad_shar
         list(map(data.batch, range(8), [2] * 8))
 
 
+@pytest.mark.parametrize("condition", [{"type": "custom", "name": "mine"}, {"type": "canny"}, {"type": "completion"}])
+@pytest.mark.parametrize("torn", ["png", "hint.png", "mask.png"])
+def test_what_only_decoding_shows_to_be_torn_counts_for_nothing_under_any_condition(
+    values, base, tmp_path, torn, condition
+):
+    members = {}
+    for i in range(4):
+        for number, part in enumerate(("png", "hint.png", "mask.png")):
+            members[f"{i}.{part}"] = bad_pictures.encoded(bad_pictures.picture(4 * number + i, (64, 64)), "PNG")
+    members[f"3.{torn}"] = members[f"3.{torn}"][:700]
+    write_shard(tmp_path / "a.tar", members)
+    values["tuner"] = {"kind": "csc"}
+    values["data"] = {"shards": str(tmp_path / "a.tar"), "resolution": 64, "condition": condition, "captions": "none"}
+    values["objective"] = {"condition_dropout": 0}
+    values |= {"validation": {"images": 1}, "previews": {"count": 1}}  # the first samples are good
+    batch = open_data(base, parse_config(values)).batch(0, 4)
+    assert sorted(batch.weights.tolist()) == [0, 1, 1, 1]
+    assert [bool(hint.any()) for hint in batch.hints] == batch.weights.bool().tolist()
+
+
 def test_a_torn_caption_is_told_where_captions_are_optional_and_not_read_where_they_are_none(values, tmp_path):
     torn = {"a.png": colour(1), "a.json": b'{"text": "one', "b.png": colour(2), "b.json": b"[" * 100_000}
     write_shard(tmp_path / "set.tar", torn | {"c.png": colour(3), "c.txt": b"\xff\xfe\x00"})

@@ -143,15 +143,17 @@ class ShardSet(TrainingSet):
             mirrored = bool(draws.mirrored[number])
             picture = _floats(row.picture, mirrored)
             hint, ready = None, row.hint is not None
-            if self._encoder.hints is not None:
+            if self._encoder.hints is not None and not row.known:
+                hint, ready = torch.zeros_like(picture), True  # it counts for nothing, and own hints cannot be made
+            elif self._encoder.hints is not None:
                 hint = _floats(row.hint, mirrored) if ready else self._encoder.hints.make(picture)
-                if row.known and (ready or not self._encoder.hints.per_step) and is_blank(hint):
+                if (ready or not self._encoder.hints.per_step) and is_blank(hint):
                     blank.append(row)
             moments = (moment[0].float().cpu() for moment in self.base.encode_moments(picture[None] * 2 - 1))
             latent, hint = self._drawn(step, number, draws, moments, hint, ready)
             latents.append(latent)
             if hint is not None:
-                hints.append(hint if row.known else torch.zeros_like(hint))
+                hints.append(hint)
         self._remark(rows, blank)
         chances = self.wording_draws(step, size)
         captions = ["" if draws.no_caption[n] else row.text(chances[n]) for n, row in zip(numbers, rows, strict=True)]
