@@ -82,7 +82,7 @@ def test_what_distilling_costs_is_that_of_the_report():
         )
 
 
-def test_distilling_and_todays_style_are_those_of_the_reports():
+def test_distilling_and_styles_are_those_of_the_reports():
     rows = {row["method"]: row["seeds"] for row in _results("distilling")["tasks"]["distilling"]}
     table = {cells[0]: cells for cells in _table("what is trained, and on what")}
     assert table.keys() - {"base, no control"} == rows.keys() - {"base"}
@@ -91,8 +91,10 @@ def test_distilling_and_todays_style_are_those_of_the_reports():
             if name != "base":
                 mean = statistics.mean(seed["marks"][steps]["edge_f1"] for seed in seeds)
                 assert table[name][column].split()[0] == f"{mean:.2f}", (name, steps)
-    rows = {row["method"]: row["seeds"] for row in _results("style")["tasks"]["style"]}
-    for name, _, *cells in _table("style, today's model"):
+    styles = _results("style")["tasks"]
+    rows = {row["method"]: row["seeds"] for row in [*styles["style"], *styles["ablation"][1:]]}
+    ablation = [[name, "", "", *cells] for name, _, *cells in _table("SC-Tuner | trained, M | in the style")]
+    for name, _, _, *cells in [*_table("style | trained"), *ablation]:
         marks = [mark for seed in rows.pop(name) for mark in seed["marks"].values()]
         means = [statistics.mean(each[mark] for each in marks) for mark in ("style", "agreement", "diversity")]
         assert [cell.split()[0] for cell in cells] == [f"{mean:.2f}" for mean in means], name
