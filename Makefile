@@ -27,7 +27,10 @@ bench: $(VENV)/.test-ready
 	$(BIN)/python -m benchmarks.training --out build/bench/training.json --plot build/bench/training.png
 	$(BIN)/python -m benchmarks.waits --out build/bench/waits.json
 	$(BIN)/python -m benchmarks.inference --out build/bench/inference.json --plot build/bench/inference.png
-	$(BIN)/python -m benchmarks.quality --rates benchmarks/results/quality.json --out build/bench/quality.json --plot build/bench/quality.png
+	$(BIN)/python -m benchmarks.quality --only control --sampling high --rates benchmarks/results/control.json \
+		--out build/bench/control.json --plot build/bench/quality.png
+	$(BIN)/python -m benchmarks.quality --only style ablation --rates benchmarks/results/style.json \
+		--out build/bench/style.json --plot build/bench/quality_style.png
 
 # Sampling and training on a GPU, with whichever Python has torch for it; at most nine minutes on an H100, and started
 # again it does what is missing.  GPU="--host FOLDER" names a ComfyUI checkout, GPU=--dry-run tries it on a CPU.  For a
