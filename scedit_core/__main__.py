@@ -34,6 +34,9 @@ _COLUMNS = ("kind", "format", "family", "blocks", "hidden", "parameters", "dtype
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.  Returns the exit code: 0, or 2 for bad input, which is told in one sentence."""
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a name of a file may have letters that a terminal's code page has not
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return options.run(options)
     except SCEditError as error:

@@ -16,7 +16,7 @@ from torch import Tensor
 from .errors import SCEditError, TunerFileError
 from .files import TunerFile, build_tuner, read_tuner
 from .formats import scepter_sc, swift_diffusers, swift_scepter
-from .saving import save_tuner, write_whole
+from .saving import cast, save_tuner, write_whole
 from .tuners import CSCTuner, SCTuner, rebuilt
 from .weight_files import SUFFIXES, shown
 
@@ -51,6 +51,10 @@ def convert_tuner(
     before = digest(file.tensors)
     if to == "scedit":
         written = save_tuner(build_tuner(file), target, dtype=dtype)
+    elif target.exists() and os.path.samefile(source, target) and target.is_file():
+        raise TunerFileError(
+            f"{shown(target)}: expected another file than IN, whose metadata {to[:20]} cannot hold; name another"
+        )
     else:
         written = _write_foreign(file, target, to, dtype)
     after = digest(read_tuner(written).tensors)
@@ -108,10 +112,14 @@ def _write_foreign(file: TunerFile, target: Path, to: str, dtype: torch.dtype | 
     if to not in _WRITERS:
         raise SCEditError(f"format: expected one of {', '.join(TARGETS)}, found {to[:40]!r}; choose one of them")
     release = _WRITERS[to].write(file.tensors, file.layout, file.metadata)
-    tensors = {key: file.tensors[own].to(dtype or file.tensors[own].dtype) for own, key in release.keys.items()}
+    tensors = {key: cast(own, file.tensors[own], dtype) for own, key in release.keys.items()}
     sidecars: Mapping[str, dict] = {}
     if target.suffix.lower() not in SUFFIXES:
         target, sidecars = target / release.folder / release.file, release.sidecars
+    elif release.sidecars and float(file.metadata.get("scedit.scale", 1.0)) != 1.0:
+        raise TunerFileError(
+            f"{shown(target)}: expected a folder, which can hold the scale of this control, found a file; name a folder"
+        )
     if target.suffix.lower() == ".safetensors":
         write_whole(target, lambda place: save_file(tensors, place, {"format": "pt"}))
     else:

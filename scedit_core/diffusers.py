@@ -160,7 +160,7 @@ def _beside(tuner: SCTuner | CSCTuner, device: torch.device, dtype: torch.dtype)
 
 
 def _fitted(hint: Tensor, size: Sequence[int], tuner: CSCTuner) -> Tensor:
-    if tuple(hint.shape[-3:]) == (3, *size):
+    if tuple(hint.shape[-3:]) == (3, *size) and hint.is_floating_point():
         return hint
     return fit_hint(hint, *size, trained_fitting(tuner.metadata))
 

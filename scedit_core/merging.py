@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -24,15 +25,18 @@ def merge_sc_tuners(tuners: Sequence[tuple[SCTuner, float]]) -> SCTuner:
     if not tuners:
         raise SCEditError("merge: expected at least one SC-Tuner, found none; connect one")
     first = tuners[0][0]
-    for tuner, _ in tuners:
+    for i, (tuner, weight) in enumerate(tuners):
+        if not math.isfinite(weight):
+            raise SCEditError(f"weight: expected a number for each tuner, found {weight}; correct it")
         if not isinstance(tuner, SCTuner):
             raise SCEditError(
                 "merge: expected SC-Tuners, found a CSC-Tuner; apply control tuners one after the other instead, since "
                 "each has a hint of its own"
             )
-        reason = first.layout.mismatch(tuner.layout)
-        if reason:
-            raise SCEditError(f"merge: {reason}; merge tuners of one base model")
+        for other, _ in tuners[:i]:  # all of them, since one may fit two families that do not fit each other
+            reason = other.layout.mismatch(tuner.layout)
+            if reason:
+                raise SCEditError(f"merge: {reason}; merge tuners of one base model")
     dtypes = {tuner.dtype for tuner, _ in tuners}
     keeps = len(dtypes) == 1 and all(weight == 1 for _, weight in tuners)
     dtype = first.dtype if keeps else torch.float32
@@ -50,6 +54,8 @@ def merge_sc_tuners(tuners: Sequence[tuple[SCTuner, float]]) -> SCTuner:
         state[name + "up.bias"] = torch.stack([w * p[name + "up.bias"] for p, w in tuned]).sum(0)
         hidden[b] = state[name + "down.weight"].shape[0]
     metadata = {k: v for k, v in first.metadata.items() if not k.startswith("modelspec.")}
+    if len({tuner.metadata.get("scedit.prediction") for tuner, _ in tuners}) > 1:
+        metadata.pop("scedit.prediction", None)
     merged = SCTuner(first.layout, hidden=hidden, metadata=metadata, device="meta")
     merged.load_state_dict(to_module(state), assign=True)
     return merged.requires_grad_(False)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from .errors import TunerFileError
 from .tuners import CSCTuner, SCTuner
@@ -37,7 +38,7 @@ def save_tuner(
             f"{shown(path)}: expected a file name that ends in .safetensors, found {path.suffix or 'no ending'}; "
             "rename it"
         )
-    tensors = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in tuner.to_file().items()}
+    tensors = {k: cast(k, v.detach().cpu(), dtype).contiguous() for k, v in tuner.to_file().items()}
     notes = {**tuner.metadata, **{k: str(v) for k, v in (metadata or {}).items()}, **_own_metadata(tuner)}
 
     def write(place: str) -> None:
@@ -45,6 +46,17 @@ def save_tuner(
         _order_metadata(place)
 
     return write_whole(path, write)
+
+
+def cast(name: str, weight: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A weight in the dtype of a new file, None for its own.  Raises TunerFileError where it does not fit into that."""
+    made = weight.to(dtype or weight.dtype)
+    if made.dtype != weight.dtype and weight.isfinite().all() and not made.isfinite().all():
+        raise TunerFileError(
+            f"dtype: expected weights that fit into {str(dtype).removeprefix('torch.')}, found {name} beyond it; "
+            "choose bfloat16 or float32 (nothing was written)"
+        )
+    return made
 
 
 def path_inside(folder: str, name: str) -> str:

@@ -186,6 +186,7 @@ def _as_ever(hint: Tensor, height: int, width: int, mode: str) -> Tensor:
         old, new = hint.shape[-1] / hint.shape[-2], width / height
         x = round((hint.shape[-1] - hint.shape[-1] * (new / old)) / 2) if old > new else 0
         y = round((hint.shape[-2] - hint.shape[-2] * (old / new)) / 2) if old < new else 0
+        x, y = min(x, (hint.shape[-1] - 1) // 2), min(y, (hint.shape[-2] - 1) // 2)  # one row or column stays
         hint = hint[..., y : hint.shape[-2] - y, x : hint.shape[-1] - x]
     return F.interpolate(hint, size=(height, width), mode="nearest-exact")
 

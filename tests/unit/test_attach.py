@@ -171,3 +171,10 @@ def test_hints_that_do_not_fit_are_refused(tiny_unet, inputs, make_csc, one_sent
         tiny_unet(*inputs)
     one_sentence(raised)
     tiny_unet(*inputs)  # and nothing stays attached
+
+
+def test_a_hint_of_bytes_is_refused_at_the_pictures_own_size_too(tiny_unet, inputs, make_csc):
+    """By a tuner whose file says no fitting, as at every other size: taken as it is, it would be 255 times too much."""
+    for side in (128, 96):
+        with pytest.raises(SCEditError, match=r"expected floats .* pass a picture in 0\.\.1"):
+            run(tiny_unet, inputs, [(make_csc(), 1.0, torch.zeros(1, 3, side, side, dtype=torch.uint8))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,24 @@ def test_what_a_format_cannot_hold_is_refused(make_sc, make_csc, tmp_path, one_s
             convert_tuner(source, tmp_path / "out", form)
         one_sentence(raised)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_would_lose_something_is_refused_before_anything_is_written(make_sc, make_csc, tmp_path):
+    control = make_csc(metadata={"scedit.scale": "0.5"})
+    path = save_tuner(control, tmp_path / "control.safetensors")
+    with pytest.raises(TunerFileError, match="expected a folder, which can hold the scale"):
+        convert_tuner(path, tmp_path / "control.bin", "scepter")
+    assert not (tmp_path / "control.bin").exists()
+    style = make_sc()
+    with torch.no_grad():
+        next(style.parameters()).fill_(1e5)
+    path = save_tuner(style, tmp_path / "style.safetensors")
+    before = path.read_bytes()
+    with pytest.raises(TunerFileError, match="expected another file than IN"):
+        convert_tuner(path, path, "swift")
+    with pytest.raises(TunerFileError, match=r"fit into float16.*bfloat16 or float32"):
+        convert_tuner(path, path, "scedit", dtype=torch.float16)
+    assert path.read_bytes() == before
 
 
 def test_pruning_drops_blocks_whose_edit_is_nil(make_sc, make_csc, hint):
@@ -195,3 +214,11 @@ def test_bad_input_is_one_sentence_and_exit_code_2(files, tmp_path, capsys, argu
     assert printed.err.count("\n") == 1
     assert "expected" in printed.err
     assert "found" in printed.err
+
+
+def test_a_name_that_the_terminal_cannot_write_is_escaped(make_sc, tmp_path):
+    path = save_tuner(make_sc(), tmp_path / "\u732b.safetensors")
+    command = [sys.executable, "-m", "scedit_core", "inspect", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "cp1252"})
+    assert done.returncode == 0, done.stderr
+    assert b"\\u732b" in done.stdout

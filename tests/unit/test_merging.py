@@ -62,3 +62,17 @@ def test_what_cannot_be_merged_is_refused():
     other = SCTuner(SkipLayout.from_channels([128] * 2 + [64] * 3 + [32] * 4))
     with pytest.raises(SCEditError, match="merge tuners of one base model"):
         merge_sc_tuners([(tuner(1), 1.0), (other, 1.0)])
+
+
+def test_a_weight_that_is_no_number_is_refused():
+    for weight in (float("nan"), float("inf")):
+        with pytest.raises(SCEditError, match="weight: expected a number for each tuner"):
+            merge_sc_tuners([(tuner(1), 1.0), (tuner(2), weight)])
+
+
+def test_a_prediction_that_differs_is_not_said_of_the_sum():
+    one, other = tuner(1), tuner(2)
+    one.metadata["scedit.prediction"], other.metadata["scedit.prediction"] = "epsilon", "v_prediction"
+    assert "scedit.prediction" not in merge_sc_tuners([(one, 1.0), (other, 1.0)]).metadata
+    other.metadata["scedit.prediction"] = "epsilon"
+    assert merge_sc_tuners([(one, 1.0), (other, 1.0)]).metadata["scedit.prediction"] == "epsilon"
