@@ -117,7 +117,8 @@ def train_sweep(
     sound = {label: run for label, run in runs.items() if start == "never" or not _failure(run)}
     members = sound or dict(runs)
     saved = [label for label, run in members.items() if checkpoints_in(run.folder.checkpoints)]
-    if resume_together(list(members.values()), anew=start == "never"):
+    anew = resume_together(list(members.values()), anew=start == "never")
+    if anew:
         if saved:
             fresh = [label for label in members if label not in saved] or ["not all of them"]
             why = "" if start == "never" else f", since no checkpoint of one step is there for {' and '.join(fresh)}"
@@ -127,9 +128,7 @@ def train_sweep(
         for run in [run for label, run in runs.items() if label not in members]:
             leave_earlier(run)
         members = dict(runs)
-        leave_earlier(shared)  # a tuner that was there, or a run that was no sweep
-        forget_surplus(shared.folder.path)
-    elif checkpoints_in(shared.folder.checkpoints):  # a run that was no sweep, since the sweep that resumes
+    if anew or checkpoints_in(shared.folder.checkpoints):  # a tuner that was there, or a run that was no sweep
         leave_earlier(shared)
         forget_surplus(shared.folder.path)
     begun()
