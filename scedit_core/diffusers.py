@@ -47,11 +47,12 @@ def attach(
     apart: each tuner edits a copy of the batch of its own: the rows of the U-Net's output are those of the first tuner,
     then those of the second, and so on, after one pass of the encoder and the middle block.
 
-    Raises LayoutError for a tuner of another U-Net, HintError for a hint that is missing or does not fit.
+    Raises LayoutError for a tuner of another U-Net, HintError for a hint that is missing or does not fit, SCEditError
+    inside another `attach` on the same U-Net.
     """
     layout = SkipLayout.from_diffusers(unet.config)
     edits, hints = [], []
-    device, dtype = unet.device, unet.dtype  # asked once, since diffusers walks through all modules for each
+    dtype = unet.dtype  # asked once, since diffusers walks through all modules
     for tuner, strength, hint in tuners:
         reason = layout.mismatch(tuner.layout)
         if reason:
@@ -59,28 +60,34 @@ def attach(
         if isinstance(tuner, CSCTuner) == (hint is None):
             found = "none" if hint is None else "a hint for an SC-Tuner"
             raise HintError(f"hint: expected one for each CSC-Tuner and None for others, found {found}; pass it")
-        edits.append(Edit(_beside(tuner, device, dtype), strength))
+        edits.append(Edit(tuner, strength))
         hints.append(hint)
+    if getattr(unet, "_scedit_attached", False):
+        raise SCEditError(
+            "U-Net: pass all tuners to one attach, so that each reads the skips as they were; expected a U-Net without "
+            "tuners, found one inside another attach"
+        )
     encoded: dict[tuple, list] = {}
     size: list[int] = [0, 0]  # of the hint for the latent that the U-Net is at
 
     def before_conv_in(module: nn.Module, args: tuple) -> None:
         size[:] = (HINT_FACTOR * side for side in args[0].shape[-2:])
 
-    def encode(dtype: torch.dtype, device: torch.device) -> list:
-        key = (dtype, device, *size)
+    def encode(skip_dtype: torch.dtype, device: torch.device) -> list:
+        key = (skip_dtype, device, *size)
         if key not in encoded:
             encoded.clear()
             features = []
             for each, hint in zip(edits, hints, strict=True):
+                each.tuner = _beside(each.tuner, device, dtype)  # now, since an offloaded U-Net comes from elsewhere
                 if hint is None:
                     features.append(None)
                     continue
-                features.append(each.tuner.encode_hint(_fitted(hint, size, each.tuner).to(device, dtype)))
+                features.append(each.tuner.encode_hint(_fitted(hint, size, each.tuner).to(device, skip_dtype)))
             encoded[key] = features
         return encoded[key]
 
-    kept: dict[str, tuple[tuple, list[FoldedEdits]]] = {}
+    kept: dict[str, tuple[tuple, list[Tensor | None], list[FoldedEdits]]] = {}
 
     def edit(b: int, skip: Tensor, active: list[Edit]) -> Tensor:
         # Folding makes a gradient of the weights for each picture: in float32 it takes up to 1.17 times as long, in
@@ -88,9 +95,11 @@ def attach(
         if torch.is_grad_enabled():
             return edit_skip(b, skip, active)
         state = (skip.dtype, skip.device, *map(_state, active))
-        if "edits" not in kept or kept["edits"][0] != state:
-            kept["edits"] = (state, folded(active, skip))
-        return edit_folded(b, skip, kept["edits"][1])
+        masks = [t for each in active for t in (each.mask, each.rows)]
+        # Kept and compared as objects: another mask may come to lie where one was that is gone.
+        if "edits" not in kept or kept["edits"][0] != state or not _same(kept["edits"][1], masks):
+            kept["edits"] = (state, masks, folded(active, skip))
+        return edit_folded(b, skip, kept["edits"][2])
 
     def before_up_block(first: int, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         if "res_hidden_states_tuple" not in kwargs:
@@ -121,12 +130,14 @@ def attach(
         return args, {**kwargs, "res_hidden_states_tuple": tuple(edited)}
 
     handles, first = [unet.conv_in.register_forward_pre_hook(before_conv_in)], 0
+    unet._scedit_attached = True
     try:
         for block in unet.up_blocks:
             handles.append(block.register_forward_pre_hook(partial(before_up_block, first), with_kwargs=True))
             first += len(block.resnets)
         yield edits
     finally:
+        unet._scedit_attached = False
         for handle in handles:
             handle.remove()
         encoded.clear()
@@ -166,8 +177,15 @@ def _fitted(hint: Tensor, size: Sequence[int], tuner: CSCTuner) -> Tensor:
 
 
 def _state(edit: Edit) -> tuple:
-    """What the folded form of an edit depends on; weights that are trained on count up a version."""
-    tensors = [*edit.tuner.tuners.parameters(), *(t for t in (edit.mask, edit.rows) if t is not None)]
-    versions = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+    """What the folded form of an edit depends on beside mask and rows; weights that are trained count up a version."""
+    weights = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in edit.tuner.tuners.parameters()]
     features = edit.hint_features and tuple(map(id, edit.hint_features))
-    return edit.weights(), features, id(edit.mask), id(edit.rows), edit.resize_hint, tuple(versions)
+    masks = [t._version for t in (edit.mask, edit.rows) if t is not None and not t.is_inference()]
+    return edit.weights(), features, edit.resize_hint, tuple(weights), tuple(masks)
+
+
+def _same(before: Sequence[Tensor | None], now: Sequence[Tensor | None]) -> bool:
+    """Whether they are the same masks and rows; those of inference mode may have been filled anew without a trace."""
+    return len(before) == len(now) and all(
+        a is b and not (a is not None and a.is_inference()) for a, b in zip(before, now, strict=True)
+    )

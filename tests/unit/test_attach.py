@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 import torch
+from accelerate import cpu_offload
 
 from scedit_core import CSCTuner, HintError, LayoutError, SCEditError, SCTuner, SkipLayout
 from scedit_core.conditions.fitting import Fitting, fit_hint
@@ -178,3 +180,46 @@ def test_a_hint_of_bytes_is_refused_at_the_pictures_own_size_too(tiny_unet, inpu
     for side in (128, 96):
         with pytest.raises(SCEditError, match=r"expected floats .* pass a picture in 0\.\.1"):
             run(tiny_unet, inputs, [(make_csc(), 1.0, torch.zeros(1, 3, side, side, dtype=torch.uint8))])
+
+
+def test_a_second_attach_on_the_same_unet_is_refused(tiny_unet, inputs, make_sc, one_sentence):
+    """It would read skips that the first has edited: other sums than both together."""
+    with attach(tiny_unet, [(make_sc(1), 1.0, None)]), pytest.raises(SCEditError) as raised:
+        run(tiny_unet, inputs, [(make_sc(2), 1.0, None)])
+    one_sentence(raised, "pass all tuners to one attach")
+    run(tiny_unet, inputs, [(make_sc(2), 1.0, None)])  # one after another they are as before
+
+
+def test_tuners_follow_a_unet_that_accelerate_offloads(tiny_unet, inputs, make_sc, make_csc, hint):
+    """Sequential CPU offload of diffusers: weights are on the device of no memory but in a forward."""
+    tuners = [(make_sc(), 1.0, None), (make_csc(), 0.7, hint)]
+    expected = run(tiny_unet, inputs, tuners)
+    unet = cpu_offload(copy.deepcopy(tiny_unet), "cpu", offload_buffers=True)
+    assert {p.device.type for p in unet.parameters()} == {"meta"}
+    assert torch.equal(run(unet, inputs, tuners), expected)
+
+
+@pytest.mark.parametrize("made_in", [torch.no_grad, torch.inference_mode])
+def test_a_mask_is_heard_however_it_is_changed(tiny_unet, inputs, make_sc, made_in):
+    """Filled anew, or replaced by one that comes to lie in the same memory."""
+    left, tuner = torch.ones(1, 128, 128), make_sc()
+    left[..., 64:] = 0
+
+    def alone(mask):
+        with torch.no_grad(), attach(tiny_unet, [(tuner, 1.0, None)]) as edits:
+            edits[0].mask = mask
+            return tiny_unet(*inputs).sample
+
+    wanted = [alone(left), alone(1 - left)]
+    memory = torch.empty(128 * 128)
+    with made_in(), attach(tiny_unet, [(tuner, 1.0, None)]) as edits:
+        for i in (0, 1, 0):
+            mask = [left, 1 - left][i]
+            edits[0].mask = None
+            memory.copy_(mask.flatten())
+            edits[0].mask = torch.from_numpy(memory.numpy()).view(1, 128, 128)
+            assert torch.equal(tiny_unet(*inputs).sample, wanted[i])
+        filled = edits[0].mask = left.clone()
+        assert torch.equal(tiny_unet(*inputs).sample, wanted[0])
+        filled.copy_(1 - left)
+        assert torch.equal(tiny_unet(*inputs).sample, wanted[1])
