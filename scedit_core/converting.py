@@ -16,6 +16,7 @@ from torch import Tensor
 from .errors import SCEditError, TunerFileError
 from .files import TunerFile, build_tuner, read_tuner
 from .formats import scepter_sc, swift_diffusers, swift_scepter
+from .locations import weight_files
 from .saving import cast, save_tuner, write_whole
 from .tuners import CSCTuner, SCTuner, rebuilt
 from .weight_files import SUFFIXES, shown
@@ -115,7 +116,14 @@ def _write_foreign(file: TunerFile, target: Path, to: str, dtype: torch.dtype | 
     tensors = {key: cast(own, file.tensors[own], dtype) for own, key in release.keys.items()}
     sidecars: Mapping[str, dict] = {}
     if target.suffix.lower() not in SUFFIXES:
-        target, sidecars = target / release.folder / release.file, release.sidecars
+        folder, target, sidecars = target, target / release.folder / release.file, release.sidecars
+        places = [folder, *folder.iterdir()] if folder.is_dir() else []
+        others = [each for place in places for each in weight_files(place) if each != target]
+        if others:
+            raise TunerFileError(
+                f"{shown(folder)}: expected no other tuner there, found {shown(others[0].name)}; name another, "
+                "since only one of both would be loaded"
+            )
     elif release.sidecars and float(file.metadata.get("scedit.scale", 1.0)) != 1.0:
         raise TunerFileError(
             f"{shown(target)}: expected a folder, which can hold the scale of this control, found a file; name a folder"

@@ -83,6 +83,15 @@ def read_sidecars(weights: Path) -> dict[str, Any]:
     return said
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Files of weights in a folder, the one that is loaded first; [] where there is no folder."""
+    if not folder.is_dir():
+        return []
+    files = [f for f in folder.iterdir() if f.is_file() and f.suffix.lower() in SUFFIXES]
+    known = [stem + suffix for stem in _STEMS for suffix in SUFFIXES]
+    return sorted(files, key=lambda f: (known.index(f.name) if f.name in known else len(known), f))
+
+
 def _inner_folders(path: Path) -> list[str]:
     """Folders with a weight file each; of a released folder the one with the tuner, beside which a LoRA may stand."""
     names = sorted(inner.name for inner in path.iterdir() if inner.is_dir() and _weight_file(inner) is not None)
@@ -90,7 +99,4 @@ def _inner_folders(path: Path) -> list[str]:
 
 
 def _weight_file(folder: Path) -> Path | None:
-    named = [folder / (stem + suffix) for stem in _STEMS for suffix in SUFFIXES]
-    found = [f for f in named if f.is_file()]
-    found = found or sorted(f for f in folder.iterdir() if f.is_file() and f.suffix.lower() in SUFFIXES)
-    return found[0] if found else None
+    return next(iter(weight_files(folder)), None)

@@ -94,6 +94,20 @@ def test_what_would_lose_something_is_refused_before_anything_is_written(make_sc
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("there", ["swift", "scepter", "scedit"])
+def test_a_folder_that_holds_another_tuner_is_refused(make_sc, tmp_path, one_sentence, there):
+    """One of both would be loaded, whichever the user means; the same file may be written again."""
+    first, second = (save_tuner(make_sc(i, layout=NARROW_SD), tmp_path / f"{i}.safetensors") for i in range(2))
+    folder, to = tmp_path / "folder", "swift" if there == "scepter" else "scepter"
+    convert_tuner(first, folder / "any.safetensors" if there == "scedit" else folder, there)
+    with pytest.raises(TunerFileError) as raised:
+        convert_tuner(second, folder, to)
+    one_sentence(raised, "name another")
+    assert digest(read_tuner(folder).tensors) == digest(read_tuner(first).tensors)
+    if there != "scedit":
+        assert convert_tuner(second, folder, there).after == digest(read_tuner(folder).tensors)
+
+
 def test_pruning_drops_blocks_whose_edit_is_nil(make_sc, make_csc, hint):
     sc, csc = make_sc(), make_csc()
     with torch.no_grad():
