@@ -13,7 +13,7 @@ from comfy.controlnet import ControlBase
 from torch import Tensor
 
 from .forward import wrapped
-from .hints import Hint, batch_rows, latent_pixels
+from .hints import Hint, batch_rows, latent_pixels, resized
 from .managed import ManagedTuner
 from .patch import SkipPatch, check_fit
 from .run import Picture, Run
@@ -37,6 +37,9 @@ class SCEditControl(ControlBase):
         self.cond_hint = None
         vars(self).update(_WINDOW)
         self.run.begin(percent_to_timestep_function)
+        patcher = getattr(model, "current_patcher", None)
+        if patcher is not None:
+            self.run.end_with(patcher)
 
     def get_control(self, x_noisy: Tensor, t: Tensor, cond: dict, batched_number: int, transformer_options: dict):
         """What the controls before this one give; this one's edit goes into `transformer_options`."""
@@ -98,5 +101,5 @@ class _ControlHint(Hint):
     def fitted(self, row: int, size: tuple[int, int]) -> Tensor:
         """See Hint."""
         if self.given:
-            return self.image[row : row + 1]
+            return resized(self.image[row : row + 1], *latent_pixels(size), "stretch", self.tuner)
         return self.control.preprocess_image(super().fitted(row, size))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
 from ...scedit_core.editing import Edit, is_active
@@ -85,6 +86,20 @@ class Run:
         """Start of a run; an exception in the last one may have skipped its end."""
         self.end()
         self._percent_to_sigma, self.tiled = percent_to_sigma, tiled
+
+    def end_with(self, patcher: Any) -> None:
+        """End also when the host cleans up after its MODEL, which it does after a broken run too, but not for controls.
+
+        What a run holds would keep its tuner alive until the host unloads that, and let it die while the host does so.
+        """
+        key = f"scedit {id(self)}"
+
+        def end(patcher: Any) -> None:
+            patcher.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, key)
+            self.end()
+
+        patcher.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, key)
+        patcher.add_callback_with_key(CallbacksMP.ON_CLEANUP, key, end)
 
     def end(self, *_: Any) -> None:
         """End of a run: forget what was made for it."""

@@ -172,11 +172,11 @@ def parts(tensor, dim: int):
     return tensor.chunk(TALL, dim)
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 3])
-def test_controls_under_tiles_inside_a_forward(pack, model, at_once):
+@pytest.mark.parametrize(("at_once", "channels"), [(1, 3), (2, 3), (3, 3), (2, 4)])
+def test_controls_under_tiles_inside_a_forward(pack, model, at_once, channels):
     """Tiles do not overlap: each is what a run of its own gives with its part of the hints, picture by picture."""
     noise = noise_of(2, TALL * TILE, TILE)
-    first, second = (picture(2, TALL * TILE * 8, TILE * 8, seed=seed) for seed in (5, 6))
+    first, second = (picture(2, TALL * TILE * 8, TILE * 8, channels, seed=seed) for seed in (5, 6))
     control, other = csc_tuner(pack, 31), csc_tuner(pack, 32)
 
     def prompts(one, two):

@@ -123,14 +123,28 @@ def test_a_clean_run_after_a_broken_one(pack, model, route, kind, at):
     expected = Stop if kind == "error" else comfy.model_management.InterruptProcessingException
     with pytest.raises(expected), Forwards(pack) as forwards:
         sample(edited, *prompts, steps=4, callback=stop, noise=noise_of(1, 24, 16))
-    if route == "model":
-        assert kept(forwards.runs[0]) == 0
+    assert kept(forwards.runs[0]) == 0
     with EncodeCount(control) as encodings, Forwards(pack) as forwards:
         assert torch.equal(sample(edited, *prompts, steps=4), undisturbed)
         assert encodings.count == 1
     assert kept(forwards.runs[0]) == 0
     if route == "control":
         assert relative(sample(model, *control_prompts(control, other), steps=4), undisturbed) > 0.01
+
+
+def test_a_control_that_is_gone_after_a_broken_run_is_unloaded(pack, model):
+    """What the run kept must not be its last holder, which the host lets go while it walks through its list."""
+
+    def broken_run() -> None:  # after which nothing of the test holds the control
+        def stop(*_):
+            raise Stop
+
+        with pytest.raises(Stop):
+            sample(model, *control_prompts(csc_tuner(pack)), callback=stop)
+
+    broken_run()
+    comfy.model_management.unload_all_models()
+    assert comfy.model_management.current_loaded_models == []
 
 
 def test_the_base_is_untouched_by_what_ran_on_it(pack, model):
