@@ -66,8 +66,8 @@ class SCEditSegmentation(ConditionNode):
             ),
             CSC_TUNER,
         ),
-        # 150 logits of 4 bytes for each pixel, grown to the picture, twice.
-        working_bytes=lambda height, width: height * width * 2 * 150 * 4,
+        # The network's own at 512 pixels for the short side, and of each pixel ten logits and what is best so far.
+        working_bytes=lambda height, width: 2**30 + height * width * 120,
         detectors={"detector": lambda path: core.load_segmentation(path.parent)},
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from scedit_core.conditions.segmentation import (
     NOTHING,
@@ -19,6 +20,19 @@ from scedit_core.errors import ConditionError
 
 def noise(*shape: int) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(1))
+
+
+class Largest(TorchFunctionMode):
+    """The most numbers that an interpolation to 97x99 pixels gives."""
+
+    logits = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """See TorchFunctionMode."""
+        made = function(*args, **(kwargs or {}))
+        if function is torch.nn.functional.interpolate and made.shape[-2:] == (97, 99):
+            self.logits = max(self.logits, made.numel())
+        return made
 
 
 @pytest.fixture(scope="module", params=["upernet", "segformer", "oneformer"])
@@ -40,12 +54,14 @@ def test_any_size_and_batch(network, size):
 
 
 def test_each_pixel_has_the_colour_of_its_likeliest_class(network):
-    picture = noise(1, 96, 96, 3)
+    picture = noise(1, 97, 99, 3)
     logits = network(picture.permute(0, 3, 1, 2))
-    grown = torch.nn.functional.interpolate(logits, size=(96, 96), mode="bilinear")
+    grown = torch.nn.functional.interpolate(logits, size=(97, 99), mode="bilinear")
     labels = grown.argmax(1)
     assert len(labels.unique()) > 1
-    assert torch.equal(segmentation(picture, network), palette_picture(labels))
+    with Largest() as seen:
+        assert torch.equal(segmentation(picture, network), palette_picture(labels))
+    assert seen.logits == 10 * 97 * 99  # and not all of them, for each pixel of what may be a photograph
 
 
 def test_the_palette_is_the_standard_one():
@@ -80,6 +96,8 @@ def test_a_ready_label_map_is_coloured():
     assert torch.equal(labels_of(picture), labels)
     assert torch.equal(labels_of(picture[..., :1]), labels)
     assert torch.equal(labels_of(labels[..., None].to(torch.uint8)), labels)
+    every = torch.arange(256).expand(1, 1, 256)
+    assert torch.equal(labels_of((every[..., None] / 255).half()), every)  # as with ComfyUI's --fp16-intermediates
     found = palette_picture(labels_of(picture))
     assert not found[0, 1, 1].any()
     assert (found[0, 1, 0] * 255).round().tolist() == [0, 102, 200]
