@@ -73,10 +73,10 @@ def path_for(name: str) -> str:
 def fingerprint(name: str | None, *keys: str) -> str:
     """Changes when the chosen file does, or what is read beside it, so that the host runs the loader again.
 
-    The host gives no name where it comes from another node; it looks at that node by itself.
+    The host gives no name where it comes from another node: any file may be meant then.
     """
     if name is None:
-        return "linked"
+        return " ".join(fingerprint(each, *keys) for each in names(*keys))
     try:
         path = path_of(name, *keys)
         beside = [os.path.join(os.path.dirname(path), sidecar) for sidecar in SIDECARS]

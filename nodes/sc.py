@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..scedit_core import SCEditError, SCTuner, load_tuner
+from ..scedit_core import load_tuner
 from ..scedit_core.errors import UnknownLayoutError
 from . import folders
-from .host.managed import ManagedTuner, UnplacedTuner
+from .host.managed import ManagedTuner, UnplacedTuner, no_control
 from .host.patch import SIDES, applied, layout_of
 from .wires import SCTunerWire, TunerLoader, edit_inputs
 
@@ -41,11 +41,7 @@ class SCEditLoadSCTuner(TunerLoader):
             tuner = load_tuner(path)
         except UnknownLayoutError as error:
             return io.NodeOutput(UnplacedTuner(tuner_name, path, str(error)))
-        if not isinstance(tuner, SCTuner):
-            raise SCEditError(
-                f"{tuner_name}: expected an SC-Tuner, found a control tuner (CSC-Tuner); load it with Load CSC-Tuner"
-            )
-        return io.NodeOutput(ManagedTuner(tuner, tuner_name, path))
+        return io.NodeOutput(ManagedTuner(no_control(tuner, tuner_name), tuner_name, path))
 
 
 class SCEditApplySCTuner(io.ComfyNode):

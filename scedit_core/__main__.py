@@ -25,6 +25,7 @@ from .converting import TARGETS, convert_tuner, nil_blocks, without_blocks
 from .errors import SCEditError
 from .files import inspect_tuner, load_tuner, save_tuner, tuner_names
 from .layout import FAMILY_TITLES
+from .locations import loose_files
 from .merging import merge_sc_tuners
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def inspect(options: argparse.Namespace) -> int:
     """Print what each file is; continues after a bad one and then returns 2."""
     found, code = [], 0
-    for path in options.paths:
+    for path in [each for given in options.paths for each in loose_files(given) or [given]]:
         try:
             found += [inspect_tuner(path, name) | {"name": name} for name in tuner_names(path)]
         except SCEditError as error:

@@ -37,6 +37,8 @@ def as_mask(mask: Tensor) -> Tensor:
             f"mask: expected at least one mask [B,H,W], found shape {found}; connect a MASK that is not empty and "
             "has no colours"
         )
+    if not torch.isfinite(mask).all():
+        raise HintError("mask: expected numbers in 0..1, found NaN or infinity; look at the node that makes it")
     return off_detour(mask, inverted=True)
 
 

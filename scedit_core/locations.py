@@ -23,6 +23,8 @@ def tuner_path(path: str | os.PathLike, name: str | None = None) -> Path:
 
     Where a folder holds a folder for each of several tuners, `name` chooses one.  Raises TunerFileError.
     """
+    if not os.fspath(path):
+        raise TunerFileError("tuner: expected the path of a file or folder, found an empty one; name it")
     path = Path(path)
     try:
         return _tuner_path(path, name)
@@ -45,12 +47,18 @@ def _tuner_path(path: Path, name: str | None) -> Path:
         return path
     if not path.is_dir():
         raise TunerFileError(f"{shown(path)}: expected a tuner file or folder, found nothing there; check the path")
+    loose = loose_files(path)
+    if loose:
+        raise TunerFileError(
+            f"{shown(path)}: expected one tuner, found {len(loose)} files; name one of them, such as "
+            f"{', '.join(shown(each.name) for each in loose[:8])}"
+        )
     found = _weight_file(path)
     if found is not None:
         return found
     inner = _inner_folders(path)
     if len(inner) == 1 or name in inner:
-        return _weight_file(path / (inner[0] if len(inner) == 1 else name))
+        return _tuner_path(path / (inner[0] if len(inner) == 1 else name), None)
     if inner:
         raise TunerFileError(
             f"{shown(path)}: expected the name of one tuner, found {name or 'none'}; "
@@ -96,6 +104,14 @@ def _inner_folders(path: Path) -> list[str]:
     """Folders with a weight file each; of a released folder the one with the tuner, beside which a LoRA may stand."""
     names = sorted(inner.name for inner in path.iterdir() if inner.is_dir() and _weight_file(inner) is not None)
     return [SCEPTER_FOLDER] if SCEPTER_FOLDER in names else names
+
+
+def loose_files(path: str | os.PathLike) -> list[Path]:
+    """The files of a folder where several tuners lie side by side, under names of their own; [] for anything else."""
+    with contextlib.suppress(OSError, ValueError):
+        files = weight_files(Path(path)) if os.fspath(path) else []
+        return files if len(files) > 1 and files[0].stem not in _STEMS else []
+    return []
 
 
 def _weight_file(folder: Path) -> Path | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import SCEditError
+from .layout import SD1_OR_SD2
 from .tuners import SCTuner, to_module
 
 
@@ -56,6 +57,7 @@ def merge_sc_tuners(tuners: Sequence[tuple[SCTuner, float]]) -> SCTuner:
     metadata = {k: v for k, v in first.metadata.items() if not k.startswith("modelspec.")}
     if len({tuner.metadata.get("scedit.prediction") for tuner, _ in tuners}) > 1:
         metadata.pop("scedit.prediction", None)
-    merged = SCTuner(first.layout, hidden=hidden, metadata=metadata, device="meta")
+    layouts = sorted((tuner.layout for tuner, _ in tuners), key=lambda each: each.family == SD1_OR_SD2)
+    merged = SCTuner(layouts[0], hidden=hidden, metadata=metadata, device="meta")
     merged.load_state_dict(to_module(state), assign=True)
     return merged.requires_grad_(False)

@@ -96,12 +96,21 @@ class UnplacedTuner:
 
     def placed(self, layout: SkipLayout) -> ManagedTuner:
         """The tuner on the U-Net with this layout.  Raises TunerFileError where it does not fit."""
-        return ManagedTuner(load_tuner(self.source, layout=layout), self.name, self.source)
+        return ManagedTuner(no_control(load_tuner(self.source, layout=layout), self.name), self.name, self.source)
 
     @property
     def tuner(self) -> SCTuner:
         """Raises TunerFileError: merging, saving and the info node need the layout as well."""
         raise TunerFileError(self.sentence)
+
+
+def no_control(tuner: SCTuner | CSCTuner, name: str) -> SCTuner:
+    """The tuner.  Raises TunerFileError where it is no SC-Tuner."""
+    if isinstance(tuner, SCTuner):
+        return tuner
+    raise TunerFileError(
+        f"{name}: expected an SC-Tuner, found a control tuner (CSC-Tuner); load it with Load CSC-Tuner"
+    )
 
 
 def make_room(nbytes: int, device: torch.device) -> None:

@@ -234,9 +234,11 @@ class SCEditTrainOnModel(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, folder=None, **_widgets) -> str:
-        """Changes with the pictures of the folder, so that new ones are trained on."""
-        return contents(inside_input(one(folder) or ""))
+    def fingerprint_inputs(cls, folder=None, start_from=None, **_widgets) -> str:
+        """Changes with the pictures of the folder and the tuner to begin with, so that new ones are trained on."""
+        start = one(start_from)
+        start = "" if start == NONE else folders.fingerprint(start, folders.KEY)
+        return f"{contents(inside_input(one(folder) or ''))} {start}"
 
     @classmethod
     def execute(cls, model, name, kind, steps, **widgets: Any) -> io.NodeOutput:

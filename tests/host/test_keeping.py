@@ -180,6 +180,14 @@ def test_nan_in_a_hint_is_told(pack, model, route):
     assert sample(apply_csc(pack, model, control)).isfinite().all()
 
 
+@pytest.mark.parametrize(("apply", "tuner"), [(apply_sc, sc_tuner), (apply_csc, csc_tuner)], ids=["SC", "CSC"])
+def test_nan_in_a_mask_is_told(pack, model, apply, tuner):
+    mask = torch.ones(1, 64, 64)
+    mask[0, 3, 3] = float("nan")
+    with pytest.raises(pack.core.HintError, match=r"mask: expected numbers in 0\.\.1, found NaN or infinity"):
+        apply(pack, model, tuner(pack), mask=mask)
+
+
 def test_concurrent_forwards_on_one_device(pack, model):
     """Ten threads, ten thousand forwards of blocks in all, with states that are made, used and dropped meanwhile."""
     control = csc_tuner(pack)

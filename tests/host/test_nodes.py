@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import folder_paths
@@ -76,10 +77,14 @@ def test_files_are_listed_loaded_and_read_again_when_they_change(pack, scedit_fo
     first = load(pack, "SCEditLoadSCTuner", name)
     assert torch.equal(first.tuner.tuners["0"].up.weight, sc_tuner(pack).tuner.tuners["0"].up.weight)
     fingerprint = pack.nodes["SCEditLoadSCTuner"].fingerprint_inputs
-    before = fingerprint(tuner_name=name)
-    assert fingerprint(tuner_name=name) == before
+    training = pack.nodes["SCEditTrainOnModel"].fingerprint_inputs
+    # of a name that another node gives the host tells nothing: None
+    asked = [partial(fingerprint, name), partial(fingerprint, None), partial(training, start_from=[name])]
+    before, untouched = [ask() for ask in asked], training(start_from=["none"])
+    assert [ask() for ask in asked] == before
     pack.core.save_tuner(sc_tuner(pack, 99).tuner, path)
-    assert fingerprint(tuner_name=name) != before
+    assert all(ask() != old for ask, old in zip(asked, before, strict=True))
+    assert training(start_from=["none"]) == untouched
     # What was loaded stays what it was, though its file is another now.
     assert torch.equal(first.tuner.tuners["0"].up.weight, sc_tuner(pack).tuner.tuners["0"].up.weight)
 

@@ -108,6 +108,22 @@ def test_a_folder_that_holds_another_tuner_is_refused(make_sc, tmp_path, one_sen
         assert convert_tuner(second, folder, there).after == digest(read_tuner(folder).tensors)
 
 
+def test_one_of_several_files_in_a_folder_has_to_be_named(make_sc, tmp_path, one_sentence, capsys):
+    """The first of them may be any; `inspect` tells all."""
+    for name in ("b", "a"):
+        save_tuner(make_sc(), tmp_path / "tuners" / f"{name}.safetensors")
+    for given, words in ((tmp_path / "tuners", ("a.safetensors, b.safetensors", "name one")), ("", ("an empty one",))):
+        with pytest.raises(TunerFileError) as raised:
+            convert_tuner(given, tmp_path / "new", "scepter")
+        one_sentence(raised, *words)
+    assert main(["inspect", str(tmp_path / "tuners")]) == 0
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        str(tmp_path / "tuners" / f"{name}.safetensors") for name in "ab"
+    ]
+    (tmp_path / "tuners" / "a.safetensors").unlink()
+    assert load_tuner(tmp_path / "tuners").kind == "sc"
+
+
 def test_pruning_drops_blocks_whose_edit_is_nil(make_sc, make_csc, hint):
     sc, csc = make_sc(), make_csc()
     with torch.no_grad():

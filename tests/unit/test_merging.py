@@ -45,6 +45,14 @@ def test_one_tuner_at_weight_one_is_itself():
     assert torch.equal(merged.residual(2, skip(2)), a.residual(2, skip(2)))
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_family_that_one_of_them_knows_is_kept(order):
+    """Of tuners for SD 1.5 or SD 2.1, which files of others often do not tell, the whole is for what the others are."""
+    known, unknown = tuner(1), tuner(2)
+    known.layout, unknown.layout = (SkipLayout.from_channels(LAYOUT.channels, f) for f in ("sd2", "sd1-or-sd2"))
+    assert merge_sc_tuners([(known, 1.0), (unknown, 1.0)][::order]).layout.family == "sd2"
+
+
 def test_half_precision_loses_nothing():
     a, b = tuner(1).half(), tuner(2).bfloat16()
     assert merge_sc_tuners([(a, 1.0), (tuner(3).half(), 1.0)]).dtype == torch.float16
