@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import time
 
@@ -181,7 +182,10 @@ def _train(process: TrainingProcess, page: TrainingPage, resume: bool) -> None:
     def look() -> None:
         for event in process.events():
             heard[str(event.get("event"))] = event
-            page.take(event)
+            try:
+                page.take(event)
+            except Exception:  # the training is worth more than its panel
+                logging.exception("SCEdit: the panel leaves out what the trainer has said")
 
     try:
         while process.running:

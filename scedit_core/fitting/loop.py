@@ -167,7 +167,7 @@ def before_the_first(run: Run, validation: Validation | None, previews: Previews
     if run.step:
         return None
     if validation and run.config.validation.first:
-        run.events.emit("validation", step=0, **validation.measure(run.result()))
+        _measured(run, validation)
     if not run.config.previews.first:
         return None
     return agreed(run.accelerator, _preview(run, previews) if previews else None)
@@ -239,14 +239,27 @@ def apply_update(run: Run, losses: Sequence[Tensor]) -> Told:
 
 
 def _validate(run: Run, validation: Validation) -> None:
-    numbers = validation.measure(run.result())
-    run.events.emit("validation", step=run.step, **numbers)
-    if run.best is None or numbers["loss_with"] < run.best:
+    numbers = _measured(run, validation)
+    if numbers is not None and (run.best is None or numbers["loss_with"] < run.best):
         try:
             save_tuner(run.result(), run.folder.best, {**run.metadata(), STEP: str(run.step)})
             run.best = numbers["loss_with"]
         except SCEditError as error:  # a full disk; the checkpoint says so too, and there it ends the run
             run.events.emit("note", message=str(error))
+
+
+def _measured(run: Run, validation: Validation) -> dict[str, Any] | None:
+    """What a validation tells, and what all listen to; None where it overflows, which is noted."""
+    numbers = validation.measure(run.result())
+    if all(math.isfinite(each) for each in numbers.values() if isinstance(each, float)):
+        run.events.emit("validation", step=run.step, **numbers)
+        return numbers
+    run.events.emit(
+        "note",
+        message=f"step {run.step}: no validation loss, since it is not finite; lower loop.learning_rate, and use bf16 "
+        "or fp32 where loop.precision is fp16",
+    )
+    return None
 
 
 def _preview(run: Run, previews: Previews) -> str | None:

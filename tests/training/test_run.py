@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import shutil
@@ -16,8 +17,10 @@ from training_runs import events, run_folder, steps_kept, stop_after, train
 from scedit_core import CSCTuner, load_tuner, save_tuner
 from scedit_core.diffusers import attach
 from scedit_core.errors import ConfigError, TrainingError
+from scedit_core.files import read_tuner
 from scedit_core.fitting import loop as fitting
 from scedit_core.fitting.checkpoints import checkpoints_in
+from scedit_core.fitting.validation import Validation
 from training import loop
 from training.bases.loading import load_base
 
@@ -327,3 +330,16 @@ def test_savings_of_memory_do_not_change_a_bit(quiet, option, tmp_path):
         quiet["output"] = str(tmp_path / f"{on}.safetensors")
         made.append(load_tuner(train(quiet)).state_dict())
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+
+
+def test_a_validation_that_overflows_is_noted_and_left_out(values, monkeypatch):
+    """Report, panel and terminal get figures alone, and the best tuner is the best of those that were measured."""
+    values["loop"] |= {"steps": 4}
+    values |= {"previews": {"every": 0}, "validation": {"every": 1, "first": True, "images": 1, "timesteps": 1}}
+    measure, losses = Validation.measure, iter([math.nan, math.nan, 0.5, math.inf, 0.4])
+    monkeypatch.setattr(Validation, "measure", lambda *given: {**measure(*given), "loss_with": next(losses)})
+    assert train(values) is not None
+    assert [(e["step"], e["loss_with"]) for e in events(values, "validation")] == [(2, 0.5), (4, 0.4)]
+    noted = [e["message"] for e in events(values, "note") if "no validation loss" in e["message"]]
+    assert [note.partition(":")[0] for note in noted] == ["step 0", "step 1", "step 3"]
+    assert read_tuner(run_folder(values) / "best.safetensors").metadata["scedit.step"] == "4"
