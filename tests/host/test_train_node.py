@@ -170,6 +170,21 @@ def test_a_control_comes_out_as_control_net(pack, run, host_folders):
 
 @once
 @pytest.mark.usefixtures("warm_start")
+def test_a_panel_that_fails_does_not_end_the_training(run, train, monkeypatch, caplog):
+    take = train.page.TrainingPage.take
+
+    def fail(page, event):
+        take(page, event)
+        if event["event"] == "step":
+            raise RuntimeError("of the panel")
+
+    monkeypatch.setattr(train.page.TrainingPage, "take", fail)
+    assert run(steps=2)[0] is not None
+    assert "the panel leaves out what the trainer has said" in caplog.text
+
+
+@once
+@pytest.mark.usefixtures("warm_start")
 @pytest.mark.parametrize("case", ["family", "locked"])
 def test_the_trainers_own_sentence(case, pack, train, run, host_folders):
     """What the trainer refuses is told as it says it, and the page shows it too."""
