@@ -237,7 +237,7 @@ class SCEditTrainOnModel(io.ComfyNode):
     def fingerprint_inputs(cls, folder=None, start_from=None, **_widgets) -> str:
         """Changes with the pictures of the folder and the tuner to begin with, so that new ones are trained on."""
         start = one(start_from)
-        start = "" if start == NONE else folders.fingerprint(start, folders.KEY)
+        start = "" if start in (None, NONE) else folders.fingerprint(start, folders.KEY)
         return f"{contents(inside_input(one(folder) or ''))} {start}"
 
     @classmethod
