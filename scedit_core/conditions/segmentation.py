@@ -16,8 +16,8 @@ from .local_models import bad_folder, load_local, resized
 from .pictures import as_pictures
 
 _MULTIPLE = 32  # what the deepest stage of such models divides a side by
+_GROWN = 10  # classes whose logits are as large as the picture at once
 # The colour of each class as RRGGBB, in the order of ADE20K: wall, building, sky, floor, tree, ceiling, road, bed, ...
-GROWN = 10  # classes whose logits are as large as the picture at once
 _COLOURS = """
 787878 b47878 06e6e6 503232 04c803 787850 8c8c8c cc05ff e6e6e6 04fa07 e005ff ebff07 96053d 787846 08ff33
 ff0652 8fff8c ccff04 ff3307 cc4603 0066c8 3de6fa ff0633 0b66ff ff0747 ff09e0 0907e6 dcdcdc ff095c 7009ff
@@ -192,8 +192,8 @@ def _largest(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """
     best = torch.full(size, -torch.inf, device=logits.device)
     found = torch.zeros(size, dtype=torch.long, device=logits.device)
-    for first in range(0, logits.shape[1], GROWN):
-        few = F.interpolate(logits[:, first : first + GROWN], size=size, mode="bilinear", align_corners=False)
+    for first in range(0, logits.shape[1], _GROWN):
+        few = F.interpolate(logits[:, first : first + _GROWN], size=size, mode="bilinear", align_corners=False)
         value, label = few[0].max(0)
         better = value > best
         best, found = torch.where(better, value, best), torch.where(better, label + first, found)
