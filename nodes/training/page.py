@@ -43,10 +43,11 @@ class TrainingPage:
     """One training on the page, from the first check of its widgets to its end.
 
     node: the id of the node that trains.  name: the tuner's name, by which a page that was opened later knows it.
-    has_keys: whether the node takes a YAML file with the trainer's keys.
+    workflow: the id of the workflow whose node it is; None where no page queued it.  has_keys: whether the node takes a
+    YAML file with the trainer's keys.
     """
 
-    def __init__(self, node: str | None, name: str, has_keys: bool = False) -> None:
+    def __init__(self, node: str | None, workflow: str | None, name: str, has_keys: bool = False) -> None:
         self._run, self._told, self._has_keys = Path(), 0.0, has_keys
         self._places: dict[str, Path] = {}
         self._mean: float | None = None
@@ -56,6 +57,7 @@ class TrainingPage:
         self.stop_wanted = False  # the panel's own button was pressed
         self._state: dict[str, Any] = {
             "node": node,
+            "workflow": workflow,
             "name": name,
             "started": time.time(),
             "changed": time.time(),
@@ -183,7 +185,7 @@ def shown_on_page(node: type, name: str, resume: bool, has_keys: bool = False) -
 
     Raises what was raised meanwhile, SCEditErrors in the words of the node.
     """
-    page = TrainingPage(getattr(node.hidden, "unique_id", None), name, has_keys)
+    page = TrainingPage(getattr(node.hidden, "unique_id", None), _workflow(node), name, has_keys)
     try:
         yield page
     except comfy.model_management.InterruptProcessingException:
@@ -192,8 +194,16 @@ def shown_on_page(node: type, name: str, resume: bool, has_keys: bool = False) -
     except Exception as error:
         if isinstance(error, SCEditError):
             error.args = (on_the_node(str(error), has_keys),)
-        page.end("failed", str(error))
+        page.end("failed", str(error) or type(error).__name__)
         raise
+
+
+def _workflow(node: type) -> str | None:
+    """The id of the workflow that a node's class is run from; programs queue graphs without one, or with anything."""
+    info: Any = getattr(node.hidden, "extra_pnginfo", None)  # the host gives it to all output nodes
+    for key in ("workflow", "id"):
+        info = info.get(key) if isinstance(info, dict) else None
+    return info if isinstance(info, str) else None
 
 
 def _server() -> Any:

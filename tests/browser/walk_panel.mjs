@@ -15,7 +15,7 @@ const problems = [];
 const result = { problems };
 const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
-const scenes = { failures, firstSecond, twoTabs, linkedName, twoOfOneName, subgraph, looks, processToo, restart };
+const scenes = { failures, firstSecond, twoTabs, linkedName, queuedNames, twoOfOneName, subgraph, looks, processToo, restart };
 try {
   for (const [name, scene] of Object.entries(scenes)) {
     if (task.only?.length && !task.only.includes(name)) continue;
@@ -91,9 +91,35 @@ async function linkedName() {
   await until(page, ([panel]) => panel?.state === "finished");
   const live = await panels(page);
   await look(page, "linked_name");
-  const later = await opened(graph);
+  const later = await opened(null, await saved(page));
   await until(later, ([panel]) => panel.shown);
   return { live, later: await panels(later) };
+}
+
+// Two trainings queued from one node under names of their own, a third name by then: each is shown, also where the saved
+// workflow is opened again, and the second one stopped.  Another workflow whose node of that number has a linked name
+// shows neither.
+async function queuedNames() {
+  const page = await opened(task.graph);
+  await reopen(page, await saved(page)); // a graph in API form may have no id
+  const linked = structuredClone(task.graph);
+  linked[40] = { class_type: "PrimitiveString", inputs: { value: "linked" } };
+  linked[10].inputs.name = ["40", 0];
+  const other = await opened(linked);
+  for (const [name, steps] of [["night_a", 40], ["night_b", 4000]]) {
+    await set(page, { name, steps });
+    await run(page);
+    await page.waitForTimeout(500);
+  }
+  await set(page, { name: "night_c" });
+  const first = await until(page, ([panel]) => panel?.name === "night_a" && panel.points > 2);
+  const second = await until(page, ([panel]) => panel.name === "night_b" && panel.points > 2);
+  await reopen(page, await saved(page));
+  const again = await until(page, ([panel]) => panel?.points > 2);
+  await look(page, "queued_names");
+  await page.locator(".scedit-training-stop").click();
+  await until(page, ([panel]) => panel.state === "stopped");
+  return { first, second, again, other: await panels(other) };
 }
 
 // Two nodes of one name: the first trains, the second is refused; each shows its own.
@@ -113,15 +139,15 @@ async function twoOfOneName() {
 async function subgraph() {
   const page = await opened(task.graph);
   await set(page, { name: "inside" });
-  const saved = await page.evaluate(() => {
+  await page.evaluate(() => {
     const { graph, canvas } = window.app;
     const { subgraph, node } = graph.convertToSubgraph(new Set(graph._nodes.filter(({ id }) => String(id) === "10")));
     node.pos = [60, 60];
     canvas.ds.scale = 1;
     canvas.ds.offset[0] = 60;
     canvas.ds.offset[1] = 40;
-    return graph.serialize();
   });
+  const workflow = await saved(page);
   await run(page);
   await until(page, ([panel]) => panel?.points > 2);
   const outside = await panels(page);
@@ -134,7 +160,7 @@ async function subgraph() {
   });
   await page.waitForTimeout(1500);
   await look(page, "subgraph_inside");
-  const later = await opened(null, saved);
+  const later = await opened(null, workflow);
   await until(later, ([panel]) => panel?.state === "running");
   const inside = await panels(page);
   await page.locator(".scedit-training-stop").click();
@@ -203,16 +229,25 @@ async function restart() {
 
 // --- what the scenes are made of ----------------------------------------------------------------------------------
 
-async function opened(graph, saved) {
+async function opened(graph, workflow) {
   const page = await newPage(browser, { width: 1280, height: 900 }, problems);
   await visit(page, url);
   await page.keyboard.press("Escape"); // a first visit opens the templates
   await setting(page, "Comfy.VueNodes.Enabled", Boolean(task.vueNodes));
   await page.waitForTimeout(500);
-  if (saved) await page.evaluate((workflow) => window.app.loadGraphData(workflow), saved);
+  if (workflow) await reopen(page, workflow);
   else await page.evaluate(placed, graph);
   await page.waitForTimeout(500);
   return page;
+}
+
+// The workflow as the page would save it.
+function saved(page) {
+  return page.evaluate(() => window.app.graph.serialize());
+}
+
+function reopen(page, workflow) {
+  return page.evaluate((graph) => window.app.loadGraphData(graph), workflow);
 }
 
 function setting(page, name, value) {
@@ -258,7 +293,8 @@ function panels(page) {
       const { panel, text, verdict, files, curve, picture, stop, training, state } = node.sceditPanel;
       const shown = panel.style.display !== "none";
       return {
-        node: String(node.id), shown, state: shown ? training.state : null, word: state.textContent,
+        node: String(node.id), shown, name: shown ? training.name : null,
+        state: shown ? training.state : null, word: state.textContent,
         text: text.textContent, verdict: verdict.textContent, files: files.innerText, points: Number(curve.dataset.points ?? 0),
         stop: shown && stop.style.display !== "none" && !stop.disabled, word_of_stop: stop.textContent,
         picture: picture.style.display !== "none" && picture.naturalWidth > 0,

@@ -63,9 +63,12 @@ def executor() -> execution.PromptExecutor:
     return execution.PromptExecutor(page, **more)
 
 
-def run(graph: dict[str, Any], outputs: list[str], by: execution.PromptExecutor) -> str:
-    """Run a graph in the form of the API; gives the sentence of the node that fails, or "" where none does."""
-    by.execute(graph, "prompt", {}, outputs)
+def run(graph: dict[str, Any], outputs: list[str], by: execution.PromptExecutor, **more: Any) -> str:
+    """Run a graph in the form of the API; gives the sentence of the node that fails, or "" where none does.
+
+    more: what the page sends with it, such as extra_pnginfo.
+    """
+    by.execute(graph, "prompt", more, outputs)
     errors = [data for event, data in by.status_messages if event == "execution_error"]
     return errors[-1]["exception_message"].strip() if errors else ""
 

@@ -10,6 +10,7 @@ import os
 import graph_run
 import pytest
 import torch
+from comfy_api.latest import io
 from conftest import PACK_NAME, PACK_ROOT
 from demo_nodes import embedded_base
 from graph_run import node
@@ -102,6 +103,27 @@ def test_two_trainings_in_one_graph(pack, host, training):
     assert [(shown[name]["state"], shown[name]["step"]) for name in ("first", "second")] == [("finished", 2)] * 2
     assert shown["first"]["preview"] == 2
     assert asyncio.run(page._preview(_asks("first"))).status == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "wanted"),
+    [({"workflow": {"id": "its own"}}, "its own"), ({}, None), ({"workflow": "?"}, None), ("?", None)],
+)
+def test_the_page_is_told_which_workflow_trains_and_of_an_error_without_words(pack, host, monkeypatch, sent, wanted):
+    def fail(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(importlib.import_module(f"{PACK_NAME}.nodes.training.on_model"), "sources_of", fail)
+    graph = base_of(**trained(name="told"))
+    graph_run.run(graph, ["10"], graph_run.executor(), extra_pnginfo=sent)
+    shown = importlib.import_module(f"{PACK_NAME}.nodes.training.page")._shown["told"]
+    assert (shown["node"], shown["workflow"]) == ("10", wanted)
+    assert (shown["state"], shown["text"]) == ("failed", "AssertionError")
+
+
+@pytest.mark.parametrize("name", ["SCEditTrainTuner", "SCEditTrainOnModel", "SCEditDistillControlNet"])
+def test_each_node_that_trains_is_told_the_workflow(pack, name):
+    assert {io.Hidden.unique_id, io.Hidden.extra_pnginfo} <= set(pack.nodes[name].GET_SCHEMA().hidden)
 
 
 def _asks(name: str):

@@ -22,7 +22,7 @@ const STYLE = {
   picture: "display:none;flex:1;min-height:0;width:100%;object-fit:contain",
 };
 
-// said(key, values, otherwise): a text in the page's language.  stop(training): what the button does.
+// said(key, values, otherwise): a text in the page's language.  stop(training): what the button does; gives whether it did.
 export function addPanel(node, said, stop) {
   const parts = { height: 0, said };
   for (const [name, tag] of Object.entries({ panel: "div", head: "div", state: "span", name: "span", stop: "button",
@@ -31,10 +31,11 @@ export function addPanel(node, said, stop) {
     parts[name].style.cssText = STYLE[name];
     parts[name].className = name === "panel" ? "scedit-training" : `scedit-training-${name}`;
   }
-  parts.stop.addEventListener("click", () => {
+  parts.stop.addEventListener("click", async () => {
     parts.stop.disabled = true;
-    stop(parts.training);
+    if (!await stop(parts.training)) parts.stop.disabled = false;
   });
+  handToCanvas(parts.panel);
   parts.curve = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   parts.curve.setAttribute("viewBox", `0 0 ${CURVE.width} ${CURVE.height}`);
   parts.curve.setAttribute("preserveAspectRatio", "none");
@@ -48,10 +49,26 @@ export function addPanel(node, said, stop) {
   const widget = node.addDOMWidget("training", "scedit_training", parts.panel, {
     serialize: false,
     hideOnZoom: false,
+    hideInPanel: true, // else it stays as narrow as a node's properties once they have been looked through
     getMinHeight: () => parts.height,
   });
   widget.serialize = false; // neither in the saved workflow nor in the prompt
   node.sceditPanel = parts;
+}
+
+const TO_CANVAS = { wheel: "processMouseWheel", pointerdown: "processMouseDown", pointermove: "processMouseMove",
+  pointerup: "processMouseUp" };
+
+// The wheel and the middle button do over the panel what they do over the canvas, but for the wheel over a part that
+// scrolls.  Where nodes are elements the page sees to it.
+function handToCanvas(panel) {
+  const scrolls = (part) => part.scrollHeight > part.clientHeight + 1 && getComputedStyle(part).overflowY === "auto";
+  for (const [type, method] of Object.entries(TO_CANVAS)) panel.addEventListener(type, (event) => {
+    const wanted = type === "wheel"
+      ? event.ctrlKey || ![...panel.children].some((part) => part.contains(event.target) && scrolls(part))
+      : event.button === 1 || event.buttons & 4;
+    if (wanted && !window.LiteGraph?.vueNodesMode) app.canvas[method](event);
+  });
 }
 
 export function fill(node, training) {
