@@ -1,7 +1,7 @@
 """What is learned in equal steps: SC-Tuner beside LoRA, CSC-Tuner beside ControlNet and T2I-Adapter.
 
     python -m benchmarks.quality [--seeds 3] [--ablation-seeds 3] [--control-steps 250 500 1000 2000]
-                                 [--style lantern] [--style-steps 600] [--batch 16] [--prompts 72]
+                                 [--style lantern] [--style-steps 600 1200] [--batch 16] [--prompts 72]
                                  [--timesteps 0 999] [--sampling uniform | low | middle | high]
                                  [--only style control ablation distilling]
                                  [--rates FILE.json] [--teachers N]
@@ -12,8 +12,8 @@ Needs requirements/test.txt and peft, and the embedded base in demo/.  All metho
 noise and timesteps (--timesteps: the first and the last; --sampling: which are drawn more often) for the same number of
 steps.  A CSC-Tuner that learns from the ControlNet of 1000 steps fits its residuals for the first 250 of them, and
 pictures then; the task distilling has it in other ways, on drawings without captions too.  Each method takes the
-learning rate with which its first seed has the best marks (style times agreement, or edge F1 after the second of
---control-steps), or the one it had in the report --rates, which spares most of the time.
+learning rate with which its first seed has the best marks (style times agreement after the first of --style-steps, or
+edge F1 after the second of --control-steps), or the one it had in the report --rates, which spares most of the time.
 With --teachers, the first so many ControlNets teach the students of all seeds.  Marks are those of `make demo`: a judge
 looks at pictures of held-out prompts, and edges are compared with the hints.  The defaults above are those on
 a GPU; a CPU does less of each.  Every finished part is kept in --work with what was trained, so that a run that was
@@ -180,7 +180,7 @@ def main() -> None:
     """Teach, mark, print, write, draw."""
     gpu = torch.cuda.is_available()
     options = frame.options(
-        __doc__, seeds=3 if gpu else 1, ablation_seeds=3 if gpu else 1, style_steps=600 if gpu else 300,
+        __doc__, seeds=3 if gpu else 1, ablation_seeds=3 if gpu else 1, style_steps=[600] if gpu else [300],
         control_steps=[250, 500, 1000, 2000] if gpu else [250, 500], style=one_of(TUNER_STYLES, "lantern"), batch=16,
         prompts=72 if gpu else 36, only=some_of(TAUGHT, [each for each in TAUGHT if each != "distilling"]), rates=Path,
         teachers=int, timesteps=list(ALL),
@@ -206,7 +206,7 @@ def _task(school: School, task: str, rows: list[dict]) -> None:
     """Add a row for each method: its rate, parameters, and marks of each seed by number of steps."""
     options, controls = school.options, task in ("control", "distilling")
     lessons, mark = ("control", mark_control) if controls else ("style", partial(mark_style, options.style))
-    ends = options.control_steps if controls else [options.style_steps]
+    ends = options.control_steps if controls else options.style_steps
     if task == "distilling":
         ends = sorted({RESIDUALS // 2, RESIDUALS, TEACHER_STEPS, *ends})
     seeds = options.ablation_seeds if task == "ablation" else options.seeds
@@ -214,9 +214,11 @@ def _task(school: School, task: str, rows: list[dict]) -> None:
     rows.append({"method": "base", "parameters": 0, "rate": None, "seeds": [{"marks": {"0": nothing}}]})
     known = _known_rates(options.rates)
 
+    few = ends[:2] if controls else ends[:1]
+
     def best(name: str, build: Callable) -> float:
         def marks(rate: float) -> dict[str, float]:
-            return school.taught(name, build, lessons, rate, 0, ends[:2], mark)["marks"][str(ends[:2][-1])]
+            return school.taught(name, build, lessons, rate, 0, few, mark)["marks"][str(few[-1])]
 
         return known.get(name) or _best_rate(marks)
 
@@ -224,8 +226,8 @@ def _task(school: School, task: str, rows: list[dict]) -> None:
     for name, build in TAUGHT[task].items():
         part = f"{lessons if controls else task}, {name}"
         rate = fixed or best(part, build)
-        few = options.teachers if task == "distilling" and name == "ControlNet" else None
-        made = [school.taught(part, build, lessons, rate, seed, ends, mark) for seed in range(few or seeds)]
+        taught = options.teachers if task == "distilling" and name == "ControlNet" else None
+        made = [school.taught(part, build, lessons, rate, seed, ends, mark) for seed in range(taught or seeds)]
         rows.append({"method": name, "parameters": made[0]["parameters"], "rate": rate, "seeds": made})
         if name == "ControlNet" and TEACHER_STEPS in ends:
             teacher = f"{part}, batch {options.batch}, rate {rate:g}"
