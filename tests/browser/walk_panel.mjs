@@ -101,7 +101,7 @@ async function linkedName() {
 // shows neither.
 async function queuedNames() {
   const page = await opened(task.graph);
-  await reopen(page, await saved(page)); // a graph in API form may have no id
+  await reopen(page, { ...(await saved(page)), id: crypto.randomUUID() }); // a graph in API form may have no id
   const linked = structuredClone(task.graph);
   linked[40] = { class_type: "PrimitiveString", inputs: { value: "linked" } };
   linked[10].inputs.name = ["40", 0];

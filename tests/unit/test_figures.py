@@ -101,6 +101,22 @@ def test_distilling_and_styles_are_those_of_the_reports():
     assert not rows
 
 
+def test_styles_of_the_middle_timesteps_are_those_of_the_report():
+    """An SC-Tuner is within two points of full fine-tuning there."""
+    rows = {row["method"]: row["seeds"] for row in _results("style_200_to_900")["tasks"]["style"][1:]}
+    means = {
+        name: [
+            statistics.mean(seed["marks"][steps][mark] for seed in seeds)
+            for mark in ("style", "agreement", "diversity")
+            for steps in ("300", "600")
+        ]
+        for name, seeds in rows.items()
+    }
+    table = {cells[0]: cells[2:] for cells in _table("style, timesteps 200 to 900")}
+    assert table == {name: [f"{mean:.2f}" for mean in each] for name, each in means.items()}
+    assert means["SC-Tuner"][0] >= means["full fine-tuning"][0] - 0.02
+
+
 def test_controls_are_those_of_the_reports():
     def means(report: str, steps: tuple[str, ...], mark: str = "edge_f1") -> dict[str, list[str]]:
         rows = _results(report)["tasks"]["control"][1:]
