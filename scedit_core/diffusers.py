@@ -62,7 +62,8 @@ def attach(
             raise HintError(f"hint: expected one for each CSC-Tuner and None for others, found {found}; pass it")
         edits.append(Edit(tuner, strength))
         hints.append(hint)
-    if getattr(unet, "_scedit_attached", False):
+    outside = getattr(unet, "_scedit_attached", False)
+    if edits and outside:
         raise SCEditError(
             "U-Net: pass all tuners to one attach, so that each reads the skips as they were; expected a U-Net without "
             "tuners, found one inside another attach"
@@ -130,14 +131,14 @@ def attach(
         return args, {**kwargs, "res_hidden_states_tuple": tuple(edited)}
 
     handles, first = [unet.conv_in.register_forward_pre_hook(before_conv_in)], 0
-    unet._scedit_attached = True
+    unet._scedit_attached = outside or bool(edits)
     try:
         for block in unet.up_blocks:
             handles.append(block.register_forward_pre_hook(partial(before_up_block, first), with_kwargs=True))
             first += len(block.resnets)
         yield edits
     finally:
-        unet._scedit_attached = False
+        unet._scedit_attached = outside
         for handle in handles:
             handle.remove()
         encoded.clear()

@@ -187,6 +187,10 @@ def test_a_second_attach_on_the_same_unet_is_refused(tiny_unet, inputs, make_sc,
     with attach(tiny_unet, [(make_sc(1), 1.0, None)]), pytest.raises(SCEditError) as raised:
         run(tiny_unet, inputs, [(make_sc(2), 1.0, None)])
     one_sentence(raised, "pass all tuners to one attach")
+    with attach(tiny_unet, [(make_sc(1), 1.0, None)]), torch.no_grad():  # one without tuners changes nothing
+        assert torch.equal(run(tiny_unet, inputs), tiny_unet(*inputs).sample)
+        with pytest.raises(SCEditError):
+            run(tiny_unet, inputs, [(make_sc(2), 1.0, None)])
     run(tiny_unet, inputs, [(make_sc(2), 1.0, None)])  # one after another they are as before
 
 
