@@ -89,6 +89,17 @@ def test_files_are_listed_loaded_and_read_again_when_they_change(pack, scedit_fo
     assert torch.equal(first.tuner.tuners["0"].up.weight, sc_tuner(pack).tuner.tuners["0"].up.weight)
 
 
+def test_a_control_is_no_style_however_late_its_unet_is_known(pack, scedit_folder):
+    path = pack.core.save_tuner(csc_tuner(pack).tuner.tuner, scedit_folder / "edges.safetensors")
+    unplaced = pack.managed.UnplacedTuner("edges", str(path), "expected a known U-Net")
+    for load_it in (
+        lambda: load(pack, "SCEditLoadSCTuner", "edges.safetensors"),
+        lambda: unplaced.placed(layout(pack)),
+    ):
+        with pytest.raises(pack.core.TunerFileError, match=r"found a control tuner .* load it with Load CSC-Tuner"):
+            load_it()
+
+
 def test_control_tuners_are_found_under_controlnet_too(pack, scedit_folder, models_folder):
     pack.core.save_tuner(csc_tuner(pack).tuner.tuner, models_folder / "controlnet" / "edges.safetensors")
     assert "edges.safetensors" in listed(pack, "SCEditLoadCSCTuner")
