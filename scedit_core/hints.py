@@ -26,7 +26,10 @@ def as_hint(image: Tensor) -> Tensor:
 
 
 def as_mask(mask: Tensor) -> Tensor:
-    """A mask [B,H,W], [H,W], [B,1,H,W] or [B,H,W,1] as [B,H,W].  Raises HintError for other shapes and for none."""
+    """A mask [B,H,W], [H,W], [B,1,H,W] or [B,H,W,1] as [B,H,W].
+
+    Raises HintError for other shapes, for none, and for NaN and infinity.
+    """
     found = list(mask.shape)
     if mask.ndim == 2:
         mask = mask[None]
